@@ -1,0 +1,1 @@
+"""Guest code that runs before the guest's own."""

@@ -1,0 +1,1 @@
+"""One small guest a folder: source, built bytes and what it shows."""

@@ -1,0 +1,1 @@
+"""ACPI tables, built from the machine that is actually configured."""

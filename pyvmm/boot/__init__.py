@@ -1,0 +1,1 @@
+"""Boot protocols: what a boot loader would do, so that no firmware is needed."""

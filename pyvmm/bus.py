@@ -1,0 +1,105 @@
+"""Port and memory-mapped I/O: which device answers at an address, and what is read where nothing is."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from typing import Protocol
+
+ALL_ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF, 8: 0xFFFFFFFFFFFFFFFF}
+"""What an access of 1, 2, 4 or 8 bytes reads where no device answers."""
+
+
+class Device(Protocol):
+    """What the guest reaches by I/O. Offsets are the device's own; sizes are 1, 2, 4 or 8 bytes.
+
+    Neither method may raise, whatever the guest does. The bus truncates what read returns to *size* bytes,
+    and *value* is already within *size* bytes.
+    """
+
+    def read(self, offset: int, size: int) -> int: ...
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+Range = tuple[int, int, Device, int]
+"""(start, end, device, offset of start within the device); end is exclusive."""
+
+
+class Bus:
+    """One address space. The table is immutable and replaced whole, so a device may map and unmap from inside a write."""
+
+    def __init__(self, name: str, limit: int) -> None:
+        self.name = name
+        self._limit = limit
+        self._table: tuple[tuple[int, ...], tuple[Range, ...]] = ((), ())
+
+    def map(self, start: int, length: int, device: Device, offset: int = 0) -> None:
+        """Let *device* answer [start, start+length); raises ValueError where that overlaps or leaves the bus."""
+        end = start + length
+        if length <= 0 or start < 0 or end > self._limit:
+            raise ValueError(f"{self.name}: {start:#x}+{length:#x} is outside the address space")
+        ranges = list(self._table[1])
+        for other_start, other_end, other, _ in ranges:
+            if start < other_end and other_start < end:
+                raise ValueError(f"{self.name}: {start:#x}-{end - 1:#x} overlaps {type(other).__name__}")
+        ranges.append((start, end, device, offset))
+        self._replace(ranges)
+
+    def unmap(self, start: int, length: int) -> None:
+        """Take away exactly the range that was mapped as (start, length); raises ValueError if there is none."""
+        end = start + length
+        ranges = [r for r in self._table[1] if (r[0], r[1]) != (start, end)]
+        if len(ranges) == len(self._table[1]):
+            raise ValueError(f"{self.name}: nothing is mapped at exactly {start:#x}-{end - 1:#x}")
+        self._replace(ranges)
+
+    def _replace(self, ranges: list[Range]) -> None:
+        ranges.sort(key=lambda r: r[0])
+        self._table = (tuple(r[0] for r in ranges), tuple(ranges))
+
+    @property
+    def ranges(self) -> tuple[Range, ...]:
+        """What is mapped now, lowest address first."""
+        return self._table[1]
+
+    def read(self, address: int, size: int) -> int:
+        """What the guest reads: the device's answer, all ones where nothing is mapped.
+
+        An access that only partly hits a range is split into bytes, as a PC's bridges split it.
+        """
+        starts, ranges = self._table
+        index = bisect_right(starts, address) - 1
+        if index >= 0:
+            start, end, device, offset = ranges[index]
+            if address + size <= end:
+                return device.read(address - start + offset, size) & ALL_ONES[size]
+            if address < end:
+                return self._read_bytes(address, size)
+        if index + 1 < len(starts) and starts[index + 1] < address + size:
+            return self._read_bytes(address, size)
+        return ALL_ONES[size]
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """Hand the guest's write to the device; dropped where nothing is mapped, split as in read."""
+        starts, ranges = self._table
+        index = bisect_right(starts, address) - 1
+        if index >= 0:
+            start, end, device, offset = ranges[index]
+            if address + size <= end:
+                device.write(address - start + offset, size, value)
+                return
+            if address < end:
+                self._write_bytes(address, size, value)
+                return
+        if index + 1 < len(starts) and starts[index + 1] < address + size:
+            self._write_bytes(address, size, value)
+
+    def _read_bytes(self, address: int, size: int) -> int:
+        value = 0
+        for i in range(size):
+            value |= self.read(address + i, 1) << (8 * i)
+        return value
+
+    def _write_bytes(self, address: int, size: int, value: int) -> None:
+        for i in range(size):
+            self.write(address + i, 1, (value >> (8 * i)) & 0xFF)

@@ -1,0 +1,1 @@
+"""PCI: configuration space, BARs, capabilities, INTx, MSI and MSI-X."""
