@@ -26,7 +26,7 @@ Range = tuple[int, int, Device, int]
 
 
 class Bus:
-    """One address space. The table is immutable and replaced whole, so a device may map and unmap from inside a write."""
+    """One address space. The table is immutable and replaced whole: a device may map and unmap from inside a write."""
 
     def __init__(self, name: str, limit: int) -> None:
         self.name = name

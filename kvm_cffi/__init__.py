@@ -1,0 +1,38 @@
+"""The Linux KVM API as typed Python: System, Vm and Vcpu mirror KVM's file descriptors.
+
+    with System() as kvm, kvm.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        exit = vcpu.run()
+
+Everything above this package sees decoded exits and plain values; ioctl numbers and C structures stay inside.
+"""
+
+from . import constants
+from ._call import KvmError
+from .exits import Exit, ExitRecord
+from .state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
+from .system import System
+from .vcpu import Vcpu, catch_signal
+from .vm import DeviceFd, IrqchipRoute, MsiRoute, Vm
+
+__all__ = [
+    "CpuidEntry",
+    "Debugregs",
+    "DeviceFd",
+    "Dtable",
+    "Exit",
+    "ExitRecord",
+    "Fpu",
+    "IrqchipRoute",
+    "KvmError",
+    "MsiRoute",
+    "Regs",
+    "Segment",
+    "Sregs",
+    "System",
+    "Translation",
+    "Vcpu",
+    "VcpuEvents",
+    "Vm",
+    "catch_signal",
+    "constants",
+]

@@ -1,0 +1,367 @@
+/* What is too hot for Python: KVM_RUN, the decoding of the two frequent exits, and string I/O item by item.
+ *
+ * cffi releases the GIL around every call into this file, so a vCPU runs while other Python threads work.
+ * Source: Documentation/virt/kvm/api.rst, section 5 (the kvm_run structure). */
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <linux/kvm.h>
+
+static int kvm_cffi_ioctl(int fd, unsigned long request, void *argument)
+{
+    return ioctl(fd, request, argument);
+}
+
+static int kvm_cffi_ioctl_value(int fd, unsigned long request, unsigned long value)
+{
+    return ioctl(fd, request, value);
+}
+
+static void ignore_signal(int signal)
+{
+    (void)signal;
+}
+
+/* Gives the signal a handler that does nothing, without SA_RESTART: its delivery makes KVM_RUN return EINTR. */
+static int kvm_cffi_catch_signal(int signal)
+{
+    struct sigaction action;
+
+    memset(&action, 0, sizeof(action));
+    action.sa_handler = ignore_signal;
+    return sigaction(signal, &action, NULL);
+}
+
+/* The kernel's sigset_t is 8 bytes here, whatever the C library's is. */
+static int kvm_cffi_signal_mask(int fd, uint64_t mask, int set)
+{
+    struct { struct kvm_signal_mask head; uint8_t sigset[8]; } argument;
+
+    argument.head.len = 8;
+    memcpy(argument.head.sigset, &mask, 8);
+    return ioctl(fd, KVM_SET_SIGNAL_MASK, set ? &argument.head : NULL);
+}
+
+enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
+
+#define KVM_CFFI_RECORDS 32
+
+/* One exit, kept for the report on a dead guest. */
+struct kvm_cffi_record {
+    uint64_t address, data;
+    uint32_t reason, count;
+    uint8_t size, write;
+};
+
+struct kvm_cffi_vcpu {
+    uint64_t address, data;      /* of the exit that kvm_cffi_run returned, when it was MMIO */
+    uint64_t exits;              /* how often KVM_RUN has returned */
+    int32_t error;
+    int fd;
+    size_t run_size;
+    struct kvm_run *run;
+    struct kvm_coalesced_mmio_ring *ring;
+    uint8_t *items;              /* the exit being handed out item by item, and how far we are */
+    uint32_t index, count, item_size;
+    int reading;                 /* the last item handed out waits for its result */
+    struct kvm_cffi_record records[KVM_CFFI_RECORDS];
+};
+
+static struct kvm_cffi_vcpu *kvm_cffi_vcpu_new(int fd, size_t run_size, size_t ring_offset)
+{
+    struct kvm_cffi_vcpu *vcpu = calloc(1, sizeof(*vcpu));
+
+    if (!vcpu)
+        return NULL;
+    vcpu->fd = fd;
+    vcpu->run_size = run_size;
+    vcpu->run = mmap(NULL, run_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (vcpu->run == MAP_FAILED) {
+        free(vcpu);
+        return NULL;
+    }
+    if (ring_offset)
+        vcpu->ring = (struct kvm_coalesced_mmio_ring *)((char *)vcpu->run + ring_offset);
+    return vcpu;
+}
+
+static void kvm_cffi_vcpu_free(struct kvm_cffi_vcpu *vcpu)
+{
+    munmap(vcpu->run, vcpu->run_size);
+    free(vcpu);
+}
+
+static uint64_t load(const uint8_t *from, uint32_t size)
+{
+    uint64_t value = 0;
+
+    memcpy(&value, from, size);
+    return value;
+}
+
+/* The item at vcpu->index, packed for Python: kind in bits 0-7, size in 8-15, port in 16-31, datum of PIO in 32-63. */
+static uint64_t item(struct kvm_cffi_vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+    uint32_t size = vcpu->item_size;
+    uint8_t *at = vcpu->items + (size_t)vcpu->index * size;
+
+    if (run->exit_reason == KVM_EXIT_IO) {
+        uint64_t packed = (uint64_t)size << 8 | (uint64_t)run->io.port << 16;
+
+        vcpu->reading = run->io.direction == KVM_EXIT_IO_IN;
+        if (vcpu->reading)
+            return packed | KVM_CFFI_PIO_IN;
+        return packed | load(at, size) << 32 | KVM_CFFI_PIO_OUT;
+    }
+    vcpu->address = run->mmio.phys_addr + (uint64_t)vcpu->index * size;
+    vcpu->reading = !run->mmio.is_write;
+    if (vcpu->reading)
+        return (uint64_t)size << 8 | KVM_CFFI_MMIO_READ;
+    vcpu->data = load(at, size);
+    return (uint64_t)size << 8 | KVM_CFFI_MMIO_WRITE;
+}
+
+static void remember(struct kvm_cffi_vcpu *vcpu)
+{
+    struct kvm_run *run = vcpu->run;
+    struct kvm_cffi_record *record = &vcpu->records[vcpu->exits++ % KVM_CFFI_RECORDS];
+
+    record->reason = run->exit_reason;
+    if (run->exit_reason == KVM_EXIT_IO) {
+        record->address = run->io.port;
+        record->size = run->io.size;
+        record->count = run->io.count;
+        record->write = run->io.direction == KVM_EXIT_IO_OUT;
+        record->data = record->write ? load((uint8_t *)run + run->io.data_offset, run->io.size) : 0;
+    } else if (run->exit_reason == KVM_EXIT_MMIO) {
+        record->address = run->mmio.phys_addr;
+        record->size = run->mmio.len;
+        record->count = 1;
+        record->write = run->mmio.is_write;
+        record->data = record->write ? load(run->mmio.data, run->mmio.len) : 0;
+    } else {
+        record->address = record->data = 0;
+        record->size = record->write = record->count = 0;
+    }
+}
+
+/* Give the guest the result of the read that was handed out last, then hand out the next item: of the exit that is
+ * being taken apart, or else of the next exit. */
+static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu, uint64_t result)
+{
+    struct kvm_run *run = vcpu->run;
+
+    if (vcpu->reading) {
+        memcpy(vcpu->items + (size_t)vcpu->index * vcpu->item_size, &result, vcpu->item_size);
+        if (vcpu->index == 0)
+            vcpu->records[(vcpu->exits - 1) % KVM_CFFI_RECORDS].data = result;
+        vcpu->reading = 0;
+    }
+    if (++vcpu->index < vcpu->count)
+        return item(vcpu);
+    vcpu->count = 0;
+    if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+        vcpu->error = errno;
+        return KVM_CFFI_ERRNO;
+    }
+    remember(vcpu);
+    vcpu->index = 0;
+    switch (run->exit_reason) {
+    case KVM_EXIT_IO:
+        vcpu->items = (uint8_t *)run + run->io.data_offset;
+        vcpu->item_size = run->io.size;
+        vcpu->count = run->io.count;
+        return item(vcpu);
+    case KVM_EXIT_MMIO:
+        /* An access that crosses a page comes in fragments of 1 to 8 bytes; devices know 1, 2, 4 and 8 only. */
+        vcpu->items = run->mmio.data;
+        vcpu->item_size = run->mmio.len & (run->mmio.len - 1) ? 1 : run->mmio.len;
+        vcpu->count = run->mmio.len / vcpu->item_size;
+        return item(vcpu);
+    default:
+        return KVM_CFFI_OTHER;
+    }
+}
+
+/* The record of exit number *exit* (from 0), 0 if it is no longer kept. */
+static int kvm_cffi_record(struct kvm_cffi_vcpu *vcpu, uint64_t exit, struct kvm_cffi_record *record)
+{
+    if (exit >= vcpu->exits || vcpu->exits - exit > KVM_CFFI_RECORDS)
+        return 0;
+    *record = vcpu->records[exit % KVM_CFFI_RECORDS];
+    return 1;
+}
+
+static void kvm_cffi_set_immediate_exit(struct kvm_cffi_vcpu *vcpu, int value)
+{
+    __atomic_store_n(&vcpu->run->immediate_exit, (uint8_t)value, __ATOMIC_SEQ_CST);
+}
+
+static void kvm_cffi_set_request_interrupt_window(struct kvm_cffi_vcpu *vcpu, int value)
+{
+    vcpu->run->request_interrupt_window = (uint8_t)value;
+}
+
+/* Bit 0: KVM_INTERRUPT would be taken now; bit 1: the guest's interrupt flag. */
+static int kvm_cffi_interrupt_state(struct kvm_cffi_vcpu *vcpu)
+{
+    return (vcpu->run->ready_for_interrupt_injection ? 1 : 0) | (vcpu->run->if_flag ? 2 : 0);
+}
+
+static uint64_t kvm_cffi_cr8(struct kvm_cffi_vcpu *vcpu)
+{
+    return vcpu->run->cr8;
+}
+
+struct kvm_cffi_exit {
+    uint32_t reason;
+    uint64_t hardware_reason;
+    uint32_t hardware_cpu;
+    uint32_t suberror, ndata;
+    uint64_t data[16];
+    uint32_t insn_size;
+    uint8_t insn_bytes[15];
+    struct kvm_debug_exit_arch debug;
+    uint32_t event_type, event_ndata;
+    uint64_t event_data[16];
+    uint32_t exception, error_code;
+    uint8_t vector;
+};
+
+static void kvm_cffi_exit_details(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_exit *out)
+{
+    struct kvm_run *run = vcpu->run;
+    uint32_t i;
+
+    memset(out, 0, sizeof(*out));
+    out->reason = run->exit_reason;
+    switch (run->exit_reason) {
+    case KVM_EXIT_UNKNOWN:
+        out->hardware_reason = run->hw.hardware_exit_reason;
+        break;
+    case KVM_EXIT_FAIL_ENTRY:
+        out->hardware_reason = run->fail_entry.hardware_entry_failure_reason;
+        out->hardware_cpu = run->fail_entry.cpu;
+        break;
+    case KVM_EXIT_INTERNAL_ERROR:
+        out->suberror = run->internal.suberror;
+        out->ndata = run->internal.ndata < 16 ? run->internal.ndata : 16;
+        for (i = 0; i < out->ndata; i++)
+            out->data[i] = run->internal.data[i];
+        if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION && run->emulation_failure.ndata >= 1 &&
+            run->emulation_failure.flags & KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES) {
+            out->insn_size = run->emulation_failure.insn_size;
+            if (out->insn_size > 15)
+                out->insn_size = 15;
+            memcpy(out->insn_bytes, run->emulation_failure.insn_bytes, 15);
+        }
+        break;
+    case KVM_EXIT_DEBUG:
+        out->debug = run->debug.arch;
+        break;
+    case KVM_EXIT_SYSTEM_EVENT:
+        out->event_type = run->system_event.type;
+        out->event_ndata = run->system_event.ndata < 16 ? run->system_event.ndata : 16;
+        for (i = 0; i < out->event_ndata; i++)
+            out->event_data[i] = run->system_event.data[i];
+        break;
+    case KVM_EXIT_EXCEPTION:
+        out->exception = run->ex.exception;
+        out->error_code = run->ex.error_code;
+        break;
+    case KVM_EXIT_IOAPIC_EOI:
+        out->vector = run->eoi.vector;
+        break;
+    }
+}
+
+struct kvm_cffi_coalesced {
+    uint64_t address, data;
+    uint32_t size, pio;
+};
+
+static int kvm_cffi_coalesced_pending(struct kvm_cffi_vcpu *vcpu)
+{
+    return vcpu->ring && __atomic_load_n(&vcpu->ring->last, __ATOMIC_ACQUIRE) != vcpu->ring->first;
+}
+
+/* Takes the oldest coalesced write; the ring is the VM's, so callers hold a lock. */
+static int kvm_cffi_coalesced_next(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_coalesced *out)
+{
+    struct kvm_coalesced_mmio_ring *ring = vcpu->ring;
+    uint32_t entries = (4096 - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
+    struct kvm_coalesced_mmio *entry;
+
+    if (!kvm_cffi_coalesced_pending(vcpu))
+        return 0;
+    entry = &ring->coalesced_mmio[ring->first % entries];
+    out->address = entry->phys_addr;
+    out->size = entry->len <= 8 ? entry->len : 8;
+    out->data = load(entry->data, out->size);
+    out->pio = entry->pio;
+    __atomic_store_n(&ring->first, (ring->first + 1) % entries, __ATOMIC_RELEASE);
+    return 1;
+}
+
+struct kvm_cffi_vcpu_events {
+    uint8_t exception_injected, exception_nr, exception_has_error_code;
+    uint32_t exception_error_code;
+    uint8_t interrupt_injected, interrupt_nr, interrupt_soft, interrupt_shadow;
+    uint8_t nmi_injected, nmi_pending, nmi_masked;
+    uint32_t sipi_vector, flags;
+};
+
+static int kvm_cffi_get_vcpu_events(int fd, struct kvm_cffi_vcpu_events *out)
+{
+    struct kvm_vcpu_events events;
+
+    memset(&events, 0, sizeof(events));
+    if (ioctl(fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+        return -1;
+    out->exception_injected = events.exception.injected;
+    out->exception_nr = events.exception.nr;
+    out->exception_has_error_code = events.exception.has_error_code;
+    out->exception_error_code = events.exception.error_code;
+    out->interrupt_injected = events.interrupt.injected;
+    out->interrupt_nr = events.interrupt.nr;
+    out->interrupt_soft = events.interrupt.soft;
+    out->interrupt_shadow = events.interrupt.shadow;
+    out->nmi_injected = events.nmi.injected;
+    out->nmi_pending = events.nmi.pending;
+    out->nmi_masked = events.nmi.masked;
+    out->sipi_vector = events.sipi_vector;
+    out->flags = events.flags;
+    return 0;
+}
+
+/* What is not in *in* (SMM, triple fault) stays as the kernel has it. */
+static int kvm_cffi_set_vcpu_events(int fd, const struct kvm_cffi_vcpu_events *in)
+{
+    struct kvm_vcpu_events events;
+
+    memset(&events, 0, sizeof(events));
+    if (ioctl(fd, KVM_GET_VCPU_EVENTS, &events) < 0)
+        return -1;
+    events.exception.injected = in->exception_injected;
+    events.exception.nr = in->exception_nr;
+    events.exception.has_error_code = in->exception_has_error_code;
+    events.exception.error_code = in->exception_error_code;
+    events.interrupt.injected = in->interrupt_injected;
+    events.interrupt.nr = in->interrupt_nr;
+    events.interrupt.soft = in->interrupt_soft;
+    events.interrupt.shadow = in->interrupt_shadow;
+    events.nmi.injected = in->nmi_injected;
+    events.nmi.pending = in->nmi_pending;
+    events.nmi.masked = in->nmi_masked;
+    events.sipi_vector = in->sipi_vector;
+    events.flags = in->flags;
+    return ioctl(fd, KVM_SET_VCPU_EVENTS, &events);
+}
