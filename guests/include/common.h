@@ -77,3 +77,14 @@
         hlt
         jmp     .Lh\@
 .endm
+
+/* The reset guests: the second start, which finds the note of the first, ends with 0 */
+.macro END_IF_RESET
+        OUT8    CMOS_INDEX, CMOS_MARK
+        inb     $CMOS_DATA, %al
+        cmpb    $CMOS_MARK_RESET, %al
+        jne     .Lfirst
+        OUT8    CMOS_DATA, 0
+        EXIT    0
+.Lfirst: OUT8   CMOS_DATA, CMOS_MARK_RESET
+.endm

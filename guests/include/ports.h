@@ -90,8 +90,9 @@
 #define RTC_IRQF 0x80
 #define RTC_REG_D 0x0D
 #define RTC_VRT 0x80
-#define RTC_SHUTDOWN_STATUS 0x0F /* survives a reset: the firmware's note to itself */
 #define RTC_CENTURY 0x32
+#define CMOS_MARK 0x7F           /* CMOS RAM survives a reset: the reset guests note here that they were reset */
+#define CMOS_MARK_RESET 0xA5
 
 /* the other ways to reset */
 #define PORT92 0x92
