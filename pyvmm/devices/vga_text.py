@@ -333,17 +333,20 @@ class VgaText:
             or not self._crtc[VGA_CRTC_MODE] & CRTC_SYNC_ENABLE
         )
 
+    def cursor_position(self) -> tuple[int, int] | None:
+        """Row and column of the cursor, whether or not it shows; None where it is outside the screen."""
+        cell = self._crtc[VGA_CRTC_CURSOR_HI] << 8 | self._crtc[VGA_CRTC_CURSOR_LO]
+        row, column = divmod((cell - self.start) % _CELLS, self.pitch or 1)
+        return (row, column) if row < self.rows and column < self.columns else None
+
     def cursor(self) -> Cursor | None:
         """The cursor, or None where it is off, empty or outside the screen."""
         first = self._crtc[VGA_CRTC_CURSOR_START]
         first_line, last_line = first & 0x1F, self._crtc[VGA_CRTC_CURSOR_END] & 0x1F
-        if first & CRTC_CURSOR_OFF or first_line > last_line or first_line >= self.cell_height:
+        position = self.cursor_position()
+        if position is None or first & CRTC_CURSOR_OFF or first_line > last_line or first_line >= self.cell_height:
             return None
-        cell = self._crtc[VGA_CRTC_CURSOR_HI] << 8 | self._crtc[VGA_CRTC_CURSOR_LO]
-        row, column = divmod((cell - self.start) % _CELLS, self.pitch or 1)
-        if row >= self.rows or column >= self.columns:
-            return None
-        return Cursor(column, row, first_line, min(last_line, self.cell_height - 1))
+        return Cursor(position[1], position[0], first_line, min(last_line, self.cell_height - 1))
 
     def cells(self) -> bytes:
         """A copy of what is shown, row by row: character and attribute of each cell, 2 * columns * rows bytes."""

@@ -80,6 +80,7 @@ def test_cursor_shapes_of_vgacon(card: Card) -> None:
     card.crtc(0x0A, 31)
     card.crtc(0x0B, 30)
     assert card.vga.cursor() is None  # CM_ERASE
+    assert card.vga.cursor_position() == (0, 0)
     card.crtc(0x0A, 5)
     assert card.vga.cursor() == Cursor(0, 0, 5, 15)
     card.crtc(0x0A, 0x20 | 5)
@@ -91,7 +92,7 @@ def test_cursor_shapes_of_vgacon(card: Card) -> None:
 def test_cursor_outside_the_screen_does_not_show(card: Card) -> None:
     card.outw(0x3D4, 0x0E | 2000 >> 8 << 8)
     card.outw(0x3D4, 0x0F | (2000 & 0xFF) << 8)
-    assert card.vga.cursor() is None
+    assert card.vga.cursor() is None and card.vga.cursor_position() is None
 
 
 def test_shown_memory_wraps_at_32_kib(card: Card) -> None:

@@ -1,0 +1,346 @@
+"""From the host's keys and motions to the device that the guest listens to.
+
+    source (X11, evdev, script) ─ key(code, value) ─> Router ─> PS/2 keyboard, until virtio-input has DRIVER_OK
+                                                            └─> virtio-input, from then until its reset
+
+A key is a Linux input code and 1 or 0, press or release; auto-repeat is the business of whoever reads the key. Every
+source counts its own keys: a key is up for the guest when no source holds it any more.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+from pyvmm.input_codes import BTN_MISC, KEY_OK, LED_CAPSL, LED_NUML, LED_SCROLLL, key_name
+from pyvmm.trace import OFF, Channel
+
+InputMode = Literal["auto", "ps2", "virtio"]
+"""`--input`: which side the guest's input goes to; auto is virtio while its driver is there, else PS/2."""
+
+KEYS_WAITING: Final = 1024
+"""Presses that wait for a keyboard that the guest does not read; those after them are dropped, with their releases."""
+
+
+class KeyboardTarget(Protocol):
+    """A keyboard of the guest."""
+
+    on_room: Callable[[], None] | None
+    """The router's, which the keyboard calls when it becomes ready."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a key would be taken now, after all that went before."""
+
+    def key(self, code: int, value: int) -> None:
+        """Press (1) or release (0) the key with a Linux input code."""
+
+
+class PointerTarget(Protocol):
+    """A mouse of the guest. Counts: right, down and away from the user are positive, as REL_X, REL_Y, REL_WHEEL."""
+
+    def motion(self, dx: int, dy: int) -> None: ...
+
+    def button(self, code: int, value: int) -> None:
+        """Press or release BTN_LEFT, BTN_RIGHT …"""
+
+    def wheel(self, vertical: int, horizontal: int) -> None: ...
+
+
+class TabletTarget(Protocol):
+    """A pointer of the guest that is told where to be, both coordinates 0 to 32767."""
+
+    def absolute(self, x: int, y: int) -> None: ...
+
+    def button(self, code: int, value: int) -> None: ...
+
+    def wheel(self, vertical: int, horizontal: int) -> None: ...
+
+
+def is_button(code: int) -> bool:
+    """Whether an EV_KEY code is a button of a pointer (BTN_*) and not a key."""
+    return BTN_MISC <= code < KEY_OK
+
+
+class _KeyQueue:
+    """The way to one keyboard: keys wait in order while it has no room. Nothing goes in that can't come out again."""
+
+    def __init__(self, target: KeyboardTarget, trace: Channel) -> None:
+        self._target = target
+        self._trace = trace
+        self._waiting: deque[tuple[int, int]] = deque()
+        self._down: dict[int, None] = {}  # in the order of the presses
+        self._sending = False
+
+    def key(self, code: int, value: int) -> None:
+        if value:
+            if code in self._down:
+                return
+            if len(self._waiting) >= KEYS_WAITING:
+                if self._trace.enabled:
+                    self._trace(f"{key_name(code)} dropped: the guest does not read its keyboard")
+                return
+            self._down[code] = None
+        elif code in self._down:
+            del self._down[code]
+        else:
+            return
+        self._waiting.append((code, value))
+        self.send()
+
+    def send(self) -> None:
+        # A target that makes room by taking a key calls back from within key(): the outer loop goes on instead.
+        if self._sending:
+            return
+        self._sending = True
+        try:
+            while self._waiting and self._target.ready:
+                self._target.key(*self._waiting.popleft())
+        finally:
+            self._sending = False
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting and self._target.ready
+
+    def release_all(self) -> None:
+        for code in list(self._down):
+            self.key(code, 0)
+
+    def forget(self) -> None:
+        self._waiting.clear()
+        self._down.clear()
+
+
+class Source:
+    """One origin of input. What it holds is released by release_all, when it goes away or loses the focus."""
+
+    def __init__(self, router: Router, name: str, on_led: Callable[[int, bool], None] | None) -> None:
+        self._router = router
+        self.name = name
+        self.on_led = on_led
+        self._down: dict[int, None] = {}
+
+    @property
+    def down(self) -> frozenset[int]:
+        """The keys and buttons that this source holds."""
+        return frozenset(self._down)
+
+    def key(self, code: int, value: int) -> None:
+        """A key or button: 1 press, 0 release. A press of what is held (auto-repeat) does nothing, nor does 2."""
+        if value == 1 and code not in self._down:
+            self._down[code] = None
+            self._router._press(code, self.name)
+        elif value == 0 and code in self._down:
+            del self._down[code]
+            self._router._release(code, self.name)
+
+    def motion(self, dx: int, dy: int) -> None:
+        """Move the mouse: counts right and down."""
+        if dx or dy:
+            self._router._motion(dx, dy)
+
+    def absolute(self, x: int, y: int) -> None:
+        """Put the pointer at (x, y), each 0 to 32767; nothing happens unless the router says `absolute`."""
+        self._router._absolute(x, y)
+
+    def wheel(self, vertical: int, horizontal: int = 0) -> None:
+        """Turn the wheel: clicks away from the user and to the right."""
+        if vertical or horizontal:
+            self._router._wheel(vertical, horizontal)
+
+    def release_all(self) -> None:
+        """Release everything that this source holds."""
+        for code in list(self._down):
+            self.key(code, 0)
+
+    def close(self) -> None:
+        """Release everything and leave the router."""
+        self.release_all()
+        self._router._sources.discard(self)
+
+
+class Router:
+    """Who gets the keys. Targets that the machine lacks are None; events without a target are dropped."""
+
+    def __init__(
+        self,
+        mode: InputMode = "auto",
+        *,
+        ps2_keyboard: KeyboardTarget | None = None,
+        ps2_mouse: PointerTarget | None = None,
+        virtio_keyboard: KeyboardTarget | None = None,
+        virtio_mouse: PointerTarget | None = None,
+        virtio_tablet: TabletTarget | None = None,
+        trace: Channel = OFF,
+    ) -> None:
+        self._trace = trace
+        self._mode = mode
+        self._ps2_keys = _KeyQueue(ps2_keyboard, trace) if ps2_keyboard is not None else None
+        self._virtio_keys = _KeyQueue(virtio_keyboard, trace) if virtio_keyboard is not None else None
+        self._ps2_mouse = ps2_mouse
+        self._virtio_mouse = virtio_mouse
+        self._virtio_tablet = virtio_tablet
+        self._keyboard_driver = self._mouse_driver = self._tablet_driver = False
+        self._holders: dict[int, int] = {}
+        self._buttons: dict[int, PointerTarget | TabletTarget] = {}
+        self._sources: set[Source] = set()
+        self._leds: dict[int, bool] = {}
+        self._room_callbacks: list[Callable[[], None]] = []
+        for keyboard in (ps2_keyboard, virtio_keyboard):
+            if keyboard is not None:
+                keyboard.on_room = self._keyboard_has_room
+
+    def source(self, name: str, on_led: Callable[[int, bool], None] | None = None) -> Source:
+        """A new origin of input; *on_led* is told (LED_*, on) of the guest's LEDs, the present ones at once."""
+        source = Source(self, name, on_led)
+        self._sources.add(source)
+        if on_led is not None:
+            for led, on in self._leds.items():
+                on_led(led, on)
+        return source
+
+    # Which side
+
+    def virtio_keyboard_driver(self, ok: bool) -> None:
+        """The guest's driver of the virtio keyboard has set DRIVER_OK, or it has been reset."""
+        if ok != self._keyboard_driver:
+            before = self._keys
+            self._keyboard_driver = ok
+            if not ok and self._virtio_keys is not None:
+                self._virtio_keys.forget()
+            if before is not None and before is not self._keys:
+                before.release_all()
+            self._trace_side("keyboard", ok)
+
+    def virtio_mouse_driver(self, ok: bool) -> None:
+        """As virtio_keyboard_driver, of the mouse."""
+        if ok != self._mouse_driver:
+            self._release_buttons()
+            self._mouse_driver = ok
+            self._trace_side("mouse", ok)
+
+    def virtio_tablet_driver(self, ok: bool) -> None:
+        """As virtio_keyboard_driver, of the tablet."""
+        if ok != self._tablet_driver:
+            self._release_buttons()
+            self._tablet_driver = ok
+            self._trace_side("tablet", ok)
+
+    def _trace_side(self, what: str, ok: bool) -> None:
+        if self._trace.enabled:
+            self._trace(f"virtio {what} {'has its driver' if ok else 'is reset'}, --input {self._mode}")
+
+    @property
+    def _keys(self) -> _KeyQueue | None:
+        if self._mode != "ps2" and self._keyboard_driver:
+            return self._virtio_keys
+        return None if self._mode == "virtio" else self._ps2_keys
+
+    @property
+    def _pointer(self) -> PointerTarget | None:
+        if self._mode != "ps2" and self._mouse_driver:
+            return self._virtio_mouse
+        return None if self._mode == "virtio" else self._ps2_mouse
+
+    @property
+    def _tablet(self) -> TabletTarget | None:
+        return self._virtio_tablet if self._mode != "ps2" and self._tablet_driver else None
+
+    @property
+    def absolute(self) -> bool:
+        """Whether the guest wants positions, not motions: its tablet has a driver."""
+        return self._tablet is not None
+
+    # From the targets
+
+    def _keyboard_has_room(self) -> None:
+        for keys in (self._ps2_keys, self._virtio_keys):
+            if keys is not None:
+                keys.send()
+        if self.keyboard_idle:
+            for callback in list(self._room_callbacks):
+                callback()
+
+    @property
+    def keyboard_idle(self) -> bool:
+        """Whether the guest's keyboard would take a key at once, and none waits before it."""
+        keys = self._keys
+        return keys is not None and keys.idle
+
+    def on_keyboard_idle(self, callback: Callable[[], None]) -> None:
+        """Call *callback* each time a keyboard has made room and nothing waits."""
+        self._room_callbacks.append(callback)
+
+    def set_led(self, led: int, on: bool) -> None:
+        """The guest has switched LED_NUML, LED_CAPSL or LED_SCROLLL of its keyboard."""
+        if self._leds.get(led) == on:
+            return
+        self._leds[led] = on
+        for source in list(self._sources):
+            if source.on_led is not None:
+                source.on_led(led, on)
+
+    def set_leds(self, mask: int) -> None:
+        """The guest has set all three LEDs of its keyboard: *mask* is of 1 << LED_NUML, LED_CAPSL and LED_SCROLLL."""
+        for led in (LED_NUML, LED_CAPSL, LED_SCROLLL):
+            self.set_led(led, bool(mask >> led & 1))
+
+    def reset(self) -> None:
+        """The machine has been reset: no key is down in the guest, nothing waits, no driver is there."""
+        self._keyboard_driver = self._mouse_driver = self._tablet_driver = False
+        self._buttons.clear()
+        for keys in (self._ps2_keys, self._virtio_keys):
+            if keys is not None:
+                keys.forget()
+
+    # From the sources
+
+    def release_all(self) -> None:
+        """Release every key and button of every source."""
+        for source in list(self._sources):
+            source.release_all()
+
+    def _press(self, code: int, name: str) -> None:
+        self._holders[code] = self._holders.get(code, 0) + 1
+        if self._holders[code] > 1:
+            return
+        if self._trace.enabled:
+            self._trace(f"{name}: {key_name(code)} pressed")
+        if not is_button(code):
+            if (keys := self._keys) is not None:
+                keys.key(code, 1)
+        elif (pointer := self._tablet or self._pointer) is not None:
+            self._buttons[code] = pointer
+            pointer.button(code, 1)
+
+    def _release(self, code: int, name: str) -> None:
+        self._holders[code] -= 1
+        if self._holders[code]:
+            return
+        del self._holders[code]
+        if self._trace.enabled:
+            self._trace(f"{name}: {key_name(code)} released")
+        if not is_button(code):
+            if (keys := self._keys) is not None:
+                keys.key(code, 0)
+        elif (pointer := self._buttons.pop(code, None)) is not None:
+            pointer.button(code, 0)
+
+    def _release_buttons(self) -> None:
+        for code, pointer in self._buttons.items():
+            pointer.button(code, 0)
+        self._buttons.clear()
+
+    def _motion(self, dx: int, dy: int) -> None:
+        if (pointer := self._pointer) is not None:
+            pointer.motion(dx, dy)
+
+    def _absolute(self, x: int, y: int) -> None:
+        if (tablet := self._tablet) is not None:
+            tablet.absolute(min(max(x, 0), 32767), min(max(y, 0), 32767))
+
+    def _wheel(self, vertical: int, horizontal: int) -> None:
+        if (pointer := self._tablet or self._pointer) is not None:
+            pointer.wheel(vertical, horizontal)

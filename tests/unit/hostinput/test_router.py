@@ -1,0 +1,239 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.hostinput.router import KEYS_WAITING, InputMode, Router
+from pyvmm.input_codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
+from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
+
+
+class Board:
+    """A router with every target."""
+
+    def __init__(self, mode: InputMode = "auto", room: int = 1_000_000) -> None:
+        self.ps2 = FakeKeyboard(room)
+        self.virtio = FakeKeyboard(room)
+        self.mouse = FakePointer()
+        self.virtio_mouse = FakePointer()
+        self.tablet = FakePointer()
+        self.router = Router(
+            mode,
+            ps2_keyboard=self.ps2,
+            ps2_mouse=self.mouse,
+            virtio_keyboard=self.virtio,
+            virtio_mouse=self.virtio_mouse,
+            virtio_tablet=self.tablet,
+        )
+
+
+def test_keys_follow_the_driver() -> None:
+    board = Board()
+    source = board.router.source("test")
+    source.key(KEY_A, 1)
+    source.key(KEY_A, 0)
+    board.router.virtio_keyboard_driver(True)
+    source.key(KEY_B, 1)
+    source.key(KEY_B, 0)
+    board.router.virtio_keyboard_driver(False)
+    source.key(KEY_A, 1)
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0), (KEY_A, 1)]
+    assert board.virtio.keys == [(KEY_B, 1), (KEY_B, 0)]
+
+
+def test_a_key_held_at_the_switch_is_released_on_the_old_side() -> None:
+    board = Board()
+    source = board.router.source("test")
+    source.key(KEY_LEFTSHIFT, 1)
+    board.router.virtio_keyboard_driver(True)
+    assert board.ps2.keys == [(KEY_LEFTSHIFT, 1), (KEY_LEFTSHIFT, 0)]
+    source.key(KEY_LEFTSHIFT, 0)
+    assert board.ps2.keys[2:] == [] and board.virtio.keys == []
+
+
+def test_a_reset_driver_gets_no_release_and_leaves_nothing_waiting() -> None:
+    board = Board(room=1)
+    board.router.virtio_keyboard_driver(True)
+    source = board.router.source("test")
+    source.key(KEY_A, 1)
+    source.key(KEY_B, 1)
+    board.router.virtio_keyboard_driver(False)
+    board.virtio.make_room(10)
+    assert board.virtio.keys == [(KEY_A, 1)]
+
+
+@pytest.mark.parametrize(("mode", "ps2", "virtio"), [("ps2", 2, 0), ("virtio", 0, 1), ("auto", 1, 1)])
+def test_modes(mode: InputMode, ps2: int, virtio: int) -> None:
+    board = Board(mode)
+    source = board.router.source("test")
+    source.key(KEY_A, 1)
+    source.key(KEY_A, 0)
+    board.router.virtio_keyboard_driver(True)
+    source.key(KEY_B, 1)
+    source.key(KEY_B, 0)
+    assert (len(board.ps2.keys), len(board.virtio.keys)) == (2 * ps2, 2 * virtio)
+
+
+def test_two_sources_may_hold_one_key() -> None:
+    board = Board()
+    one, two = board.router.source("one"), board.router.source("two")
+    one.key(KEY_A, 1)
+    two.key(KEY_A, 1)
+    one.key(KEY_A, 0)
+    assert board.ps2.keys == [(KEY_A, 1)]
+    two.release_all()
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0)]
+
+
+def test_auto_repeat_and_stray_releases_are_dropped() -> None:
+    board = Board()
+    source = board.router.source("test")
+    for value in (0, 1, 2, 1, 2, 0, 0):
+        source.key(KEY_A, value)
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0)]
+
+
+def test_a_source_that_goes_away_releases_its_keys_and_buttons() -> None:
+    board = Board()
+    source = board.router.source("test")
+    source.key(KEY_A, 1)
+    source.key(BTN_LEFT, 1)
+    source.close()
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0)]
+    assert board.mouse.events == [("button", BTN_LEFT, 1), ("button", BTN_LEFT, 0)]
+
+
+def test_order_is_kept_while_the_guest_does_not_read() -> None:
+    board = Board(room=0)
+    source = board.router.source("test")
+    for code in range(1, 50):
+        source.key(code, 1)
+        source.key(code, 0)
+    assert board.ps2.keys == [] and not board.router.keyboard_idle
+    while board.ps2.room or len(board.ps2.keys) < 98:
+        board.ps2.make_room()
+    assert board.ps2.keys == [(code, value) for code in range(1, 50) for value in (1, 0)]
+    assert not board.router.keyboard_idle
+    board.ps2.make_room()
+    assert board.router.keyboard_idle
+
+
+def test_the_queue_is_bounded_and_a_dropped_press_has_no_release() -> None:
+    board = Board(room=0)
+    source = board.router.source("test")
+    for _ in range(10 * KEYS_WAITING):
+        source.key(KEY_A, 1)
+        source.key(KEY_A, 0)
+    source.key(KEY_B, 1)
+    board.ps2.make_room(100 * KEYS_WAITING)
+    source.key(KEY_B, 0)
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0)] * (KEYS_WAITING // 2)
+
+
+def test_reset_forgets_what_the_guest_forgets() -> None:
+    board = Board(room=1)
+    source = board.router.source("test")
+    source.key(KEY_A, 1)
+    source.key(KEY_B, 1)
+    board.router.virtio_keyboard_driver(True)
+    board.router.reset()
+    board.ps2.make_room(10)
+    source.key(KEY_A, 0)
+    source.key(KEY_B, 0)
+    source.key(KEY_A, 1)
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 1)]
+
+
+def test_pointers() -> None:
+    board = Board()
+    source = board.router.source("test")
+    source.motion(3, -4)
+    source.motion(0, 0)
+    source.wheel(1)
+    source.key(BTN_LEFT, 1)
+    source.absolute(1, 2)
+    board.router.virtio_mouse_driver(True)
+    source.key(BTN_LEFT, 0)
+    source.motion(1, 1)
+    assert board.mouse.events == [
+        ("motion", 3, -4),
+        ("wheel", 1, 0),
+        ("button", BTN_LEFT, 1),
+        ("button", BTN_LEFT, 0),
+    ]
+    assert board.virtio_mouse.events == [("motion", 1, 1)]
+    assert not board.router.absolute
+    board.router.virtio_tablet_driver(True)
+    assert board.router.absolute
+    source.absolute(-5, 99999)
+    source.key(BTN_LEFT, 1)
+    source.wheel(0, -1)
+    assert board.tablet.events == [("absolute", 0, 32767), ("button", BTN_LEFT, 1), ("wheel", 0, -1)]
+
+
+def test_leds_reach_the_sources_once() -> None:
+    board = Board()
+    seen: list[tuple[int, bool]] = []
+    board.router.source("test", lambda led, on: seen.append((led, on)))
+    board.router.set_leds(1 << LED_CAPSL)
+    board.router.set_leds(1 << LED_CAPSL)
+    assert seen == [(LED_NUML, False), (LED_CAPSL, True), (LED_SCROLLL, False)]
+    late: list[tuple[int, bool]] = []
+    board.router.source("late", lambda led, on: late.append((led, on)))
+    assert sorted(late) == sorted(seen)
+
+
+def test_without_targets_nothing_happens() -> None:
+    router = Router()
+    source = router.source("test")
+    source.key(KEY_A, 1)
+    source.key(BTN_LEFT, 1)
+    source.motion(1, 1)
+    source.wheel(1, 1)
+    router.virtio_keyboard_driver(True)
+    source.close()
+    assert not router.keyboard_idle
+
+
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("key"), st.integers(0, 1), st.sampled_from([KEY_A, KEY_B, BTN_LEFT]), st.integers(0, 2)),
+        st.tuples(st.just("driver"), st.booleans()),
+        st.tuples(st.just("room"), st.booleans()),
+        st.tuples(st.just("release_all")),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(events)
+def test_no_key_is_ever_stuck(steps: list[tuple[object, ...]]) -> None:
+    board = Board(room=0)
+    sources = [board.router.source("one"), board.router.source("two")]
+    for step in steps:
+        match step:
+            case ("key", int(which), int(code), int(value)):
+                sources[which].key(code, value)
+            case ("driver", bool(ok)):
+                if not ok:
+                    board.virtio.keys.clear()  # the driver has forgotten them
+                board.router.virtio_keyboard_driver(ok)
+                board.router.virtio_mouse_driver(ok)
+            case ("room", bool(virtio)):
+                (board.virtio if virtio else board.ps2).make_room()
+            case _:
+                board.router.release_all()
+    for source in sources:
+        source.close()
+    board.ps2.make_room(1000)
+    board.virtio.make_room(1000)
+    pairs = [board.ps2.keys, board.virtio.keys]
+    pairs += [[(code, value) for _, code, value in mouse.events] for mouse in (board.mouse, board.virtio_mouse)]
+    for keys in pairs:
+        down: set[int] = set()
+        for code, value in keys:
+            assert (code in down) != bool(value)
+            down ^= {code}
+        assert not down
