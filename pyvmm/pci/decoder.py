@@ -1,0 +1,187 @@
+"""Who answers an address when BARs move: claims on a Bus, the lower in priority hidden where they overlap.
+
+A guest may put a BAR anywhere: over RAM, over another device, half over another BAR. Each claim shows on the bus where
+nothing of higher priority answers (what was mapped on the bus by others, reserved ranges, then claims in the order they
+were made), piece by piece, and comes back when the overlap ends. Doorbells (ioeventfds) move with their claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from pyvmm.bus import Bus, Device
+
+Span = tuple[int, int]
+"""(start, end) of a range of addresses; end is exclusive."""
+
+
+class Doorbell(Protocol):
+    """One registered doorbell."""
+
+    def remove(self) -> None: ...
+
+
+class Doorbells(Protocol):
+    """Where a write can be turned into a call without the vCPU waiting for it: KVM's ioeventfd."""
+
+    def add(
+        self, bus: Bus, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+    ) -> Doorbell | None:
+        """Call back at each write of *size* bytes (0: any width) to *address* that writes *datamatch* (None: anything).
+
+        None if that can't be done; the write then reaches the device through the bus. The callback comes under the
+        machine lock; the write is not passed to the device.
+        """
+
+
+class FakeDoorbells:
+    """The doorbells of the unit tests: `ring` is a guest's write, true if a doorbell took it."""
+
+    def __init__(self) -> None:
+        self.active: dict[tuple[str, int], tuple[int, int | None, Callable[[], None]]] = {}
+
+    def add(
+        self, bus: Bus, address: int, size: int, datamatch: int | None, callback: Callable[[], None]
+    ) -> FakeDoorbell:
+        key = (bus.name, address)
+        if key in self.active:
+            raise ValueError(f"two doorbells at {address:#x}")
+        self.active[key] = (size, datamatch, callback)
+        return FakeDoorbell(self, key)
+
+    def ring(self, bus: Bus, address: int, size: int, value: int) -> bool:
+        entry = self.active.get((bus.name, address))
+        if entry is None or entry[0] not in (0, size) or entry[1] not in (None, value):
+            return False
+        entry[2]()
+        return True
+
+
+class FakeDoorbell:
+    def __init__(self, owner: FakeDoorbells, key: tuple[str, int]) -> None:
+        self._owner = owner
+        self._key = key
+
+    def remove(self) -> None:
+        del self._owner.active[self._key]
+
+
+class _ClaimDoorbell:
+    def __init__(self, offset: int, size: int, datamatch: int | None, callback: Callable[[], None]) -> None:
+        self.offset = offset
+        self.size = size
+        self.datamatch = datamatch
+        self.callback = callback
+        self.address: int | None = None
+        self.handle: Doorbell | None = None
+
+    def withdraw(self) -> None:
+        self.address = None
+        if self.handle is not None:
+            self.handle.remove()
+            self.handle = None
+
+
+class Claim:
+    """A device's wish to answer some addresses: `base` is where its offset 0 is, `spans` which of them reach it."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self.base = 0
+        self.spans: tuple[Span, ...] = ()
+        self.visible: tuple[Span, ...] = ()
+        self.doorbells: list[_ClaimDoorbell] = []
+
+    def place(self, base: int, spans: Iterable[Span]) -> None:
+        """Move; it takes effect at the decoder's next apply()."""
+        self.base = base
+        self.spans = tuple(spans)
+
+    def add_doorbell(self, offset: int, size: int, datamatch: int | None, callback: Callable[[], None]) -> None:
+        """A doorbell at *offset*; it follows the claim from the next apply() on."""
+        self.doorbells.append(_ClaimDoorbell(offset, size, datamatch, callback))
+
+
+class AddressDecoder:
+    """The claims on one Bus."""
+
+    def __init__(self, bus: Bus, limit: int, doorbells: Doorbells | None = None, reserved: Sequence[Span] = ()) -> None:
+        """*limit* is the end of the address space; in *reserved* (RAM, for one) no claim is ever visible."""
+        self.bus = bus
+        self._limit = limit
+        self._doorbells = doorbells
+        self._reserved = tuple(reserved)
+        self._claims: list[Claim] = []
+        self._mapped: dict[Span, tuple[Device, int]] = {}
+
+    def claim(self, device: Device) -> Claim:
+        """A new claim, nowhere yet, of lower priority than those before."""
+        claim = Claim(device)
+        self._claims.append(claim)
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Take a claim away."""
+        claim.place(0, ())
+        self.apply()
+        self._claims.remove(claim)
+
+    def apply(self) -> None:
+        """Bring the bus to what the claims now say."""
+        taken = [*self._reserved]
+        taken += [(r[0], r[1]) for r in self.bus.ranges if (r[0], r[1]) not in self._mapped]
+        wanted: dict[Span, tuple[Device, int]] = {}
+        for claim in self._claims:
+            pieces: list[Span] = []
+            for start, end in claim.spans:
+                for piece in _subtract(max(start, 0), min(end, self._limit), taken):
+                    pieces.append(piece)
+                    taken.append(piece)
+                    wanted[piece] = (claim.device, piece[0] - claim.base)
+            claim.visible = tuple(pieces)
+        if wanted != self._mapped:
+            for span, target in self._mapped.items():
+                if wanted.get(span) != target:
+                    self.bus.unmap(span[0], span[1] - span[0])
+            for span, target in wanted.items():
+                if self._mapped.get(span) != target:
+                    self.bus.map(span[0], span[1] - span[0], *target)
+            self._mapped = wanted
+        self._move_doorbells()
+
+    def _move_doorbells(self) -> None:
+        doorbells = self._doorbells
+        if doorbells is None:
+            return
+        arriving: list[tuple[_ClaimDoorbell, int]] = []
+        for claim in self._claims:
+            for doorbell in claim.doorbells:
+                address = claim.base + doorbell.offset
+                end = address + max(doorbell.size, 1)
+                here = any(start <= address and end <= stop for start, stop in claim.visible)
+                if doorbell.address != (address if here else None):
+                    doorbell.withdraw()
+                    if here:
+                        arriving.append((doorbell, address))
+        # Those that leave have left by now, so no address is ever taken twice.
+        for doorbell, address in arriving:
+            doorbell.address = address
+            doorbell.handle = doorbells.add(self.bus, address, doorbell.size, doorbell.datamatch, doorbell.callback)
+
+
+def _subtract(start: int, end: int, taken: Iterable[Span]) -> list[Span]:
+    """What is left of [start, end) outside *taken*."""
+    free = [(start, end)] if start < end else []
+    for low, high in taken:
+        rest: list[Span] = []
+        for s, e in free:
+            if high <= s or e <= low:
+                rest.append((s, e))
+            else:
+                if s < low:
+                    rest.append((s, low))
+                if high < e:
+                    rest.append((high, e))
+        free = rest
+    return free

@@ -1,0 +1,388 @@
+"""One PCI function: what a device is derived from.
+
+    class Blinker(PciDevice):
+        vendor_id, device_id, class_code, interrupt_pin = 0x1234, 0x0001, 0x088000, 1
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_memory_bar(0, 0x1000, self)        # self.read and self.write answer in the BAR
+
+        def read(self, offset: int, size: int) -> int: ...
+        def write(self, offset: int, size: int, value: int) -> None:
+            self.interrupt.set_level(bool(value))       # MSI or MSI-X if the guest turned it on, else INTA
+
+The guest may size, move and disable BARs at any time; the device never knows where they are. On a bus it has `memory`
+(guest RAM, for DMA while `bus_master`) and `trace`. PCI Local Bus Specification 3.0, chapter 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar
+
+from pyvmm.bus import ALL_ONES, Device
+from pyvmm.irq import Irq, LevelIrq
+from pyvmm.memory import GuestMemory
+from pyvmm.trace import OFF, Channel
+
+from .config_space import ConfigSpace
+from .decoder import Claim
+from .express import add_express
+from .msi import Msi, Msix
+from .regs import (
+    PCI_BASE_ADDRESS_0,
+    PCI_BASE_ADDRESS_MEM_PREFETCH,
+    PCI_BASE_ADDRESS_MEM_TYPE_64,
+    PCI_BASE_ADDRESS_SPACE_IO,
+    PCI_CACHE_LINE_SIZE,
+    PCI_CAP_ID_EXP,
+    PCI_CFG_SPACE_SIZE,
+    PCI_CLASS_PROG,
+    PCI_COMMAND,
+    PCI_COMMAND_INTX_DISABLE,
+    PCI_COMMAND_IO,
+    PCI_COMMAND_MASTER,
+    PCI_COMMAND_MEMORY,
+    PCI_COMMAND_PARITY,
+    PCI_COMMAND_SERR,
+    PCI_DEVICE_ID,
+    PCI_EXP_TYPE_ENDPOINT,
+    PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_NORMAL,
+    PCI_INTERRUPT_LINE,
+    PCI_INTERRUPT_PIN,
+    PCI_LATENCY_TIMER,
+    PCI_REVISION_ID,
+    PCI_STATUS,
+    PCI_STATUS_ERRORS,
+    PCI_STATUS_INTERRUPT,
+    PCI_STD_NUM_BARS,
+    PCI_SUBSYSTEM_ID,
+    PCI_SUBSYSTEM_VENDOR_ID,
+    PCI_VENDOR_ID,
+)
+
+if TYPE_CHECKING:
+    from .bus import PciBus
+
+
+class Bar:
+    """One base address register: *size* bytes of I/O or memory space that *device* answers, from its offset 0."""
+
+    def __init__(self, index: int, size: int, device: Device, io: bool, bits64: bool, prefetchable: bool) -> None:
+        self.index = index
+        self.size = size
+        self.device = device
+        self.io = io
+        self.bits64 = bits64
+        self.prefetchable = prefetchable
+        self.claim: Claim | None = None
+        self._doorbells: list[tuple[int, int, int | None, Callable[[], None]]] = []
+
+    @property
+    def offset(self) -> int:
+        """Where the register is in configuration space."""
+        return PCI_BASE_ADDRESS_0 + 4 * self.index
+
+    @property
+    def width(self) -> int:
+        """Bytes of the register: 4 or 8."""
+        return 8 if self.bits64 else 4
+
+    def address(self, config: ConfigSpace) -> int:
+        """Where the guest has put it; 0 is nowhere."""
+        return config.get(self.offset, self.width) & ~(self.size - 1)
+
+    def add_doorbell(
+        self, offset: int, callback: Callable[[], None], size: int = 0, datamatch: int | None = None
+    ) -> None:
+        """Let a guest's write at *offset* call back without the vCPU waiting, where the machine can (ioeventfd).
+
+        The device must still handle the write in its write(): a machine may have no doorbells.
+        """
+        self._doorbells.append((offset, size, datamatch, callback))
+
+    def connect(self, claim: Claim) -> None:
+        self.claim = claim
+        for offset, size, datamatch, callback in self._doorbells:
+            claim.add_doorbell(offset, size, datamatch, callback)
+
+
+class FunctionInterrupt:
+    """The one interrupt of a simple function: message 0 while the guest has MSI or MSI-X on, else the INTx pin."""
+
+    def __init__(self, function: PciDevice) -> None:
+        self._function = function
+
+    def set_level(self, level: bool) -> None:
+        rising = level and not self._function.intx_level
+        self._function.set_intx(level)
+        if rising:
+            self._function.send_message(0)
+
+    def pulse(self) -> None:
+        if not self._function.send_message(0):
+            self.set_level(True)
+            self.set_level(False)
+
+
+class PciDevice:
+    """A PCI function with a type 0 header. Derive from it, set the class attributes, add BARs in __init__."""
+
+    vendor_id: ClassVar[int] = 0xFFFF
+    device_id: int = 0xFFFF
+    class_code: int = 0xFF0000
+    """Base class, subclass and programming interface, 24 bits."""
+    revision_id: int = 0
+    subsystem_vendor_id: int = 0
+    subsystem_id: int = 0
+    interrupt_pin: int = 0
+    """0: the function uses no INTx; 1 to 4: INTA to INTD."""
+    header_type: ClassVar[int] = PCI_HEADER_TYPE_NORMAL
+    config_size: ClassVar[int] = PCI_CFG_SPACE_SIZE
+
+    def __init__(self) -> None:
+        self.config = ConfigSpace(self.config_size)
+        self.bars: dict[int, Bar] = {}
+        self.msi: Msi | None = None
+        self.msix: Msix | None = None
+        self.interrupt: Irq = FunctionInterrupt(self)
+        self.bus: PciBus | None = None
+        self.slot = 0
+        self.function = 0
+        self.memory = GuestMemory(())
+        self.trace: Channel = OFF
+        self._intx_line: Irq = LevelIrq(lambda level: None)
+        self.intx_level = False
+        self._was_master = False
+        self._define_header()
+
+    def _define_header(self) -> None:
+        config = self.config
+        config.define(PCI_VENDOR_ID, 2, self.vendor_id)
+        config.define(PCI_DEVICE_ID, 2, self.device_id)
+        command = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY | PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE
+        config.define(PCI_COMMAND, 2, 0, command)
+        config.define(PCI_STATUS, 2, 0, w1c=PCI_STATUS_ERRORS)
+        config.define(PCI_REVISION_ID, 1, self.revision_id)
+        config.define(PCI_CLASS_PROG, 3, self.class_code)
+        config.define(PCI_CACHE_LINE_SIZE, 1, 0, 0xFF)
+        config.define(PCI_LATENCY_TIMER, 1, 0, 0xFF)
+        config.define(PCI_HEADER_TYPE, 1, self.header_type)
+        if self.header_type == PCI_HEADER_TYPE_NORMAL:
+            config.define(PCI_SUBSYSTEM_VENDOR_ID, 2, self.subsystem_vendor_id)
+            config.define(PCI_SUBSYSTEM_ID, 2, self.subsystem_id)
+        config.define(PCI_INTERRUPT_PIN, 1, self.interrupt_pin)
+        config.define(PCI_INTERRUPT_LINE, 1, 0, 0xFF)
+
+    # What a device adds in its constructor.
+
+    def add_io_bar(self, index: int, size: int, device: Device) -> Bar:
+        """An I/O BAR of *size* ports, a power of two from 4 to 256."""
+        if not 4 <= size <= 256:
+            raise ValueError(f"an I/O BAR has 4 to 256 ports, not {size}")
+        return self._add_bar(Bar(index, size, device, io=True, bits64=False, prefetchable=False))
+
+    def add_memory_bar(
+        self, index: int, size: int, device: Device, *, bits64: bool = False, prefetchable: bool = False
+    ) -> Bar:
+        """A memory BAR of *size* bytes, a power of two of at least 16; with *bits64* it takes index + 1 too."""
+        if size < 16:
+            raise ValueError(f"a memory BAR has at least 16 bytes, not {size}")
+        return self._add_bar(Bar(index, size, device, io=False, bits64=bits64, prefetchable=prefetchable))
+
+    def _add_bar(self, bar: Bar) -> Bar:
+        slots = {bar.index, bar.index + 1} if bar.bits64 else {bar.index}
+        used = {i for b in self.bars.values() for i in range(b.index, b.index + b.width // 4)}
+        if bar.size & (bar.size - 1):
+            raise ValueError(f"the size of a BAR is a power of two, not {bar.size}")
+        if slots & used or not slots <= set(range(PCI_STD_NUM_BARS)):
+            raise ValueError(f"BAR {bar.index} is taken or does not exist")
+        flags = PCI_BASE_ADDRESS_SPACE_IO if bar.io else 0
+        flags |= PCI_BASE_ADDRESS_MEM_TYPE_64 if bar.bits64 else 0
+        flags |= PCI_BASE_ADDRESS_MEM_PREFETCH if bar.prefetchable else 0
+        mask = ((1 << 8 * bar.width) - 1) & ~(bar.size - 1)
+        self.config.define(bar.offset, bar.width, flags, mask)
+        # A decode bit that no BAR uses is hardwired to zero.
+        self.config.writable[PCI_COMMAND] |= PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY
+        self.bars[bar.index] = bar
+        return bar
+
+    def add_capability(self, cap_id: int, body: bytes, writable: bytes = b"") -> int:
+        """Append a capability (see ConfigSpace.add_capability) and return its offset."""
+        return self.config.add_capability(cap_id, body, writable)
+
+    def add_msi(self, vectors: int = 1, *, bits64: bool = True, maskable: bool = True) -> Msi:
+        """Offer MSI with 1, 2, 4, 8, 16 or 32 vectors."""
+        self.msi = Msi(self.config, vectors, bits64, maskable, lambda: self.bus_master)
+        return self.msi
+
+    def add_msix(self, vectors: int, bar: int) -> Msix:
+        """Offer MSI-X with 1 to 2048 vectors; table and pending bits get 32-bit memory BAR *bar* for themselves."""
+        half = max(0x800, 1 << (vectors * 16 - 1).bit_length())
+        self.msix = Msix(self.config, vectors, bar, half, lambda: self.bus_master)
+        self.add_memory_bar(bar, 2 * half, self.msix)
+        return self.msix
+
+    # What a device may override.
+
+    def reset(self) -> None:
+        """Put the device's own registers back to their reset values; configuration space is done by the bus."""
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        """The guest (or a bridge above) has allowed or forbidden DMA and messages."""
+
+    def attached(self) -> None:
+        """The function is on its bus: `memory` and `trace` are there."""
+
+    # What the guest and the bus do.
+
+    @property
+    def command(self) -> int:
+        """The COMMAND register."""
+        return self.config.get(PCI_COMMAND, 2)
+
+    @property
+    def bus_master(self) -> bool:
+        """Whether the guest allows this function DMA and messages, all bridges above it included."""
+        bus = self.bus
+        return bool(self.command & PCI_COMMAND_MASTER) and bus is not None and bus.bus_master
+
+    @property
+    def messages_enabled(self) -> bool:
+        """Whether the guest has turned MSI or MSI-X on: INTx is silent then."""
+        return (self.msix is not None and self.msix.enabled) or (self.msi is not None and self.msi.enabled)
+
+    def send_message(self, vector: int) -> bool:
+        """Send MSI-X or MSI vector *vector*; false if the guest has neither on."""
+        if self.msix is not None and self.msix.enabled:
+            self.msix.pulse(vector)
+            return True
+        if self.msi is not None and self.msi.enabled:
+            self.msi.pulse(vector)
+            return True
+        return False
+
+    def set_intx(self, level: bool) -> None:
+        """Drive the INTx pin. STATUS shows it; the line follows unless INTX_DISABLE, MSI or MSI-X holds it low."""
+        self.intx_level = level
+        status = self.config.data[PCI_STATUS] & ~PCI_STATUS_INTERRUPT
+        self.config.data[PCI_STATUS] = status | PCI_STATUS_INTERRUPT if level else status
+        self._drive_intx()
+
+    def _drive_intx(self) -> None:
+        held = self.command & PCI_COMMAND_INTX_DISABLE or self.messages_enabled
+        self._intx_line.set_level(self.intx_level and not held)
+
+    def config_read(self, offset: int, size: int) -> int:
+        """The guest reads configuration space."""
+        return self.config.read(offset, size)
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        """The guest writes configuration space; BARs, interrupts and bus mastering follow at once."""
+        self.config.write(offset, size, value)
+        if self.trace.enabled:
+            self.trace(f"{self.name} config {offset:#05x} = {value:#0{2 * size + 2}x}")
+        if offset < PCI_COMMAND + 2 and offset + size > PCI_COMMAND:
+            self.update_bus_master()
+            self._drive_intx()
+            self.update_decode()
+        elif offset < self._bars_end and offset + size > PCI_BASE_ADDRESS_0:
+            self.update_decode()
+        for messages in (self.msi, self.msix):
+            if messages and offset < messages.offset + messages.length and offset + size > messages.offset:
+                messages.sync()
+                self._drive_intx()
+
+    @property
+    def _bars_end(self) -> int:
+        return PCI_BASE_ADDRESS_0 + 4 * PCI_STD_NUM_BARS
+
+    def update_bus_master(self) -> None:
+        """Follow a change of the BUS_MASTER bit here or in a bridge above."""
+        master = self.bus_master
+        if master != self._was_master:
+            self._was_master = master
+            if self.msi:
+                self.msi.sync()
+            if self.msix:
+                self.msix.sync()
+            self.bus_master_changed(master)
+
+    def update_decode(self) -> None:
+        """Follow the BARs and decode bits: who answers where on the buses."""
+        bus = self.bus
+        if bus is None:
+            return
+        self.place_bars(bus)
+        bus.host.apply_decode()
+
+    def place_bars(self, bus: PciBus) -> None:
+        """Say where the BARs are, without applying it yet."""
+        command = self.command
+        for bar in self.bars.values():
+            if bar.claim is not None:
+                base = bar.address(self.config)
+                enabled = base and command & (PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY)
+                bar.claim.place(base, bus.reachable(bar.io, base, base + bar.size) if enabled else ())
+
+    def reset_function(self) -> None:
+        """A bus reset: configuration space and device back to their reset values."""
+        self.config.reset()
+        self.reset()
+        self.set_intx(False)
+        if self.msi:
+            self.msi.sync()
+        if self.msix:
+            self.msix.reset()
+        self.update_bus_master()
+        self.update_decode()
+
+    @property
+    def name(self) -> str:
+        """As lspci writes it, bus number left out: device.function, and the class."""
+        return f"{self.slot:02x}.{self.function} {type(self).__name__}"
+
+    # Device protocol for a function that answers its own BAR.
+
+    def read(self, offset: int, size: int) -> int:
+        """The guest reads a BAR that was added with `self` as its device."""
+        return ALL_ONES[size]
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The guest writes a BAR that was added with `self` as its device."""
+
+    def connect(self, bus: PciBus, slot: int, function: int) -> None:
+        """Called by PciBus.add: join the bus, with its decoders, interrupt line and message router."""
+        self.bus, self.slot, self.function = bus, slot, function
+        host = bus.host
+        self.memory = host.memory
+        self.trace = host.trace
+        if self.interrupt_pin:
+            self._intx_line = bus.intx_line(slot, self.interrupt_pin)
+            self.config.set(PCI_INTERRUPT_LINE, 1, bus.interrupt_line(slot, self.interrupt_pin))
+        for bar in self.bars.values():
+            bar.connect((host.io_decoder if bar.io else host.memory_decoder).claim(bar.device))
+        for messages in (self.msi, self.msix):
+            if messages:
+                messages.connect(host.msi)
+        endpoint = bus.bridge is not None and self.header_type == PCI_HEADER_TYPE_NORMAL
+        if endpoint and not self.config.find_capability(PCI_CAP_ID_EXP):
+            add_express(self.config, PCI_EXP_TYPE_ENDPOINT)
+        self.config.freeze()
+        self.attached()
+
+    def disconnect(self) -> None:
+        """Called by PciBus.remove: leave the bus; nothing of the function answers or interrupts any more."""
+        bus = self.bus
+        if bus is None:
+            return
+        for bar in self.bars.values():
+            if bar.claim is not None:
+                (bus.host.io_decoder if bar.io else bus.host.memory_decoder).release(bar.claim)
+                bar.claim = None
+        self._intx_line.set_level(False)
+        for messages in (self.msi, self.msix):
+            if messages:
+                messages.disconnect()
+        self.bus = None

@@ -1,0 +1,178 @@
+"""The PCI host: root bus, configuration mechanisms, and what its functions need from the machine.
+
+Configuration mechanism #1 (PCI 3.0, section 3.2.2.3.2), I/O ports 0xCF8–0xCFF:
+  0xCF8  CONFIG_ADDRESS  dword only: bit 31 enable, 23:16 bus, 15:11 device, 10:8 function, 7:2 register
+  0xCF9  RST_CNT         byte only: bit 1 SYS_RST, bit 2 RST_CPU resets (Intel ICH9 data sheet, section 13.7.5)
+  0xCFC  CONFIG_DATA     the addressed register, byte lanes by the port's low bits, at every width
+ECAM (PCI Express 3.0, section 7.2.2): 4 KiB of memory a function at base + (bus << 20 | device << 15 | function << 12).
+A function that isn't there reads all ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pyvmm.bus import ALL_ONES, Bus
+from pyvmm.irq import Irq, LevelIrq, SharedLine
+from pyvmm.memory import GuestMemory
+from pyvmm.trace import OFF, Channel
+
+from .bus import PciBus
+from .decoder import AddressDecoder, Doorbells
+from .device import PciDevice
+from .msi import MsiRouter
+
+CONFIG_ADDRESS: Final = 0xCF8
+CONFIG_DATA: Final = 0xCFC
+CONFIG_ENABLE: Final = 0x80000000
+CONFIG_ADDRESS_BITS: Final = 0x80FFFFFC
+"""The bits of CONFIG_ADDRESS that exist; the rest read zero."""
+RST_CNT: Final = 0xCF9
+RST_CNT_SYS_RST: Final = 0x02
+RST_CNT_RST_CPU: Final = 0x04
+RST_CNT_FULL_RST: Final = 0x08
+
+ECAM_BUS_SIZE: Final = 1 << 20
+"""Bytes of ECAM a bus."""
+
+
+class PciHost:
+    """The root complex.
+
+    *intx* are the four lines PIRQA–PIRQD, level, high is asserted; *interrupt_lines* their ISA IRQ numbers, which go
+    into the Interrupt Line registers as firmware would put them there. *reset* is called for a reset by port 0xCF9.
+    """
+
+    def __init__(
+        self,
+        memory_bus: Bus,
+        io_bus: Bus,
+        memory: GuestMemory,
+        intx: Sequence[Irq],
+        msi: MsiRouter,
+        *,
+        interrupt_lines: Sequence[int] = (11, 10, 11, 10),
+        doorbells: Doorbells | None = None,
+        reset: Callable[[], None] | None = None,
+        memory_limit: int = 1 << 52,
+        trace: Channel = OFF,
+    ) -> None:
+        if len(intx) != 4 or len(interrupt_lines) != 4:
+            raise ValueError("a PCI host has four interrupt lines")
+        self.memory = memory
+        self.msi = msi
+        self.trace = trace
+        self.interrupt_lines = tuple(interrupt_lines)
+        ram = [(gpa, gpa + length) for gpa, length in memory.regions]
+        self.memory_decoder = AddressDecoder(memory_bus, memory_limit, doorbells, ram)
+        self.io_decoder = AddressDecoder(io_bus, 0x10000, doorbells)
+        self._lines = tuple(SharedLine(line) for line in intx)
+        self.root = PciBus(self)
+        self.config_ports = ConfigPorts(self, reset)
+        self.ecam = Ecam(self)
+
+    def intx_source(self, line: int) -> LevelIrq:
+        """A new source on PIRQA–PIRQD (0–3)."""
+        return self._lines[line].source()
+
+    def apply_decode(self) -> None:
+        """Bring both address spaces to what all the BARs say now."""
+        self.memory_decoder.apply()
+        self.io_decoder.apply()
+
+    def find(self, number: int, devfn: int) -> PciDevice | None:
+        """The function that a configuration access to bus *number* reaches, as the bridges are programmed now."""
+        bus = self.root
+        if number == 0:
+            return bus.functions.get(devfn)
+        while True:
+            for bridge in bus.bridges:
+                if bridge.secondary != 0 and bridge.secondary <= number <= bridge.subordinate:
+                    break
+            else:
+                return None
+            bus = bridge.child
+            if bridge.secondary == number:
+                return bus.functions.get(devfn)
+
+    def all_functions(self) -> list[PciDevice]:
+        """Every function, bridges before what is behind them."""
+        found: list[PciDevice] = []
+        buses = [self.root]
+        while buses:
+            bus = buses.pop(0)
+            found += (f for _, f in sorted(bus.functions.items()))
+            buses += (bridge.child for bridge in bus.bridges)
+        return found
+
+    def reset(self) -> None:
+        """A platform reset: every function and the address register."""
+        for function in self.all_functions():
+            function.reset_function()
+        self.config_ports.reset()
+
+
+class ConfigPorts:
+    """The Device at ports 0xCF8–0xCFF (8 ports): configuration mechanism #1 and the reset control register."""
+
+    def __init__(self, host: PciHost, reset: Callable[[], None] | None) -> None:
+        self._host = host
+        self._reset = reset
+        self._address = 0
+        self._rst_cnt = 0
+
+    def reset(self) -> None:
+        self._address = 0
+        self._rst_cnt = 0
+
+    def _register(self, lane: int) -> tuple[PciDevice | None, int]:
+        address = self._address
+        if not address & CONFIG_ENABLE:
+            return None, 0
+        return self._host.find(address >> 16 & 0xFF, address >> 8 & 0xFF), (address & 0xFC) + lane
+
+    def read(self, offset: int, size: int) -> int:
+        if offset >= 4:
+            function, register = self._register(offset - 4)
+            return ALL_ONES[size] if function is None else function.config_read(register, size)
+        if offset == 0 and size == 4:
+            return self._address
+        if offset == RST_CNT - CONFIG_ADDRESS and size == 1:
+            return self._rst_cnt
+        return ALL_ONES[size]
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if offset >= 4:
+            function, register = self._register(offset - 4)
+            if function is not None:
+                function.config_write(register, size, value)
+        elif offset == 0 and size == 4:
+            self._address = value & CONFIG_ADDRESS_BITS
+        elif offset == RST_CNT - CONFIG_ADDRESS and size == 1:
+            starts = value & RST_CNT_RST_CPU and not self._rst_cnt & RST_CNT_RST_CPU
+            self._rst_cnt = value & (RST_CNT_SYS_RST | RST_CNT_RST_CPU | RST_CNT_FULL_RST)
+            if starts and self._reset is not None:
+                self._reset()
+
+
+class Ecam:
+    """The Device of memory-mapped configuration space: ECAM_BUS_SIZE bytes for each bus that the MCFG table names."""
+
+    def __init__(self, host: PciHost) -> None:
+        self._host = host
+
+    def read(self, offset: int, size: int) -> int:
+        if size == 8:
+            return self.read(offset, 4) | self.read(offset + 4, 4) << 32
+        function = self._host.find(offset >> 20, offset >> 12 & 0xFF)
+        return ALL_ONES[size] if function is None else function.config_read(offset & 0xFFF, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        if size == 8:
+            self.write(offset, 4, value & 0xFFFFFFFF)
+            self.write(offset + 4, 4, value >> 32)
+            return
+        function = self._host.find(offset >> 20, offset >> 12 & 0xFF)
+        if function is not None:
+            function.config_write(offset & 0xFFF, size, value)

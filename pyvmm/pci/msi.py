@@ -1,0 +1,301 @@
+"""Message-signalled interrupts: MSI and MSI-X as a function's capabilities, and the router that delivers the messages.
+
+PCI Local Bus Specification 3.0, section 6.8. A message is a 32-bit write of `data` to `address`; on x86 the address is
+0xFEExxxxx (Intel SDM volume 3, "Message Signalled Interrupts") and a message to elsewhere interrupts nobody.
+In the machine one vector is one eventfd with one GSI route (KVM_IRQFD, KVM_SET_GSI_ROUTING), so that whoever holds its
+fd interrupts the guest without us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from .config_space import ConfigSpace
+from .regs import (
+    PCI_CAP_ID_MSI,
+    PCI_CAP_ID_MSIX,
+    PCI_MSI_FLAGS,
+    PCI_MSI_FLAGS_64BIT,
+    PCI_MSI_FLAGS_ENABLE,
+    PCI_MSI_FLAGS_MASKBIT,
+    PCI_MSI_FLAGS_QSIZE,
+    PCI_MSIX_ENTRY_CTRL_MASKBIT,
+    PCI_MSIX_ENTRY_SIZE,
+    PCI_MSIX_ENTRY_VECTOR_CTRL,
+    PCI_MSIX_FLAGS,
+    PCI_MSIX_FLAGS_ENABLE,
+    PCI_MSIX_FLAGS_MASKALL,
+    PCI_MSIX_FLAGS_QSIZE,
+)
+
+
+class MsiIrq(Protocol):
+    """One interrupt message. It starts masked and without an address."""
+
+    @property
+    def fd(self) -> int | None:
+        """The eventfd that sends the message when written, None where the router has none."""
+
+    def update(self, address: int, data: int) -> None:
+        """The message to send from now on."""
+
+    def mask(self) -> None:
+        """Hold what others signal on `fd` until unmask()."""
+
+    def unmask(self) -> None:
+        """Let signals through, one at once if some were held."""
+
+    def pulse(self) -> None:
+        """Send the message; called only while unmasked."""
+
+    def close(self) -> None:
+        """Give the route and the fd back."""
+
+
+class MsiRouter(Protocol):
+    """What a machine offers to its message-signalled interrupts."""
+
+    def allocate(self) -> MsiIrq: ...
+
+
+class FakeMsiIrq:
+    def __init__(self, router: FakeMsiRouter) -> None:
+        self._router = router
+        self.fd: int | None = None
+        self.message = (0, 0)
+        self.masked = True
+        self.closed = False
+
+    def update(self, address: int, data: int) -> None:
+        self.message = (address, data)
+
+    def mask(self) -> None:
+        self.masked = True
+
+    def unmask(self) -> None:
+        self.masked = False
+
+    def pulse(self) -> None:
+        assert not self.masked and not self.closed
+        self._router.sent.append(self.message)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeMsiRouter:
+    """The router of the unit tests: `sent` lists the (address, data) of each message."""
+
+    def __init__(self) -> None:
+        self.irqs: list[FakeMsiIrq] = []
+        self.sent: list[tuple[int, int]] = []
+
+    def allocate(self) -> FakeMsiIrq:
+        irq = FakeMsiIrq(self)
+        self.irqs.append(irq)
+        return irq
+
+
+class _Vector:
+    """One vector of a function: its message, whether it may go out now, and whether one waits."""
+
+    def __init__(self) -> None:
+        self.irq: MsiIrq | None = None
+        self.pending = False
+        self._open = False
+        self._message: tuple[int, int] | None = None
+
+    def pulse(self) -> None:
+        if self._open and self.irq is not None:
+            self.irq.pulse()
+        else:
+            self.pending = True
+
+    def sync(self, opened: bool, address: int, data: int) -> None:
+        """Follow the guest's registers; a pending message goes out when the vector opens."""
+        irq = self.irq
+        if irq is None:
+            return
+        # On x86 only 0xFEExxxxx is an interrupt; anything else would be a stray write to memory.
+        opened = opened and (address & 0xFFF00000) == 0xFEE00000
+        if opened and self._message != (address, data):
+            self._message = (address, data)
+            irq.update(address, data)
+        if opened and not self._open:
+            irq.unmask()
+        elif self._open and not opened:
+            irq.mask()
+        self._open = opened
+        if opened and self.pending:
+            self.pending = False
+            irq.pulse()
+
+
+class Messages:
+    """What MSI and MSI-X have in common: vectors that a router delivers once the function is on a bus."""
+
+    def __init__(self, config: ConfigSpace, count: int, bus_master: Callable[[], bool]) -> None:
+        self._config = config
+        self._bus_master = bus_master
+        self._vectors = tuple(_Vector() for _ in range(count))
+        self.offset = 0
+
+    @property
+    def count(self) -> int:
+        """How many vectors the function has."""
+        return len(self._vectors)
+
+    def connect(self, router: MsiRouter) -> None:
+        for vector in self._vectors:
+            vector.irq = router.allocate()
+
+    def disconnect(self) -> None:
+        for vector in self._vectors:
+            if vector.irq is not None:
+                vector.irq.close()
+                vector.irq = None
+
+    def fds(self) -> tuple[int | None, ...]:
+        """The eventfd of each vector, for an external source of interrupts such as VFIO."""
+        return tuple(v.irq.fd if v.irq is not None else None for v in self._vectors)
+
+    @property
+    def enabled(self) -> bool:
+        raise NotImplementedError
+
+    def _drop_pending(self) -> None:
+        for vector in self._vectors:
+            vector.pending = False
+
+
+class Msi(Messages):
+    """The MSI capability: 1 to 32 vectors, one address, data that differs in its low bits."""
+
+    def __init__(
+        self, config: ConfigSpace, count: int, bits64: bool, maskable: bool, bus_master: Callable[[], bool]
+    ) -> None:
+        if count not in (1, 2, 4, 8, 16, 32):
+            raise ValueError(f"MSI has 1, 2, 4, 8, 16 or 32 vectors, not {count}")
+        super().__init__(config, count, bus_master)
+        flags = (count.bit_length() - 1) << 1
+        flags |= PCI_MSI_FLAGS_64BIT if bits64 else 0
+        flags |= PCI_MSI_FLAGS_MASKBIT if maskable else 0
+        upper = b"\xff\xff\xff\xff" if bits64 else b""
+        writable = (PCI_MSI_FLAGS_ENABLE | PCI_MSI_FLAGS_QSIZE).to_bytes(2, "little") + b"\xfc\xff\xff\xff"
+        writable += upper + b"\xff\xff\x00\x00"
+        self._bits64 = bits64
+        self._data = 12 if bits64 else 8
+        self._mask = self._data + 4 if maskable else 0
+        if maskable:
+            writable += ((1 << count) - 1).to_bytes(4, "little") + bytes(4)
+        self.length = len(writable) + 2
+        self.offset = config.add_capability(
+            PCI_CAP_ID_MSI, flags.to_bytes(2, "little") + bytes(self.length - 4), writable
+        )
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self._config.get(self.offset + PCI_MSI_FLAGS, 2) & PCI_MSI_FLAGS_ENABLE)
+
+    def pulse(self, vector: int = 0) -> None:
+        """Send (or hold) vector *vector*; where the guest granted fewer vectors, several share one."""
+        if self.enabled:
+            self._vectors[vector & (self._granted() - 1)].pulse()
+            self._show_pending()
+
+    def _granted(self) -> int:
+        flags = self._config.get(self.offset + PCI_MSI_FLAGS, 2)
+        return min(1 << ((flags & PCI_MSI_FLAGS_QSIZE) >> 4), self.count)
+
+    def sync(self) -> None:
+        """Read the registers again: after a configuration write, and when bus mastering changes."""
+        enabled, config, at = self.enabled, self._config, self.offset
+        address = config.get(at + 4, 8 if self._bits64 else 4)
+        data = config.get(at + self._data, 2)
+        masks = config.get(at + self._mask, 4) if self._mask else 0
+        granted = self._granted()
+        opened = enabled and self._bus_master()
+        if not enabled:
+            self._drop_pending()
+        for n, vector in enumerate(self._vectors):
+            live = opened and n < granted and not masks >> n & 1
+            vector.sync(live, address, (data & ~(granted - 1)) | (n & (granted - 1)))
+        self._show_pending()
+
+    def _show_pending(self) -> None:
+        if self._mask:
+            bits = sum(1 << n for n, vector in enumerate(self._vectors) if vector.pending)
+            self._config.set(self.offset + self._mask + 4, 4, bits)
+
+
+class Msix(Messages):
+    """The MSI-X capability; as a Device, the vector table and the pending bit array in its BAR.
+
+    The table is at offset 0 of the BAR, the pending bits at *pba*; 1 to 2048 vectors.
+    """
+
+    def __init__(self, config: ConfigSpace, count: int, bar: int, pba: int, bus_master: Callable[[], bool]) -> None:
+        if not 1 <= count <= PCI_MSIX_FLAGS_QSIZE + 1:
+            raise ValueError(f"MSI-X has 1 to 2048 vectors, not {count}")
+        super().__init__(config, count, bus_master)
+        self._pba = pba
+        self._table = bytearray(count * PCI_MSIX_ENTRY_SIZE)
+        body = (count - 1).to_bytes(2, "little") + bar.to_bytes(4, "little") + (pba | bar).to_bytes(4, "little")
+        control = PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL
+        self.length = 12
+        self.offset = config.add_capability(PCI_CAP_ID_MSIX, body, control.to_bytes(2, "little"))
+        self.reset()
+
+    def reset(self) -> None:
+        """All vectors masked, nothing pending."""
+        self._table[:] = (bytes(PCI_MSIX_ENTRY_VECTOR_CTRL) + b"\x01\x00\x00\x00") * self.count
+        self.sync()
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self._config.get(self.offset + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_ENABLE)
+
+    def pulse(self, vector: int = 0) -> None:
+        """Send vector *vector*, or hold it in the pending bits while it is masked; no such vector is silence."""
+        if vector < self.count and self.enabled:
+            self._vectors[vector].pulse()
+
+    def sync(self) -> None:
+        """Read the control register again: after a configuration write, and when bus mastering changes."""
+        if not self.enabled:
+            self._drop_pending()
+        for n in range(self.count):
+            self._sync_vector(n)
+
+    def _sync_vector(self, n: int) -> None:
+        control = self._config.get(self.offset + PCI_MSIX_FLAGS, 2)
+        opened = control & (PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL) == PCI_MSIX_FLAGS_ENABLE
+        entry = self._table[n * PCI_MSIX_ENTRY_SIZE : (n + 1) * PCI_MSIX_ENTRY_SIZE]
+        opened = opened and not entry[PCI_MSIX_ENTRY_VECTOR_CTRL] & PCI_MSIX_ENTRY_CTRL_MASKBIT and self._bus_master()
+        address = int.from_bytes(entry[0:8], "little")
+        self._vectors[n].sync(opened, address, int.from_bytes(entry[8:12], "little"))
+
+    def read(self, offset: int, size: int) -> int:
+        """The guest reads table or pending bits, at any width."""
+        if offset < self._pba:
+            data = bytes(self._table[offset : offset + size])
+        else:
+            bits = sum(1 << n for n, vector in enumerate(self._vectors) if vector.pending)
+            data = bits.to_bytes((self.count + 63) // 64 * 8, "little")[offset - self._pba : offset - self._pba + size]
+        return int.from_bytes(data, "little")
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """The guest writes the table; the pending bits are read-only."""
+        if offset >= len(self._table):
+            return
+        for i, byte in enumerate(value.to_bytes(size, "little"), offset):
+            if i < len(self._table):
+                field = i % PCI_MSIX_ENTRY_SIZE
+                if field == PCI_MSIX_ENTRY_VECTOR_CTRL:
+                    self._table[i] = byte & PCI_MSIX_ENTRY_CTRL_MASKBIT
+                elif field < PCI_MSIX_ENTRY_VECTOR_CTRL:
+                    self._table[i] = byte & 0xFC if field == 0 else byte
+        last = min(offset + size, len(self._table)) - 1
+        for n in range(offset // PCI_MSIX_ENTRY_SIZE, last // PCI_MSIX_ENTRY_SIZE + 1):
+            self._sync_vector(n)

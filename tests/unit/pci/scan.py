@@ -1,0 +1,167 @@
+"""What a guest does to a PCI bus: find the functions, walk capabilities, size and place BARs. Used by the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from pyvmm.bus import Bus
+from pyvmm.irq import FakeIrq
+from pyvmm.memory import GuestMemory
+from pyvmm.pci.decoder import FakeDoorbells
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.host import PciHost
+from pyvmm.pci.msi import FakeMsiRouter
+
+ECAM = 0xE0000000
+
+
+class Board:
+    """A PCI host on buses of its own, with 16 MiB of RAM at 0, as small as a machine can be."""
+
+    def __init__(self, doorbells: bool = True) -> None:
+        self.memory_bus = Bus("mem", 1 << 52)
+        self.io_bus = Bus("io", 0x10000)
+        self.ram = GuestMemory.of_size(16 << 20)
+        self.lines = [FakeIrq() for _ in range(4)]
+        self.msi = FakeMsiRouter()
+        self.doorbells = FakeDoorbells()
+        self.resets = 0
+        self.host = PciHost(
+            self.memory_bus,
+            self.io_bus,
+            self.ram,
+            self.lines,
+            self.msi,
+            doorbells=self.doorbells if doorbells else None,
+            reset=self._reset,
+        )
+        self.io_bus.map(0xCF8, 8, self.host.config_ports)
+        self.memory_bus.map(ECAM, 256 << 20, self.host.ecam)
+
+    def _reset(self) -> None:
+        self.resets += 1
+
+    def ecam(self, bus: int = 0, slot: int = 0, function: int = 0) -> Config:
+        base = ECAM + (bus << 20 | slot << 15 | function << 12)
+        return Config(
+            lambda offset, size: self.memory_bus.read(base + offset, size),
+            lambda offset, size, value: self.memory_bus.write(base + offset, size, value),
+        )
+
+    def ports(self, bus: int = 0, slot: int = 0, function: int = 0) -> Config:
+        def select(offset: int) -> int:
+            self.io_bus.write(0xCF8, 4, 0x80000000 | bus << 16 | slot << 11 | function << 8 | offset & 0xFC)
+            return 0xCFC + (offset & 3)
+
+        return Config(
+            lambda offset, size: self.io_bus.read(select(offset), size),
+            lambda offset, size, value: self.io_bus.write(select(offset), size, value),
+        )
+
+
+@dataclass
+class Config:
+    """The configuration space of one function as a guest has it."""
+
+    read: Callable[[int, int], int]
+    write: Callable[[int, int, int], None]
+
+    def capabilities(self) -> Iterator[tuple[int, int]]:
+        """(ID, offset) of each; fails on a chain that is cyclic or not aligned."""
+        if not self.read(6, 2) & 0x10:
+            return
+        seen = set()
+        offset = self.read(0x34, 1)
+        while offset:
+            assert offset not in seen and offset % 4 == 0 and offset >= 0x40
+            seen.add(offset)
+            yield self.read(offset, 1), offset
+            offset = self.read(offset + 1, 1)
+
+    def find(self, cap_id: int) -> int:
+        return next((offset for found, offset in self.capabilities() if found == cap_id), 0)
+
+    def size_bar(self, index: int) -> tuple[int, int]:
+        """(flags, size) the way the PCI specification says: write all ones, read back, restore."""
+        at = 0x10 + 4 * index
+        old = self.read(at, 4)
+        self.write(at, 4, 0xFFFFFFFF)
+        mask = self.read(at, 4)
+        self.write(at, 4, old)
+        if not mask:
+            return 0, 0
+        if mask & 1:
+            return mask & 3, (~(mask & ~3) & 0xFFFFFFFF) + 1
+        if mask & 6 == 4:
+            high = self.read(at + 4, 4)
+            self.write(at + 4, 4, 0xFFFFFFFF)
+            mask |= self.read(at + 4, 4) << 32
+            self.write(at + 4, 4, high)
+        else:
+            mask |= 0xFFFFFFFF << 32
+        return mask & 0xF, (~(mask & ~0xF) & 0xFFFFFFFFFFFFFFFF) + 1
+
+
+def scan(access: Callable[[int, int, int], Config], bus: int = 0) -> dict[tuple[int, int, int], tuple[int, int]]:
+    """(bus, slot, function) -> (vendor, device), numbering bridges depth first as a BIOS does."""
+    found, _ = _scan(access, bus)
+    return found
+
+
+def _scan(
+    access: Callable[[int, int, int], Config], bus: int
+) -> tuple[dict[tuple[int, int, int], tuple[int, int]], int]:
+    found: dict[tuple[int, int, int], tuple[int, int]] = {}
+    last = bus
+    for slot in range(32):
+        for function in range(8):
+            config = access(bus, slot, function)
+            vendor = config.read(0, 2)
+            if vendor == 0xFFFF:
+                if function == 0:
+                    break
+                continue
+            found[bus, slot, function] = (vendor, config.read(2, 2))
+            header = config.read(0x0E, 1)
+            if header & 0x7F == 1:
+                config.write(0x18, 4, bus | (last + 1) << 8 | 0xFF << 16)
+                behind, end = _scan(access, last + 1)
+                config.write(0x1A, 1, end)
+                found |= behind
+                last = end
+            if function == 0 and not header & 0x80:
+                break
+    return found, last
+
+
+@dataclass
+class Registers:
+    """A device that remembers: what was written reads back."""
+
+    data: dict[int, int] = field(default_factory=dict)
+
+    def read(self, offset: int, size: int) -> int:
+        return self.data.get(offset, 0)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self.data[offset] = value
+
+
+class Toy(PciDevice):
+    """A function with one BAR of each kind."""
+
+    vendor_id = 0x1234
+    device_id = 0x11E8
+    class_code = 0x00FF00
+    revision_id = 0x10
+    subsystem_vendor_id = 0x1AF4
+    subsystem_id = 0x1100
+    interrupt_pin = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mem32, self.mem64, self.io = Registers(), Registers(), Registers()
+        self.bar0 = self.add_memory_bar(0, 0x1000, self.mem32)
+        self.bar2 = self.add_memory_bar(2, 0x10000, self.mem64, bits64=True, prefetchable=True)
+        self.bar4 = self.add_io_bar(4, 32, self.io)

@@ -1,0 +1,233 @@
+"""BARs that a running guest sizes, moves and disables, over RAM and over each other, behind bridges or not."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.bus import Bus
+from pyvmm.pci.decoder import AddressDecoder, FakeDoorbells
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.root_port import RootPort
+from tests.unit.pci.scan import Board, Registers, Toy, scan
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board()
+
+
+def test_a_bar_answers_where_the_guest_puts_it(board: Board) -> None:
+    toy = Toy()
+    board.host.root.add(toy, 3)
+    config = board.ecam(0, 3)
+    config.write(0x10, 4, 0xC0000000)
+    config.write(0x18, 4, 0x00000000)
+    config.write(0x1C, 4, 0x00000001)
+    config.write(0x20, 4, 0xC000)
+    assert board.memory_bus.read(0xC0000010, 4) == 0xFFFFFFFF, "decode is off"
+    config.write(4, 2, 3)
+    board.memory_bus.write(0xC0000010, 4, 7)
+    board.memory_bus.write(0x100000020, 4, 8)
+    board.io_bus.write(0xC004, 1, 9)
+    assert (toy.mem32.data, toy.mem64.data, toy.io.data) == ({0x10: 7}, {0x20: 8}, {4: 9})
+    config.write(0x10, 4, 0xD0000000)
+    assert board.memory_bus.read(0xC0000010, 4) == 0xFFFFFFFF
+    assert board.memory_bus.read(0xD0000010, 4) == 7
+    config.write(4, 2, 1)
+    assert board.memory_bus.read(0xD0000010, 4) == 0xFFFFFFFF
+    assert board.io_bus.read(0xC004, 1) == 9
+    board.host.reset()
+    assert board.io_bus.read(0xC004, 1) == 0xFF
+
+
+def test_sizing_with_decode_on_is_harmless(board: Board) -> None:
+    """Linux 2.6 sizes BARs without turning decode off."""
+    board.host.root.add(Toy(), 3)
+    config = board.ports(0, 3)
+    config.write(0x10, 4, 0xC0000000)
+    config.write(4, 2, 3)
+    assert config.size_bar(0) == (0, 0x1000)
+    assert config.size_bar(2) == (0xC, 0x10000)
+    assert config.size_bar(4) == (1, 32)
+    assert board.memory_bus.read(0xC0000000, 4) == 0
+
+
+def test_a_bar_over_ram_is_hidden_and_comes_back(board: Board) -> None:
+    toy = Toy()
+    board.host.root.add(toy, 3)
+    config = board.ecam(0, 3)
+    config.write(4, 2, 2)
+    config.write(0x10, 4, 0x00200000)
+    assert toy.bar0.claim is not None and toy.bar0.claim.visible == ()
+    config.write(0x10, 4, 0xC0000000)
+    assert toy.bar0.claim.visible == ((0xC0000000, 0xC0001000),)
+
+
+def test_the_lower_of_two_that_overlap_is_hidden_where_they_do(board: Board) -> None:
+    first, second = Toy(), Toy()
+    board.host.root.add(first, 3)
+    board.host.root.add(second, 4)
+    first.mem32.data[0] = 1
+    second.mem64.data[0x8000] = 2
+    second.mem64.data[0x0] = 3
+    low, high = board.ecam(0, 3), board.ecam(0, 4)
+    low.write(4, 2, 2)
+    high.write(4, 2, 2)
+    high.write(0x18, 4, 0xC0000000)
+    low.write(0x10, 4, 0xC0008000)
+    assert board.memory_bus.read(0xC0008000, 4) == 1
+    assert board.memory_bus.read(0xC0000000, 4) == 3
+    low.write(0x10, 4, 0xC1000000)
+    assert board.memory_bus.read(0xC0008000, 4) == 2
+
+
+def test_a_bar_over_another_device_is_hidden(board: Board) -> None:
+    other = Registers({0: 0x42})
+    board.memory_bus.map(0xFEC00000, 0x1000, other)
+    board.host.root.add(Toy(), 3)
+    config = board.ecam(0, 3)
+    config.write(4, 2, 2)
+    config.write(0x10, 4, 0xFEC00000)
+    assert board.memory_bus.read(0xFEC00000, 4) == 0x42
+    config.write(0x10, 4, 0xE0000000)
+    assert board.memory_bus.read(0xE0000000 + (3 << 15), 2) == 0x1234, "ECAM stays reachable"
+
+
+class Bell(PciDevice):
+    vendor_id, device_id = 0x1234, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rung = 0
+        self.bar = self.add_memory_bar(0, 0x1000, self)
+        self.bar.add_doorbell(0x10, self.ring)
+
+    def ring(self) -> None:
+        self.rung += 1
+
+
+def test_doorbells_move_with_their_bar(board: Board) -> None:
+    bell = Bell()
+    board.host.root.add(bell, 3)
+    config = board.ecam(0, 3)
+    assert not board.doorbells.active
+    config.write(0x10, 4, 0xC0000000)
+    config.write(4, 2, 2)
+    assert board.doorbells.ring(board.memory_bus, 0xC0000010, 2, 0)
+    config.write(0x10, 4, 0xC8000000)
+    assert not board.doorbells.ring(board.memory_bus, 0xC0000010, 2, 0)
+    assert board.doorbells.ring(board.memory_bus, 0xC8000010, 4, 0)
+    assert bell.rung == 2
+    config.write(0x10, 4, 0x00100000)
+    assert not board.doorbells.active, "no doorbell over RAM"
+    config.write(0x10, 4, 0xC8000000)
+    config.write(4, 2, 0)
+    assert not board.doorbells.active
+    config.write(4, 2, 2)
+    board.host.root.remove(bell)
+    assert not board.doorbells.active and board.memory_bus.ranges == board.memory_bus.ranges[:1]
+
+
+def test_two_doorbells_that_trade_places(board: Board) -> None:
+    first, second = Bell(), Bell()
+    board.host.root.add(first, 3)
+    board.host.root.add(second, 4)
+    one, two = board.ecam(0, 3), board.ecam(0, 4)
+    one.write(4, 2, 2)
+    two.write(4, 2, 2)
+    one.write(0x10, 4, 0xC0000000)
+    two.write(0x10, 4, 0xC0000000)
+    board.doorbells.ring(board.memory_bus, 0xC0000010, 4, 0)
+    one.write(0x10, 4, 0xD0000000)
+    board.doorbells.ring(board.memory_bus, 0xC0000010, 4, 0)
+    assert (first.rung, second.rung) == (1, 1)
+
+
+def test_behind_a_root_port_only_through_its_windows(board: Board) -> None:
+    port, toy = RootPort(), Toy()
+    board.host.root.add(port, 4)
+    port.child.add(toy, 0)
+    assert board.ecam(1).read(0, 4) == 0xFFFFFFFF, "no bus number yet"
+    scan(board.ecam)
+    bridge, config = board.ecam(0, 4), board.ecam(1)
+    config.write(0x10, 4, 0xC0000000)
+    config.write(0x1C, 4, 2)
+    config.write(0x20, 4, 0xC000)
+    config.write(4, 2, 7)
+    toy.mem32.data[0] = toy.mem64.data[0] = toy.io.data[0] = 5
+    assert board.memory_bus.read(0xC0000000, 4) == 0xFFFFFFFF
+    bridge.write(0x20, 4, 0xC000C000)
+    bridge.write(0x24, 4, 0x00000000)
+    bridge.write(0x28, 4, 2)
+    bridge.write(0x2C, 4, 2)
+    bridge.write(0x1C, 2, 0xC0C0)
+    assert board.memory_bus.read(0xC0000000, 4) == 0xFFFFFFFF, "the bridge's own decode is off"
+    bridge.write(4, 2, 3)
+    assert board.memory_bus.read(0xC0000000, 4) == 5
+    assert board.memory_bus.read(0x200000000, 4) == 5
+    assert board.io_bus.read(0xC000, 1) == 5
+    assert not toy.bus_master
+    bridge.write(4, 2, 7)
+    assert toy.bus_master
+    bridge.write(0x20, 4, 0x0000FFF0)
+    assert board.memory_bus.read(0xC0000000, 4) == 0xFFFFFFFF
+    bridge.write(0x3E, 2, 0x40)
+    assert config.read(4, 2) == 0, "the secondary bus was reset"
+
+
+def test_a_function_behind_a_port_is_an_express_endpoint_with_the_link_up(board: Board) -> None:
+    port, toy = RootPort(port=7), Toy()
+    board.host.root.add(port, 4)
+    bridge = board.ecam(0, 4)
+    at = bridge.find(0x10)
+    assert bridge.read(at + 2, 2) == 0x0042
+    assert bridge.read(at + 0x12, 2) == 0x0001
+    port.child.add(toy, 0)
+    assert bridge.read(at + 0x12, 2) == 0x2011
+    assert bridge.read(at + 0x0F, 1) == 7
+    scan(board.ecam)
+    endpoint = board.ecam(1)
+    assert endpoint.read(endpoint.find(0x10) + 2, 2) == 0x0002
+    with pytest.raises(ValueError, match="only slot 00"):
+        port.child.add(Toy(), 1)
+
+
+SPANS = st.tuples(st.integers(0, 60), st.integers(1, 20))
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3), SPANS, st.booleans()), max_size=25))
+def test_at_each_address_the_first_claim_answers(moves: list[tuple[int, tuple[int, int], bool]]) -> None:
+    """Against a model that asks, address by address, who is first."""
+    bus, doorbells = Bus("mem", 70), FakeDoorbells()
+    fixed = Registers()
+    bus.map(30, 5, fixed)
+    decoder = AddressDecoder(bus, 70, doorbells, [(10, 14)])
+    devices = [Registers() for _ in range(4)]
+    claims = [decoder.claim(device) for device in devices]
+    for claim in claims:
+        claim.add_doorbell(2, 1, None, lambda: None)
+    where: list[tuple[int, int] | None] = [None] * 4
+    for index, (start, length), there in moves:
+        where[index] = (start, start + length) if there else None
+        claims[index].place(start, [(start, start + length)] if there else [])
+        decoder.apply()
+        answers = {
+            a: (device, a - start + offset) for start, end, device, offset in bus.ranges for a in range(start, end)
+        }
+        bells = set()
+        for address in range(70):
+            expected = None
+            if 30 <= address < 35:
+                expected = (fixed, address - 30)
+            elif not 10 <= address < 14:
+                for device, place in zip(devices, where, strict=True):
+                    if place and place[0] <= address < place[1]:
+                        expected = (device, address - place[0])
+                        break
+            assert answers.get(address) == expected
+            if expected and expected[0] is not fixed and expected[1] == 2:
+                bells.add(address)
+        assert {address for _, address in doorbells.active} == bells
