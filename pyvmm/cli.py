@@ -1,0 +1,177 @@
+"""The command line: arguments become a MachineConfig, the outcome an exit status; nothing else happens here."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import UserError
+from .layout import GIB, KIB, MIB
+from .outcome import EXIT_STATUS_HELP
+
+if TYPE_CHECKING:
+    from .config import MachineConfig
+
+SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
+MAX_MEMORY = 64 << 40
+DEFAULT_KERNEL_MEMORY = 512 * MIB
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is one line."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        self.exit(2, f"{self.prog}: {message}; try {self.prog} --help\n")
+
+
+def parse_size(text: str) -> int:
+    """512M, 2G, 1048576: bytes, a multiple of 4 KiB; ValueError says what is wrong."""
+    digits, factor = text, MIB
+    if text and text[-1].upper() in SUFFIXES:
+        digits, factor = text[:-1], SUFFIXES[text[-1].upper()]
+    try:
+        size = int(digits) * factor
+    except ValueError:
+        raise ValueError(f"{text!r} is no size: write it as 512M or 2G") from None
+    if size < MIB:
+        raise ValueError(f"{text!r} is too little: a PC needs 1M at least")
+    if size > MAX_MEMORY:
+        raise ValueError(f"{text!r} is more than the 64T that a guest can address")
+    if size % 4096:
+        raise ValueError(f"{text!r} is no multiple of 4 KiB")
+    return size
+
+
+def parse_count(text: str) -> int:
+    try:
+        count = int(text)
+    except ValueError:
+        count = 0
+    if not 1 <= count <= 255:
+        raise ValueError(f"{text!r} is no number of vCPUs: 1 to 255")
+    return count
+
+
+def parse_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise ValueError(f"{text!r} is no time: seconds, more than 0")
+    return seconds
+
+
+def _checked(parse):  # type: ignore[no-untyped-def]
+    def convert(text: str) -> object:
+        try:
+            return parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="pyvmm", description="A KVM virtual machine monitor whose machine is written in Python.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser(
+        "run",
+        help="run a kernel or one of the guests that come with pyvmm",
+        description="Run a kernel, or one of the guests that come with pyvmm (without any: the default one).",
+        epilog=EXIT_STATUS_HELP + "\nOn a terminal, Ctrl-A h shows the keys that pyvmm keeps for itself.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests` lists them)"
+    )
+    run.add_argument("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
+    run.add_argument("-i", "--initrd", type=Path, help="initial RAM disk")
+    run.add_argument("-p", "--cmdline", default="", help="kernel command line")
+    run.add_argument("-m", "--memory", type=_checked(parse_size), metavar="SIZE", help="guest RAM, such as 512M or 2G")
+    run.add_argument("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
+    run.add_argument(
+        "--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS"
+    )
+    run.add_argument("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
+    run.add_argument(
+        "--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time"
+    )
+    run.add_argument("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
+    run.add_argument(
+        "--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, serial, rtc, vga, control, or all"
+    )
+    commands.add_parser("guests", help="list the guests that come with pyvmm")
+    commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
+    return parser
+
+
+def make_config(arguments: argparse.Namespace) -> MachineConfig:
+    """The machine that the arguments of `pyvmm run` describe; UserError for what does not go together."""
+    from . import guests
+    from .config import MachineConfig
+
+    if arguments.kernel is not None and arguments.guest is not None:
+        raise UserError(f"both a kernel (-k {arguments.kernel}) and a guest ({arguments.guest}): give one of them")
+    if arguments.flat and arguments.kernel is None:
+        raise UserError("--flat says how a kernel is entered: name one with -k")
+    parameters = []
+    for text in arguments.set:
+        name, _, value = text.partition("=")
+        try:
+            parameters.append((name, int(value, 0)))
+        except ValueError:
+            raise UserError(f"--set {text}: write it as NAME=NUMBER") from None
+    memory = arguments.memory
+    if memory is None:
+        memory = DEFAULT_KERNEL_MEMORY
+        if arguments.kernel is None:
+            try:
+                memory = max(MIB, guests.load(arguments.guest or guests.DEFAULT).memory)
+            except guests.GuestError as error:
+                raise UserError(str(error)) from None
+    channels, _, _ = (arguments.trace or "").partition("=")
+    return MachineConfig(
+        memory=memory,
+        cpus=arguments.cpus,
+        kernel=arguments.kernel,
+        initrd=arguments.initrd,
+        cmdline=arguments.cmdline,
+        flat=arguments.flat,
+        guest=arguments.guest,
+        guest_parameters=tuple(parameters),
+        trace=frozenset(filter(None, channels.split(","))),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command `pyvmm`; returns the exit status."""
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    try:
+        match arguments.command:
+            case "run":
+                from .run import run
+
+                return run(make_config(arguments), arguments.timeout, arguments.no_reboot, arguments.trace)
+            case "guests":
+                from . import guests
+
+                for name in guests.names():
+                    print(f"{name:<16} {guests.load(name).description}")
+                return 0
+            case _:
+                from .doctor import doctor
+
+                return doctor()
+    except UserError as error:
+        print(f"pyvmm: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

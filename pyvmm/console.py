@@ -1,0 +1,174 @@
+"""The serial console on stdin and stdout: no byte is lost in either direction, and nothing here blocks.
+
+Output gathers in a buffer that the loop writes when the descriptor takes it; when more than HIGH_WATER waits, the
+guest is held until it has drained. Input is read only while the serial port has room.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from .loop import Loop
+from .terminal import HELP, EscapeParser, RawTerminal
+
+HIGH_WATER: Final = 64 << 10
+CHUNK: Final = 4096
+
+
+class SerialPort(Protocol):
+    """The device's side of the console."""
+
+    on_room: Callable[[], None] | None
+
+    def receive(self, data: bytes) -> int: ...
+
+
+class Console:
+    """One serial port on a pair of descriptors; lives longer than a machine, so that a reset loses nothing typed.
+
+    Escapes are taken out only where stdin is a terminal, which is raw from the first attach() to close().
+    """
+
+    def __init__(self, fd_in: int, fd_out: int) -> None:
+        self._in = fd_in
+        self._out = fd_out
+        self._output = bytearray()
+        self._input = bytearray()
+        self._eof = False
+        self._pollable = True
+        self._terminal: RawTerminal | None = None
+        self._escapes = EscapeParser()
+        self._loop: Loop | None = None
+        self._port: SerialPort | None = None
+        self._flushing = False
+        self._reading = False
+        self._held = False
+
+    def attach(
+        self, loop: Loop, port: SerialPort, hold: Callable[[bool], None], command: Callable[[str], None]
+    ) -> None:
+        """Serve *port* from *loop*, under the machine lock.
+
+        *hold* is told True when output has piled up and False when it has drained; *command* gets the letters of
+        Ctrl-A commands other than h.
+        """
+        if self._terminal is None and os.isatty(self._in):
+            self._terminal = RawTerminal(self._in)
+        self._loop, self._port, self._hold, self._command = loop, port, hold, command
+        self._held = self._flushing = self._reading = False
+        port.on_room = self._feed
+        if self._output:
+            self._flush()
+        self._feed()
+
+    def detach(self) -> None:
+        """Leave the loop; what is buffered stays for the next attach() or close()."""
+        if self._loop is not None:
+            self._loop.remove(self._in)
+            self._loop.remove(self._out)
+            self._loop = None
+        if self._port is not None:
+            self._port.on_room = None
+            self._port = None
+
+    # The guest's output
+
+    def write(self, data: bytes) -> None:
+        """Output of the guest, in its order."""
+        self._output += data
+        loop = self._loop
+        if loop is not None and not self._flushing:
+            self._flushing = True
+            loop.post(self._flush)
+        if len(self._output) > HIGH_WATER and not self._held and loop is not None:
+            self._held = True
+            self._hold(True)
+
+    def _flush(self) -> None:
+        if self._loop is None:
+            return
+        if not self._write_out(0):
+            self._loop.add(self._out, self._flush, select.EPOLLOUT)
+            return
+        self._loop.remove(self._out)
+        self._flushing = False
+        if self._held:
+            self._held = False
+            self._hold(False)
+
+    def _write_out(self, patience: int) -> bool:
+        """Write what the descriptor takes, waiting up to *patience* ms each time; True when all is written."""
+        poll = select.poll()
+        poll.register(self._out, select.POLLOUT)
+        while self._output:
+            if not poll.poll(patience):
+                return False
+            try:
+                # A pipe or terminal that polls writable takes this much without blocking (POSIX PIPE_BUF).
+                written = os.write(self._out, self._output[:512])
+            except OSError:  # nobody reads any more; the guest goes on without a console
+                written = len(self._output)
+            del self._output[:written]
+        return True
+
+    # The user's input
+
+    def _feed(self) -> None:
+        """Give the port what waits; read on once that is all gone."""
+        port = self._port
+        if port is None:
+            return
+        if self._input:
+            del self._input[: port.receive(bytes(self._input))]
+        self._read_on(not self._input)
+
+    def _read_on(self, wanted: bool) -> None:
+        loop = self._loop
+        if self._eof or wanted == self._reading or loop is None:
+            return
+        self._reading = wanted
+        if not wanted:
+            loop.remove(self._in)
+            return
+        if self._pollable:
+            try:
+                loop.add(self._in, self._readable)
+                return
+            except PermissionError:  # a regular file is always readable, and epoll refuses it
+                self._pollable = False
+        loop.post(self._readable)
+
+    def _readable(self) -> None:
+        if not self._reading:
+            return
+        try:
+            data = os.read(self._in, CHUNK)
+        except OSError:
+            data = b""
+        if not data:
+            self._read_on(False)
+            self._eof = True
+            return
+        commands: list[str] = []
+        if self._terminal is not None:
+            data, commands = self._escapes.feed(data)
+        self._input += data
+        if not self._pollable:
+            self._reading = False
+        for command in commands:
+            if command == "h":
+                self.write(HELP)
+            else:
+                self._command(command)
+        self._feed()
+
+    def close(self) -> None:
+        """Write what is left, as far as the reader takes it within a second, and give the terminal back."""
+        self.detach()
+        self._write_out(1000)
+        if self._terminal is not None:
+            self._terminal.restore()
+            self._terminal = None

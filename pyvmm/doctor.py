@@ -1,0 +1,124 @@
+"""`pyvmm doctor`: what this host offers a VMM, and what to do about each thing that is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvm_cffi import System
+
+from .errors import UserError
+from .machine import open_kvm
+
+NEEDED = {
+    "KVM_CAP_USER_MEMORY": "guest RAM",
+    "KVM_CAP_SET_TSS_ADDR": "real mode on Intel hosts",
+    "KVM_CAP_SET_IDENTITY_MAP_ADDR": "real mode on Intel hosts",
+    "KVM_CAP_EXT_CPUID": "CPUID",
+    "KVM_CAP_IRQCHIP": "interrupt controllers in the kernel",
+    "KVM_CAP_PIT2": "the timer in the kernel",
+    "KVM_CAP_IRQ_ROUTING": "wiring interrupts",
+    "KVM_CAP_IRQFD": "interrupts from outside a vCPU",
+    "KVM_CAP_IOEVENTFD": "doorbells",
+    "KVM_CAP_SIGNAL_MSI": "MSI",
+    "KVM_CAP_MP_STATE": "more than one vCPU",
+    "KVM_CAP_IMMEDIATE_EXIT": "stopping a vCPU",
+    "KVM_CAP_VCPU_EVENTS": "reports",
+    "KVM_CAP_USER_NMI": "the NMI button",
+}
+OPTIONAL = {
+    "KVM_CAP_SPLIT_IRQCHIP": "PIC and IOAPIC in user space beside local APICs in the kernel",
+    "KVM_CAP_IRQFD_RESAMPLE": "level-triggered irqfds",
+    "KVM_CAP_COALESCED_MMIO": "writes that gather without an exit",
+    "KVM_CAP_COALESCED_PIO": "port writes that gather without an exit",
+    "KVM_CAP_TSC_DEADLINE_TIMER": "the TSC deadline timer",
+    "KVM_CAP_READONLY_MEM": "ROM",
+    "KVM_CAP_SET_GUEST_DEBUG": "breakpoints",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: ok is False where something that pyvmm cannot do without is missing; hint says what to do."""
+
+    subject: str
+    text: str
+    ok: bool = True
+    hint: str = ""
+
+    def __str__(self) -> str:
+        line = f"{'ok  ' if self.ok else 'MISS'}  {self.subject:<12} {self.text}"
+        return f"{line}\n      {'':<12} -> {self.hint}" if self.hint else line
+
+
+def backend(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> str:
+    """Which module runs KVM's guests: kvm_intel, kvm_amd, another one that loads beside kvm, or the software backend."""
+    modules = [name for name in ("kvm_intel", "kvm_amd") if (sys / "module" / name).is_dir()]
+    flags = (proc / "cpuinfo").read_text()
+    hardware = "vmx" if " vmx" in flags else "svm" if " svm" in flags else ""
+    if hardware:
+        return f"hardware ({hardware}, {', '.join(modules) or 'vendor module built in'})"
+    return (
+        "software-backed: neither vmx nor svm in /proc/cpuinfo; guest code is partly emulated, "
+        "small guests run, Linux does not (use scripts/lab)"
+    )
+
+
+def kvm_findings(open_system: Callable[[], System] = open_kvm) -> Iterator[Finding]:
+    try:
+        system = open_system()
+    except UserError as error:
+        yield Finding("/dev/kvm", "cannot be used", ok=False, hint=str(error))
+        return
+    with system:
+        yield Finding("/dev/kvm", backend())
+        vcpus = system.check_extension("KVM_CAP_MAX_VCPUS")
+        yield Finding("vCPUs", f"up to {vcpus}, recommended {system.check_extension('KVM_CAP_NR_VCPUS')}")
+        for names, needed in ((NEEDED, True), (OPTIONAL, False)):
+            for name, purpose in names.items():
+                present = system.check_extension(name) > 0
+                hint = "" if present else "a newer host kernel" if needed else "optional; a newer host kernel has it"
+                yield Finding(name.removeprefix("KVM_CAP_").lower(), purpose, present or not needed, hint)
+
+
+def input_findings(directory: Path = Path("/dev/input")) -> Iterator[Finding]:
+    events = sorted(directory.glob("event*"))
+    if not events:
+        yield Finding("/dev/input", "no input devices", hint="optional; a host keyboard can't be captured here")
+        return
+    readable = [path for path in events if os.access(path, os.R_OK)]
+    hint = "" if readable else "add yourself to group input (usermod -aG input $USER), or a udev rule with TAG+=uaccess"
+    yield Finding("/dev/input", f"{len(readable)} of {len(events)} event devices readable", hint=hint)
+
+
+def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterator[Finding]:
+    groups = sorted(path.name for path in (sys / "kernel/iommu_groups").glob("*"))
+    if not groups:
+        yield Finding(
+            "IOMMU", "no IOMMU groups", hint="optional; intel_iommu=on or amd_iommu=on on the kernel command line"
+        )
+        return
+    bound = sorted(path.name for path in (dev / "vfio").glob("[0-9]*"))
+    hint = "" if bound else "optional; bind a device to vfio-pci to pass it through"
+    yield Finding("VFIO", f"{len(groups)} IOMMU groups, bound to VFIO: {', '.join(bound) or 'none'}", hint=hint)
+
+
+def display_findings(display: str | None) -> Iterator[Finding]:
+    if not display:
+        yield Finding(
+            "DISPLAY", "not set", hint="optional; start from an X session to see the guest's screen in a window"
+        )
+        return
+    yield Finding("DISPLAY", display)
+
+
+def doctor() -> int:
+    """Print the findings; 0 if guests can run here, else 2."""
+    good = True
+    for findings in (kvm_findings(), input_findings(), vfio_findings(), display_findings(os.environ.get("DISPLAY"))):
+        for finding in findings:
+            print(finding)
+            good = good and finding.ok
+    return 0 if good else 2

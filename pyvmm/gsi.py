@@ -1,0 +1,60 @@
+"""The GSI table: which in-kernel pin each GSI drives, and which message the GSIs above the pins send."""
+
+from __future__ import annotations
+
+from kvm_cffi import IrqchipRoute, MsiRoute, Vm, constants
+
+from .layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_TIMER
+
+PIC_CASCADE = 2
+
+
+def kernel_pins() -> list[IrqchipRoute]:
+    """A PC's wiring: ISA IRQs go to PIC and IOAPIC alike, IRQ 0 to IOAPIC pin 2, GSIs 16-23 to the IOAPIC only."""
+    routes = []
+    for gsi in range(IOAPIC_PINS):
+        if gsi != PIC_CASCADE and gsi < 16:
+            chip = constants.KVM_IRQCHIP_PIC_MASTER if gsi < 8 else constants.KVM_IRQCHIP_PIC_SLAVE
+            routes.append(IrqchipRoute(gsi, chip, gsi % 8))
+        if gsi != PIC_CASCADE:
+            routes.append(IrqchipRoute(gsi, constants.KVM_IRQCHIP_IOAPIC, 2 if gsi == IRQ_TIMER else gsi))
+    return routes
+
+
+class GsiTable:
+    """The VM's routing table. KVM takes it only whole, so every change sends all of it."""
+
+    def __init__(self, vm: Vm, pins: list[IrqchipRoute]) -> None:
+        self._vm = vm
+        self._pins = pins
+        self._messages: dict[int, MsiRoute] = {}
+        self._free: list[int] = []
+        self._next = FIRST_MSI_GSI
+        self._limit = vm.check_extension("KVM_CAP_IRQ_ROUTING")
+        if pins:
+            self._commit()
+
+    def allocate(self) -> int:
+        """A GSI for one message; raises RuntimeError when the kernel's table is full."""
+        if self._free:
+            return self._free.pop()
+        if self._next >= self._limit:
+            raise RuntimeError(f"all {self._limit} GSIs are in use")
+        self._next += 1
+        return self._next - 1
+
+    def free(self, gsi: int) -> None:
+        """Give a GSI back."""
+        if self._messages.pop(gsi, None) is not None:
+            self._commit()
+        self._free.append(gsi)
+
+    def set_message(self, gsi: int, address: int, data: int) -> None:
+        """Let *gsi* send *data* to *address*."""
+        route = MsiRoute(gsi, address, data)
+        if self._messages.get(gsi) != route:
+            self._messages[gsi] = route
+            self._commit()
+
+    def _commit(self) -> None:
+        self._vm.set_gsi_routing([*self._pins, *self._messages.values()])

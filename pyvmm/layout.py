@@ -1,0 +1,57 @@
+"""Where things are in the guest: physical addresses, ports and interrupts, one table each."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+# Guest physical addresses
+LOW_RAM_END: Final = 0xA0000
+"""End of base memory (640 KiB); the VGA window follows."""
+VGA_TEXT: Final = 0xB8000
+VGA_TEXT_SIZE: Final = 0x8000
+HIGH_MEMORY: Final = 0xC0000
+"""RAM again from here (shadowed ROM area on a PC), up to the hole."""
+HOLE_START: Final = 3 * GIB
+HOLE_END: Final = 4 * GIB
+"""The 3-4 GiB hole of devices; RAM that does not fit below it continues at 4 GiB."""
+PCI_MMIO_START: Final = 0xC0000000
+PCI_MMIO_END: Final = 0xE0000000
+ECAM_START: Final = 0xE0000000
+ECAM_SIZE: Final = 256 * MIB
+IOAPIC: Final = 0xFEC00000
+LAPIC: Final = 0xFEE00000
+IDENTITY_MAP: Final = 0xFEFFC000
+TSS: Final = 0xFEFFD000
+"""Three pages after the identity map page, which Intel hosts want for real mode."""
+
+# Ports
+PIC_MASTER: Final = 0x20
+PIT: Final = 0x40
+I8042_DATA: Final = 0x60
+SYSTEM_CONTROL_B: Final = 0x61
+I8042_COMMAND: Final = 0x64
+CMOS: Final = 0x70
+POST: Final = 0x80
+SYSTEM_CONTROL_A: Final = 0x92
+PIC_SLAVE: Final = 0xA0
+APM: Final = 0xB2
+DEBUGCON: Final = 0xE9
+DEBUG_EXIT: Final = 0xF4
+COM1: Final = 0x3F8
+ELCR: Final = 0x4D0
+ACPI_PM: Final = 0x600
+RESET_CONTROL: Final = 0xCF9
+
+# Interrupts: ISA IRQ numbers, which are GSIs too (but IRQ 0 is GSI 2 on the IOAPIC)
+IRQ_TIMER: Final = 0
+IRQ_KEYBOARD: Final = 1
+IRQ_COM1: Final = 4
+IRQ_RTC: Final = 8
+IRQ_SCI: Final = 9
+IRQ_MOUSE: Final = 12
+IOAPIC_PINS: Final = 24
+FIRST_MSI_GSI: Final = IOAPIC_PINS

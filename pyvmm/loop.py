@@ -1,0 +1,144 @@
+"""One epoll loop for everything that is not a vCPU: descriptors, timers, and calls posted from other threads.
+
+Every callback runs under the machine lock, in the thread that called run(); so a device is never entered twice.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import select
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+Callback = Callable[[], None]
+
+
+class LoopTimer:
+    """A Timer of the loop; see clock.Timer."""
+
+    def __init__(self, loop: Loop, callback: Callback) -> None:
+        self._loop = loop
+        self.callback = callback
+        self.deadline: int | None = None
+
+    def arm(self, deadline: int) -> None:
+        self.deadline = deadline
+        self._loop._schedule(self, deadline)
+
+    def cancel(self) -> None:
+        self.deadline = None
+
+
+class Loop:
+    """The loop, and the Clock that devices get (CLOCK_MONOTONIC)."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callback] = {}
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+        self._posted: deque[Callback] = deque()
+        self._heap: list[tuple[int, int, LoopTimer]] = []
+        self._order = itertools.count()
+        self._sleeping_until = 0
+        self._stopped = False
+
+    def now(self) -> int:
+        return time.monotonic_ns()
+
+    def timer(self, callback: Callback) -> LoopTimer:
+        return LoopTimer(self, callback)
+
+    def _schedule(self, timer: LoopTimer, deadline: int) -> None:
+        heapq.heappush(self._heap, (deadline, next(self._order), timer))
+        if len(self._heap) > 4096:  # a guest that re-arms without end leaves stale entries behind
+            self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
+            heapq.heapify(self._heap)
+        if deadline < self._sleeping_until:
+            self._wake()
+
+    def add(self, fd: int, callback: Callback, events: int = select.EPOLLIN) -> None:
+        """Call back while *fd* is ready (level-triggered)."""
+        if fd in self._callbacks:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def remove(self, fd: int) -> None:
+        """Forget *fd*; nothing happens if it is not known. Call it before the descriptor is closed."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def post(self, callback: Callback) -> None:
+        """Call back once, soon; from any thread, with or without the machine lock."""
+        self._posted.append(callback)
+        self._wake()
+
+    def stop(self) -> None:
+        """Make run() return; from any thread."""
+        self._stopped = True
+        self._wake()
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    def run(self) -> None:
+        """Serve until stop()."""
+        while not self._stopped:
+            self.run_once()
+
+    def run_once(self, limit: float | None = None) -> None:
+        """Wait for the next thing to do, at most *limit* seconds, and do all that is due."""
+        with self._lock:
+            timeout = self._timeout(limit)
+        # epoll.poll() counts in milliseconds; select() on the epoll descriptor counts in microseconds.
+        select.select((self._epoll,), (), (), timeout)
+        self._sleeping_until = 0
+        for fd, _ in self._epoll.poll(0):
+            if fd == self._wake_fd:
+                os.eventfd_read(fd)
+                continue
+            with self._lock:
+                callback = self._callbacks.get(fd)
+                if callback is not None and not self._stopped:
+                    callback()
+        for _ in range(len(self._posted)):
+            callback = self._posted.popleft()
+            with self._lock:
+                callback()
+        self._run_timers()
+
+    def _timeout(self, limit: float | None) -> float | None:
+        if self._posted or self._stopped:
+            return 0
+        while self._heap and self._heap[0][2].deadline != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        now = self.now()
+        wait = (self._heap[0][0] - now) / 1e9 if self._heap else None
+        if limit is not None and (wait is None or wait > limit):
+            wait = limit
+        self._sleeping_until = now + int(wait * 1e9) if wait is not None else 1 << 63
+        return None if wait is None else max(0.0, wait)
+
+    def _run_timers(self) -> None:
+        now = self.now()
+        while True:
+            with self._lock:
+                if not self._heap or self._heap[0][0] > now or self._stopped:
+                    return
+                deadline, _, timer = heapq.heappop(self._heap)
+                if timer.deadline == deadline:
+                    timer.deadline = None
+                    timer.callback()
+
+    def close(self) -> None:
+        """Close the loop's own descriptors; those that were added stay their owners'."""
+        self._callbacks.clear()
+        self._epoll.close()
+        os.close(self._wake_fd)

@@ -1,0 +1,35 @@
+"""From a boot protocol's CpuState to the vCPU's registers."""
+
+from __future__ import annotations
+
+from kvm_cffi import Dtable, KvmError, Regs, Segment, Vcpu
+
+from .boot import entry
+
+GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
+SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
+MSR_MTRRdefType = 0x2FF
+MTRR_ENABLED_WRITE_BACK = 0x806
+"""MTRRs on, everything write-back, as firmware leaves RAM (Intel SDM volume 3, 12.11.2.1)."""
+
+
+def _segment(s: entry.Segment) -> Segment:
+    return Segment(
+        s.base, s.limit, s.selector, s.type, s.present, s.dpl, s.db, s.s, s.l, s.g, s.avl, unusable=1 - s.present
+    )
+
+
+def set_cpu_state(vcpu: Vcpu, state: entry.CpuState) -> None:
+    """Make *vcpu* start as *state* says; control registers that it does not name stay as after reset."""
+    sregs = vcpu.get_sregs()
+    for name in SEGMENTS:
+        setattr(sregs, name, _segment(getattr(state, name)))
+    sregs.gdt = Dtable(state.gdt.base, state.gdt.limit)
+    sregs.idt = Dtable(state.idt.base, state.idt.limit)
+    sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = state.cr0, state.cr3, state.cr4, state.efer
+    vcpu.set_sregs(sregs)
+    vcpu.set_regs(Regs(**{name: getattr(state, name) for name in GENERAL}))
+    try:
+        vcpu.set_msrs({MSR_MTRRdefType: MTRR_ENABLED_WRITE_BACK})
+    except KvmError:  # software-backed KVM has no MTRRs; nothing there looks at them either
+        pass

@@ -1,0 +1,192 @@
+"""The exit loop: one thread a vCPU, which runs the guest and hands each exit to the board under the machine lock."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from kvm_cffi import Exit, KvmError, Vcpu, catch_signal
+from kvm_cffi.exits import Hlt, Intr, IrqWindowOpen, MmioRead, MmioWrite, PioIn, PioOut
+
+from .bus import Bus
+from .trace import OFF, Channel
+
+KICK: Final = signal.SIGRTMIN + 1
+"""The signal that takes a vCPU thread out of KVM_RUN; its handler does nothing."""
+
+
+class InterruptController(Protocol):
+    """What a CPU without an in-kernel PIC asks for its external interrupt."""
+
+    @property
+    def intr(self) -> bool:
+        """The level of the INTR pin."""
+
+    def acknowledge(self) -> int:
+        """The INTA cycle: the vector, 0 to 255."""
+
+
+class VcpuThread:
+    """A vCPU and its thread.
+
+    The frequent exits go straight to the buses; every other one goes to *on_exit*, under the machine lock too.
+    *pic* is given where the PIC is in user space: then its interrupts go in with KVM_INTERRUPT, and where the local
+    APIC is not in the kernel either, KVM_EXIT_HLT puts this thread to sleep until INTR is up.
+    """
+
+    def __init__(
+        self,
+        vcpu: Vcpu,
+        lock: threading.Lock,
+        pio: Bus,
+        mmio: Bus,
+        on_exit: Callable[[VcpuThread, Exit], None],
+        on_error: Callable[[VcpuThread, BaseException], None],
+        pic: InterruptController | None = None,
+        trace: Channel = OFF,
+        irq_trace: Channel = OFF,
+    ) -> None:
+        self.vcpu = vcpu
+        self.stopping = False
+        self.halted = False
+        """The thread sleeps in user space after KVM_EXIT_HLT."""
+        self.throttled = False
+        """The console is full: wait outside the machine lock until resume()."""
+        self._lock = lock
+        self._pio = pio
+        self._mmio = mmio
+        self._on_exit = on_exit
+        self._on_error = on_error
+        self._pic = pic
+        self._trace = trace
+        self._irq_trace = irq_trace
+        self._calls: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._main, name=f"vcpu{vcpu.id}", daemon=True)
+
+    @property
+    def is_current(self) -> bool:
+        """True when called from this vCPU's own thread."""
+        return threading.current_thread() is self._thread
+
+    def start(self) -> None:
+        catch_signal(KICK)
+        self._thread.start()
+
+    def kick(self) -> None:
+        """Make the thread come out of KVM_RUN, or out of its sleep, and look again; nothing when called from itself."""
+        if self.is_current:
+            return
+        self._wake.set()
+        self.vcpu.immediate_exit = True
+        if self._thread.ident is not None and self._thread.is_alive():
+            signal.pthread_kill(self._thread.ident, KICK)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run *function* in the vCPU's thread, outside KVM_RUN and under the machine lock."""
+        self._calls.append(function)
+        self.kick()
+
+    def nmi(self) -> None:
+        """Queue a non-maskable interrupt for this vCPU."""
+
+        def inject() -> None:
+            self.vcpu.nmi()
+            self.halted = False
+
+        self.call(inject)
+
+    def resume(self) -> None:
+        """End the wait of a throttled vCPU."""
+        self.throttled = False
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ask the thread to end; join() waits for it."""
+        self.stopping = True
+        self.kick()
+
+    def join(self) -> None:
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _main(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:  # a device that raises ends the machine, never silently a thread
+            self._on_error(self, error)
+
+    def _loop(self) -> None:
+        run, lock, pio, mmio = self.vcpu.run, self._lock, self._pio, self._mmio
+        trace = self._trace
+        result = 0
+        while not self.stopping:
+            if self._pic is not None:
+                self._interrupt()
+            exit = run(result)
+            with lock:
+                if trace.enabled:
+                    trace(f"vcpu{self.vcpu.id} {exit}")
+                match exit:
+                    case PioOut(port, size, value):
+                        pio.write(port, size, value)
+                    case PioIn(port, size):
+                        result = pio.read(port, size)
+                        if trace.enabled:
+                            trace(f"vcpu{self.vcpu.id} port {port:#x} returns {result:#x}")
+                    case MmioWrite(address, size, value):
+                        mmio.write(address, size, value)
+                    case MmioRead(address, size):
+                        result = mmio.read(address, size)
+                    case Intr():
+                        self._come_back()
+                    case Hlt() if self._pic is not None:
+                        self.halted = True
+                    case IrqWindowOpen():
+                        pass
+                    case _:
+                        self._on_exit(self, exit)
+            if self.halted or self.throttled:
+                self._sleep()
+
+    def _come_back(self) -> None:
+        """After a kick: the order matters, for whoever kicks sets its state before immediate_exit."""
+        self.vcpu.immediate_exit = False
+        while self._calls:
+            self._calls.popleft()()
+
+    def _interrupt(self) -> None:
+        """Give the guest the PIC's interrupt if it can take one, or ask to be told when it can."""
+        pic = self._pic
+        assert pic is not None
+        with self._lock:
+            if not pic.intr:
+                self.vcpu.request_interrupt_window(False)
+            elif self.vcpu.ready_for_interrupt_injection:
+                vector = pic.acknowledge()
+                try:
+                    self.vcpu.interrupt(vector)
+                except KvmError:  # the kernel has one queued already, from an entry that was kicked out
+                    self.vcpu.request_interrupt_window(True)
+                    return
+                if self._irq_trace.enabled:
+                    self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
+                self.vcpu.request_interrupt_window(pic.intr)
+            else:
+                self.vcpu.request_interrupt_window(True)
+
+    def _sleep(self) -> None:
+        """Wait, without the machine lock, until the guest has something to do again."""
+        while not self.stopping:
+            self._wake.clear()
+            with self._lock:
+                while self._calls:
+                    self._calls.popleft()()
+                if self.halted and self._pic is not None and self._pic.intr and self.vcpu.if_flag:
+                    self.halted = False  # with interrupts off, nothing but an NMI or a reset ends HLT
+            if not (self.halted or self.throttled):
+                break
+            self._wake.wait()
