@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,9 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
-def _checked(parse):  # type: ignore[no-untyped-def]
+def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
+    """The parser for argparse, which shows the message of this error alone."""
+
     def convert(text: str) -> object:
         try:
             return parse(text)
