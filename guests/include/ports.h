@@ -36,6 +36,7 @@
 #define UART_LSR_DR 0x01
 #define UART_LSR_OE 0x02
 #define UART_LSR_THRE 0x20
+#define UART_LSR_TEMT 0x40
 #define UART_MSR (COM1 + 6)
 #define UART_SCR (COM1 + 7)
 

@@ -1,9 +1,10 @@
-/* String port I/O, each with a REP prefix, so that one KVM_EXIT_IO carries several items:
+/* String port I/O, each with a REP prefix. KVM decides how many items one KVM_EXIT_IO carries, up to a page; for OUTS it
+   is one today.
      outsb  16 bytes of text
      outsb  the same, downwards (DF = 1)
      insb   5 bytes to in_bytes
      insw   4 words to in_words
-     outsl  2049 dwords holding 0, 1, 2, ...: more than two pages, which KVM hands out in several exits
+     outsl  2049 dwords holding 0, 1, 2, ...: more than two pages
      insl   2048 dwords to 0xC000, and their sum in in_sum                                                             */
 #include "real.h"
 
