@@ -1,0 +1,80 @@
+"""Load what the user gave as a kernel, by whichever boot protocol it speaks, and say how its CPU starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyvmm.boot.bzimage import load_bzimage
+from pyvmm.boot.detect import BZIMAGE, PVH, detect
+from pyvmm.boot.e820 import E820Entry, e820_map
+from pyvmm.boot.error import BootError
+from pyvmm.boot.flat import Flat, load_flat, load_linux32
+from pyvmm.boot.image import Image, Source
+from pyvmm.boot.lowmem import BASE_MEMORY_END, MIB
+from pyvmm.boot.multiboot import load_multiboot
+from pyvmm.boot.pvh import load_pvh
+from pyvmm.memory import GuestMemory, GuestMemoryError
+
+if TYPE_CHECKING:
+    from pyvmm.boot.entry import CpuState
+
+
+def load(
+    memory: GuestMemory,
+    kernel: Source,
+    *,
+    cmdline: str = "",
+    initrd: Source | None = None,
+    e820: Sequence[E820Entry] | None = None,
+    rsdp: int = 0,
+    flat: Flat | None = None,
+) -> CpuState:
+    """Load *kernel* and what goes with it into *memory*, and return the boot CPU's registers.
+
+    *kernel* and *initrd* are paths or the bytes themselves; *e820* is the guest's memory map, made from the RAM where
+    it is None; *rsdp* is the guest physical address of the ACPI RSDP, 0 for none. *flat* says that the kernel is a flat
+    binary and how it starts; else its bytes say what it is.
+
+    Raises BootError, one line for the user, for everything that can be wrong with the files, the command line and the
+    size of RAM.
+    """
+    entries = e820_map(memory.regions) if e820 is None else e820
+    with Image(kernel) as image:
+        try:
+            if flat is not None and flat.mode != "linux32":
+                if initrd is not None or cmdline:
+                    what = "initrd" if initrd is not None else "command line"
+                    raise BootError(f"{image.name}: a flat binary of mode {flat.mode} takes no {what}: leave it away")
+                return load_flat(memory, image, flat)
+            _need_low_memory(memory)
+            if initrd is None:
+                return _load(memory, image, cmdline, None, entries, rsdp, flat)
+            with Image(initrd, "initrd") as disk:
+                return _load(memory, image, cmdline, disk, entries, rsdp, flat)
+        except GuestMemoryError as error:
+            raise BootError(f"{image.name}: does not fit ({error}): give the guest more RAM with -m") from None
+
+
+def _need_low_memory(memory: GuestMemory) -> None:
+    try:
+        memory.view(0, BASE_MEMORY_END)
+        memory.view(MIB, MIB)
+    except GuestMemoryError:
+        raise BootError("a kernel needs 2 MiB of RAM at the very least: give the guest more with -m") from None
+
+
+def _load(
+    memory: GuestMemory,
+    image: Image,
+    cmdline: str,
+    initrd: Image | None,
+    e820: Sequence[E820Entry],
+    rsdp: int,
+    flat: Flat | None,
+) -> CpuState:
+    if flat is not None:
+        return load_linux32(memory, image, address=flat.address, cmdline=cmdline, initrd=initrd, e820=e820, rsdp=rsdp)
+    protocol = detect(image)
+    loader = load_bzimage if protocol == BZIMAGE else load_pvh if protocol == PVH else load_multiboot
+    return loader(memory, image, cmdline=cmdline, initrd=initrd, e820=e820, rsdp=rsdp)
