@@ -4,7 +4,7 @@
     bit 2  RST_CPU   the reset happens when this goes from 0 to 1
     bit 3  FULL_RST  the power supply is switched off and on as well
 
-Source: Intel 82371SB (PIIX3) data sheet, section 2.5.1.7, and 82801 (ICH9) data sheet, section 13.7.5; Linux
+Source: Intel 82801 (ICH9) data sheet, section 13.7.5 (RST_CNT); Linux
 arch/x86/kernel/reboot.c, BOOT_CF9_FORCE.
 
 The port lies inside CONFIG_ADDRESS (0xCF8-0xCFB), which answers only 32-bit accesses: whoever answers there hands
