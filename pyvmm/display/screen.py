@@ -164,6 +164,31 @@ class SeenScreen:
         return self.attributes[self.cursor.row * self.screen.columns + self.cursor.column] & 0x0F
 
 
+class ScreenFollower:
+    """Watches a VGA for one display: what to draw next, and nothing while nothing changes."""
+
+    def __init__(self, vga: VgaText) -> None:
+        self._vga = vga
+        self._generation = -1
+        self._screen: Screen | None = None
+        self._drawn: SeenScreen | None = None
+
+    def redraw(self) -> None:
+        """Everything must be drawn again: the window was covered, the terminal resized."""
+        self._drawn = None
+
+    def next(self, now: int) -> tuple[SeenScreen, list[Run]] | None:
+        """What is seen at the time *now* (ns) and what of it the last call did not give; None if that is nothing."""
+        generation = self._vga.generation()
+        if self._screen is None or generation != self._generation:
+            self._generation = generation
+            self._screen = Screen.of(self._vga)
+        seen = self._screen.seen(now)
+        runs = list(seen.changes(self._drawn))
+        self._drawn = seen
+        return (seen, runs) if runs else None
+
+
 def scan_lines(characters: bytes) -> list[bytes]:
     """The pixels of a row of characters, sixteen lines of a byte a character; bit 7 is the leftmost pixel."""
     return [characters.translate(table) for table in glyph_rows()]
