@@ -1,0 +1,145 @@
+"""What the ACPI tables say of the machine: filled in by the board from what it has really put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MAX_CPUS: Final = 255
+"""APIC IDs 0 to 254; 255 is the broadcast (Intel SDM, volume 3, 11.6.2.1)."""
+
+PCI_DEVICES: Final = 32
+PCI_PINS: Final = 4
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of addresses, *last* included."""
+
+    first: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.first <= self.last:
+            raise ValueError(f"not an address range: {self.first:#x}-{self.last:#x}")
+
+    @property
+    def length(self) -> int:
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True)
+class PowerManagement:
+    """Where the fixed ACPI hardware is, in I/O ports, and what to write there (ACPI 6.5, 4.8)."""
+
+    io: Window
+    """The whole register block, for the guest to keep clear of."""
+    pm1a_event: int
+    """PM1 status and enable, 4 bytes."""
+    pm1a_control: int
+    """PM1 control, 2 bytes."""
+    timer: int
+    """The 32-bit PM timer."""
+    gpe0: int
+    """GPE0 status, then enable."""
+    gpe0_length: int
+    """Bytes of both halves: 8 general-purpose events for each 2 bytes."""
+    smi_command: int
+    """The port, one byte, that takes the next two values."""
+    acpi_enable: int
+    acpi_disable: int
+    s5: int
+    """SLP_TYP of soft off."""
+    power_button_gpe: int
+    """The general-purpose event of the power button."""
+    reset_port: int
+    """A byte-wide I/O port that resets the machine when it is written ..."""
+    reset_value: int
+    """... with this."""
+    sci: int = 9
+    """The system control interrupt, an ISA IRQ; active high and level-triggered, at the PIC and the IOAPIC."""
+
+
+@dataclass(frozen=True)
+class IoApic:
+    """The IOAPIC, whose pins are GSI 0 and up. IRQ 0 is wired to pin 2, as in every PC."""
+
+    address: int = 0xFEC00000
+    id: int = 0
+
+
+@dataclass(frozen=True)
+class SerialPort:
+    """A 16550 at an I/O port, with its ISA IRQ."""
+
+    io: int
+    irq: int
+
+
+@dataclass(frozen=True)
+class PciHost:
+    """The host bridge of PCI segment 0 and what it forwards.
+
+    Pin INTA–INTD (0–3) of device d on bus 0 drives PIRQ (d + pin) mod 4, the swizzle that bridges use as well
+    (PCI-to-PCI Bridge Architecture 1.2, 9.1); PIRQ p reaches the IOAPIC as GSI gsis[p] and the PIC as IRQ irqs[p],
+    level-triggered.
+    """
+
+    memory32: Window
+    """Below 4 GiB."""
+    memory64: Window | None = None
+    """Above 4 GiB."""
+    ecam: int | None = 0xE0000000
+    """Base of the memory-mapped configuration space of buses 0 to last_bus, 1 MiB a bus; None where there is none."""
+    last_bus: int = 255
+    gsis: tuple[int, int, int, int] = (16, 17, 18, 19)
+    irqs: tuple[int, int, int, int] = (10, 11, 5, 14)
+
+    def __post_init__(self) -> None:
+        if self.memory32.last >= 1 << 32:
+            raise ValueError("the 32-bit PCI window ends above 4 GiB")
+        if not 0 <= self.last_bus <= 255:
+            raise ValueError(f"no PCI bus {self.last_bus}")
+        if self.ecam is not None and (self.ecam & 0xFFFFF or self.ecam + self.ecam_length > 1 << 32):
+            raise ValueError(f"an ECAM at {self.ecam:#x} is not aligned to 1 MiB, or ends above 4 GiB")
+
+    @property
+    def ecam_length(self) -> int:
+        return (self.last_bus + 1) << 20
+
+    @staticmethod
+    def pirq(device: int, pin: int) -> int:
+        """The PIRQ, 0 to 3, that *pin* (0 is INTA) of *device* on bus 0 drives."""
+        return (device + pin) % PCI_PINS
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The machine."""
+
+    cpus: int
+    """vCPU n has APIC ID n."""
+    pm: PowerManagement
+    apic: IoApic | None = IoApic()
+    """None for a machine with PIC only, whose CPUs show no local APIC."""
+    pci: PciHost | None = None
+    keyboard: bool = True
+    """An i8042 with a keyboard, IRQ 1."""
+    mouse: bool = True
+    """A mouse at the i8042, IRQ 12."""
+    serial: tuple[SerialPort, ...] = (SerialPort(0x3F8, 4),)
+    """COM1 and on."""
+    rtc: bool = True
+    """The MC146818, with the century at CMOS byte 0x32."""
+    vga: bool = True
+    """VGA at 0xA0000–0xBFFFF."""
+    hpet: int | None = None
+    """Base of the HPET."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise ValueError(f"ACPI tables for {self.cpus} CPUs; 1 to {MAX_CPUS} are possible")
+        if self.mouse and not self.keyboard:
+            raise ValueError("the mouse is at the i8042, which comes with the keyboard")
+        if len(self.serial) > 9:
+            raise ValueError(f"{len(self.serial)} serial ports; COM1 to COM9 have names")
