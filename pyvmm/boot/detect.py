@@ -28,6 +28,7 @@ _COMPRESSED: Final = (
     (b"\x89LZO", "lzop"),
 )
 
+_TEXT: Final = b"\t\n\f\r\x1b" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _KERNEL_WANTED: Final = "give a bzImage, an ELF kernel with a PVH note or a Multiboot kernel"
 _OTHER: Final = (
     (0, b"QFI\xfb", "a qcow2 disk image"),
@@ -90,6 +91,6 @@ def _describe(image: Image, head: bytes) -> str:
         return f"a PE program (for EFI or Windows) with no Linux header: {_KERNEL_WANTED}"
     if head[0x1FE:0x200] == b"\x55\xaa":
         return f"a boot sector or a disk image, no kernel: {_KERNEL_WANTED}"
-    kind = "a text file" if head.isascii() and head.decode("ascii").isprintable() else "no kernel format that is known"
+    kind = "no kernel format that is known" if head.translate(None, _TEXT) else "a text file"
     size = f"{image.size} bytes" if image.size < 4096 else f"{image.size >> 10} KiB"
-    return f"{kind} ({size}): {_KERNEL_WANTED}; a flat binary needs its mode and address"
+    return f"{kind} ({size}): {_KERNEL_WANTED}; a flat binary needs --flat"

@@ -84,3 +84,60 @@ def ram(mib: int) -> GuestMemory:
     if size > low:
         regions.append((1 << 32, memoryview(mmap.mmap(-1, size - low))))
     return GuestMemory(regions)
+
+
+def make_note(name: bytes, kind: int, desc: bytes, align: int = 4) -> bytes:
+    """One ELF note, padded."""
+
+    def pad(data: bytes) -> bytes:
+        return data + bytes(-len(data) % align)
+
+    return pad(pad(struct.pack("<III", len(name), len(desc), kind) + name) + desc)
+
+
+def make_elf(
+    segments: list[tuple[int, bytes, int]],
+    *,
+    bits: int = 64,
+    entry: int = 0x100000,
+    notes: bytes = b"",
+    machine: int | None = None,
+    vaddr: int = 0,
+) -> bytearray:
+    """An executable of (paddr, bytes, memsz) segments, linked at paddr + *vaddr*, and of a PT_NOTE with *notes*."""
+    headers = []
+    body = b""
+    count = len(segments) + bool(notes)
+    start = 64 + 56 * count
+    for paddr, data, memsz in segments:
+        headers.append((1, start + len(body), paddr + vaddr, paddr, len(data), memsz, 4096))
+        body += data
+    if notes:
+        headers.append((4, start + len(body), 0, 0, len(notes), len(notes), 4))
+        body += notes
+    ident = b"\x7fELF" + bytes([2 if bits == 64 else 1, 1, 1]) + bytes(9)
+    if bits == 64:
+        head = ident + struct.pack("<HHIQQQIHHHHHH", 2, machine or 62, 1, entry, 64, 0, 0, 64, 56, count, 0, 0, 0)
+        for kind, offset, virtual, paddr, filesz, memsz, align in headers:
+            head += struct.pack("<II6Q", kind, 7, offset, virtual, paddr, filesz, memsz, align)
+    else:
+        head = ident + struct.pack("<HHIIIIIHHHHHH", 2, machine or 3, 1, entry, 52, 0, 0, 52, 32, count, 0, 0, 0)
+        for kind, offset, virtual, paddr, filesz, memsz, align in headers:
+            head += struct.pack("<8I", kind, offset, virtual, paddr, filesz, memsz, 7, align)
+    return bytearray(head.ljust(start, b"\0") + body)
+
+
+def pvh_note(entry: int, size: int = 8) -> bytes:
+    """XEN_ELFNOTE_PHYS32_ENTRY, among others as Linux has them."""
+    return (
+        make_note(b"Linux\0", 0x100, b"x")
+        + make_note(b"Xen\0", 6, b"linux\0")
+        + make_note(b"Xen\0", 18, entry.to_bytes(size, "little"))
+        + make_note(b"GNU\0", 3, bytes(20))
+    )
+
+
+def multiboot_header(flags: int, *addresses: int) -> bytes:
+    """A Multiboot 1 header, with the five address fields of the a.out kludge if given."""
+    magic = 0x1BADB002
+    return struct.pack(f"<3I{len(addresses)}I", magic, flags, -(magic + flags) & 0xFFFFFFFF, *addresses)
