@@ -33,29 +33,37 @@ class KeyboardTarget(Protocol):
     def ready(self) -> bool:
         """Whether a key would be taken now, after all that went before."""
 
-    def key(self, code: int, value: int) -> None:
+    def key(self, code: int, value: int, /) -> None:
         """Press (1) or release (0) the key with a Linux input code."""
 
 
 class PointerTarget(Protocol):
     """A mouse of the guest. Counts: right, down and away from the user are positive, as REL_X, REL_Y, REL_WHEEL."""
 
-    def motion(self, dx: int, dy: int) -> None: ...
+    def motion(self, dx: int, dy: int, /) -> None: ...
 
-    def button(self, code: int, value: int) -> None:
+    def button(self, code: int, pressed: bool, /) -> None:
         """Press or release BTN_LEFT, BTN_RIGHT …"""
 
-    def wheel(self, vertical: int, horizontal: int) -> None: ...
+    def wheel(self, dz: int, /) -> None: ...
+
+
+class WidePointerTarget(PointerTarget, Protocol):
+    """A mouse whose wheel also goes sideways; to the right is positive, as REL_HWHEEL."""
+
+    def hwheel(self, dz: int, /) -> None: ...
 
 
 class TabletTarget(Protocol):
     """A pointer of the guest that is told where to be, both coordinates 0 to 32767."""
 
-    def absolute(self, x: int, y: int) -> None: ...
+    def absolute(self, x: int, y: int, /) -> None: ...
 
-    def button(self, code: int, value: int) -> None: ...
+    def button(self, code: int, pressed: bool, /) -> None: ...
 
-    def wheel(self, vertical: int, horizontal: int) -> None: ...
+    def wheel(self, dz: int, /) -> None: ...
+
+    def hwheel(self, dz: int, /) -> None: ...
 
 
 def is_button(code: int) -> bool:
@@ -171,7 +179,7 @@ class Router:
         ps2_keyboard: KeyboardTarget | None = None,
         ps2_mouse: PointerTarget | None = None,
         virtio_keyboard: KeyboardTarget | None = None,
-        virtio_mouse: PointerTarget | None = None,
+        virtio_mouse: WidePointerTarget | None = None,
         virtio_tablet: TabletTarget | None = None,
         trace: Channel = OFF,
     ) -> None:
@@ -245,6 +253,10 @@ class Router:
         return None if self._mode == "virtio" else self._ps2_mouse
 
     @property
+    def _wide_pointer(self) -> WidePointerTarget | None:
+        return self._virtio_mouse if self._mode != "ps2" and self._mouse_driver else None
+
+    @property
     def _tablet(self) -> TabletTarget | None:
         return self._virtio_tablet if self._mode != "ps2" and self._tablet_driver else None
 
@@ -313,7 +325,7 @@ class Router:
                 keys.key(code, 1)
         elif (pointer := self._tablet or self._pointer) is not None:
             self._buttons[code] = pointer
-            pointer.button(code, 1)
+            pointer.button(code, True)
 
     def _release(self, code: int, name: str) -> None:
         self._holders[code] -= 1
@@ -326,11 +338,11 @@ class Router:
             if (keys := self._keys) is not None:
                 keys.key(code, 0)
         elif (pointer := self._buttons.pop(code, None)) is not None:
-            pointer.button(code, 0)
+            pointer.button(code, False)
 
     def _release_buttons(self) -> None:
         for code, pointer in self._buttons.items():
-            pointer.button(code, 0)
+            pointer.button(code, False)
         self._buttons.clear()
 
     def _motion(self, dx: int, dy: int) -> None:
@@ -342,5 +354,8 @@ class Router:
             tablet.absolute(min(max(x, 0), 32767), min(max(y, 0), 32767))
 
     def _wheel(self, vertical: int, horizontal: int) -> None:
-        if (pointer := self._tablet or self._pointer) is not None:
-            pointer.wheel(vertical, horizontal)
+        pointer = self._tablet or self._pointer
+        if vertical and pointer is not None:
+            pointer.wheel(vertical)
+        if horizontal and (wide := self._tablet or self._wide_pointer) is not None:
+            wide.hwheel(horizontal)

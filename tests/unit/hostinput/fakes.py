@@ -38,8 +38,11 @@ class FakePointer:
     def absolute(self, x: int, y: int) -> None:
         self.events.append(("absolute", x, y))
 
-    def button(self, code: int, value: int) -> None:
-        self.events.append(("button", code, value))
+    def button(self, code: int, pressed: bool) -> None:
+        self.events.append(("button", code, int(pressed)))
 
-    def wheel(self, vertical: int, horizontal: int) -> None:
-        self.events.append(("wheel", vertical, horizontal))
+    def wheel(self, dz: int) -> None:
+        self.events.append(("wheel", dz, 0))
+
+    def hwheel(self, dz: int) -> None:
+        self.events.append(("hwheel", dz, 0))

@@ -4,7 +4,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.clock import FakeClock
+from pyvmm.devices.ps2_keyboard import Ps2Keyboard
+from pyvmm.devices.ps2_mouse import Ps2Mouse
 from pyvmm.hostinput.router import KEYS_WAITING, InputMode, Router
+from pyvmm.hostinput.typist import Typist
 from pyvmm.input_codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
 
@@ -151,6 +155,7 @@ def test_pointers() -> None:
     source.motion(3, -4)
     source.motion(0, 0)
     source.wheel(1)
+    source.wheel(0, 5)  # which a PS/2 mouse has not
     source.key(BTN_LEFT, 1)
     source.absolute(1, 2)
     board.router.virtio_mouse_driver(True)
@@ -169,7 +174,20 @@ def test_pointers() -> None:
     source.absolute(-5, 99999)
     source.key(BTN_LEFT, 1)
     source.wheel(0, -1)
-    assert board.tablet.events == [("absolute", 0, 32767), ("button", BTN_LEFT, 1), ("wheel", 0, -1)]
+    assert board.tablet.events == [("absolute", 0, 32767), ("button", BTN_LEFT, 1), ("hwheel", -1, 0)]
+
+
+def test_the_boards_own_keyboard_and_mouse_are_targets() -> None:
+    keyboard = Ps2Keyboard(FakeClock())
+    router = Router(ps2_keyboard=keyboard, ps2_mouse=Ps2Mouse(FakeClock()))
+    typist = Typist(router)
+    typist.type("ok")
+    codes = []
+    while (code := keyboard.take()) >= 0:
+        codes.append(code)
+        keyboard.taken()
+    assert bytes(codes).hex(" ") == "44 f0 44 42 f0 42"
+    assert typist.idle
 
 
 def test_leds_reach_the_sources_once() -> None:
