@@ -125,9 +125,8 @@ class I8042:
         self._data = 0  # the output buffer; it keeps its value when read
         self._full = 0  # its bits in the status register, 0 while empty
         self._source: Ps2Device | None = None  # the device that its byte came from
-        self._held: tuple[int, int, Ps2Device | None] | None = (
-            None  # a device's byte that made way for the controller's
-        )
+        # data, full and source of a device's byte that made way for one of the controller's
+        self._held: tuple[int, int, Ps2Device] | None = None
 
     def reset(self) -> None:
         """Power-on state; keyboard and mouse have a reset of their own."""
@@ -183,7 +182,7 @@ class I8042:
         if self._held is not None:
             self._data, self._full, self._source = self._held
             self._held = None
-        elif not ((self._keyboard and self._load_keyboard()) or (self._mouse and self._load_mouse())):
+        elif not (self._load_keyboard() or self._load_mouse()):
             return
         self._announce()
 
