@@ -20,6 +20,8 @@ HOLE_END: Final = 4 * GIB
 """The 3-4 GiB hole of devices; RAM that does not fit below it continues at 4 GiB."""
 PCI_MMIO_START: Final = 0xC0000000
 PCI_MMIO_END: Final = 0xE0000000
+PCI_MMIO64_START: Final = 1 << 38
+PCI_MMIO64_END: Final = 1 << 39
 ECAM_START: Final = 0xE0000000
 ECAM_SIZE: Final = 256 * MIB
 IOAPIC: Final = 0xFEC00000
@@ -44,7 +46,8 @@ DEBUG_EXIT: Final = 0xF4
 COM1: Final = 0x3F8
 ELCR: Final = 0x4D0
 ACPI_PM: Final = 0x600
-RESET_CONTROL: Final = 0xCF9
+PCI_CONFIG: Final = 0xCF8
+"""CONFIG_ADDRESS and CONFIG_DATA, 8 ports; the reset control register 0xCF9 is inside."""
 
 # Interrupts: ISA IRQ numbers, which are GSIs too (but IRQ 0 is GSI 2 on the IOAPIC)
 IRQ_TIMER: Final = 0
@@ -53,5 +56,9 @@ IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9
 IRQ_MOUSE: Final = 12
+PCI_GSIS: Final = (16, 17, 18, 19)
+"""Where PIRQA-PIRQD arrive at the IOAPIC ..."""
+PCI_IRQS: Final = (10, 11, 10, 11)
+"""... and, for a guest that uses the PIC, which ISA IRQs they are."""
 IOAPIC_PINS: Final = 24
 FIRST_MSI_GSI: Final = IOAPIC_PINS

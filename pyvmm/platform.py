@@ -1,0 +1,42 @@
+"""What the ACPI tables of a configured machine have to say: the board's layout in ACPI's terms."""
+
+from __future__ import annotations
+
+from . import layout
+from .acpi.platform import IoApic, PciHost, Platform, PowerManagement, Window
+from .config import MachineConfig
+from .devices import acpi_pm
+from .devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
+
+
+def describe(config: MachineConfig) -> Platform:
+    """The platform that *config* makes."""
+    base = layout.ACPI_PM
+    pm = PowerManagement(
+        io=Window(base, base + acpi_pm.PM_LENGTH - 1),
+        pm1a_event=base + acpi_pm.PM1_STS,
+        pm1a_control=base + acpi_pm.PM1_CNT,
+        timer=base + acpi_pm.PM_TMR,
+        gpe0=base + acpi_pm.GPE0_STS,
+        gpe0_length=4,
+        smi_command=layout.APM,
+        acpi_enable=acpi_pm.ACPI_ENABLE,
+        acpi_disable=acpi_pm.ACPI_DISABLE,
+        s5=acpi_pm.SLP_TYP_S5,
+        power_button_gpe=acpi_pm.GPE_POWER_BUTTON,
+        reset_port=layout.PCI_CONFIG + 1,
+        reset_value=RCR_SYS_RST | RCR_RST_CPU,
+        sci=layout.IRQ_SCI,
+    )
+    return Platform(
+        cpus=config.cpus,
+        pm=pm,
+        apic=IoApic(layout.IOAPIC) if config.irqchip != "user" else None,
+        pci=PciHost(
+            memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
+            memory64=Window(layout.PCI_MMIO64_START, layout.PCI_MMIO64_END - 1),
+            ecam=layout.ECAM_START,
+            gsis=layout.PCI_GSIS,
+            irqs=layout.PCI_IRQS,
+        ),
+    )
