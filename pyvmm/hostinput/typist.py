@@ -42,6 +42,11 @@ class Typist:
         self._go_on()
 
     @property
+    def waiting(self) -> int:
+        """Presses and releases that the guest's keyboard has yet to take."""
+        return len(self._waiting)
+
+    @property
     def idle(self) -> bool:
         """Whether the guest's keyboard has taken everything."""
         return not self._waiting and self._router.keyboard_idle

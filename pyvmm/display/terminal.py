@@ -1,0 +1,131 @@
+"""The guest's screen in the user's terminal (`--display text`): only what changed, in the terminal's sixteen colours.
+
+Drawn on the alternate screen, which is left as it was found however we end. A terminal that is smaller than the guest's
+screen shows the part with the cursor in it. Blinking is left to the terminal's own cursor.
+
+Source: ECMA-48 for CUP and SGR; XTerm Control Sequences for the private modes 7 (autowrap), 25 (cursor) and 1049
+(alternate screen), and for SGR 90-107.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+from typing import Final
+
+from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.devices.vga_text import VgaText
+from pyvmm.display.screen import CP437, Run, ScreenFollower, SeenScreen
+from pyvmm.errors import UserError
+
+FRAME_NS: Final = NS_PER_SECOND // 60
+_ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"
+_LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
+_CHUNK: Final = 512  # what a terminal that polls writable takes without blocking
+
+
+def sgr(foreground: int, background: int) -> str:
+    """The sequence that selects two of the sixteen colours of a VGA, whose bits are intensity, red, green, blue."""
+
+    def number(colour: int, base: int) -> int:
+        return base + (60 if colour & 8 else 0) + (colour & 2) + (colour >> 2 & 1) + ((colour & 1) << 2)
+
+    return f"\x1b[{number(foreground, 30)};{number(background, 40)}m"
+
+
+class TerminalScreen:
+    """The screen of *vga* on the terminal behind *fd*; raises UserError where that is no terminal."""
+
+    def __init__(self, vga: VgaText, clock: Clock, fd: int = 1) -> None:
+        if not os.isatty(fd):
+            raise UserError("--display text draws on a terminal and standard output is none: use --display none")
+        self._follower = ScreenFollower(vga)
+        self._clock = clock
+        self._timer = clock.timer(self._frame)
+        self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._waiting = b""
+        self._size = (0, 0)
+        self._top = 0
+        self._started = False
+
+    def start(self) -> None:
+        """Take the terminal and draw from now on, sixty times a second at most."""
+        self._started = True
+        atexit.register(self.close)
+        self._waiting = _ENTER
+        self._frame()
+
+    def _frame(self) -> None:
+        self.refresh()
+        if self._started:
+            self._timer.arm(self._clock.now() + FRAME_NS)
+
+    def refresh(self) -> None:
+        """Draw what changed; while the terminal has yet to take the last frame, that goes on instead. Never waits."""
+        if not self._started:
+            return
+        if not self._waiting:
+            self._waiting = self._next().encode()
+        while self._waiting and self._poll.poll(0):
+            try:
+                self._waiting = self._waiting[os.write(self._fd, self._waiting[:_CHUNK]) :]
+            except OSError:  # the terminal is gone
+                self._waiting = b""
+                self._started = False
+
+    def close(self) -> None:
+        """Give the terminal back as it was; any number of times."""
+        if not self._started:
+            return
+        self._started = False
+        self._timer.cancel()
+        atexit.unregister(self.close)
+        try:
+            # A frame may have stopped within a sequence: CAN ends it.
+            os.write(self._fd, b"\x18" + _LEAVE if self._waiting else _LEAVE)
+        except OSError:
+            pass
+
+    def _next(self) -> str:
+        size = self._terminal_size()
+        if size != self._size:
+            self._size = size
+            self._follower.redraw()
+        frame = self._follower.next(0)
+        if frame is None:
+            return ""
+        seen, runs = frame
+        top = self._first_row(seen)
+        if top != self._top:
+            self._top = top
+            runs = list(seen.changes(None))
+        out = ["\x1b[?25l"]
+        out += [self._run(run) for run in runs]
+        cursor = seen.cursor
+        if cursor is not None and cursor.column < size[0] and 0 <= cursor.row - top < size[1]:
+            out.append(f"\x1b[{cursor.row - top + 1};{cursor.column + 1}H\x1b[?25h")
+        return "".join(out)
+
+    def _terminal_size(self) -> tuple[int, int]:
+        try:
+            columns, lines = os.get_terminal_size(self._fd)
+        except OSError:
+            return (80, 25)
+        return (columns or 80, lines or 25)
+
+    def _first_row(self, seen: SeenScreen) -> int:
+        lines = self._size[1]
+        cursor_row = seen.cursor.row if seen.cursor is not None else self._top + lines - 1
+        low, high = cursor_row - lines + 1, cursor_row
+        return max(0, min(max(min(self._top, high), low), seen.screen.rows - lines))
+
+    def _run(self, run: Run) -> str:
+        columns, lines = self._size
+        row = run.row - self._top
+        if not 0 <= row < lines or run.column >= columns:
+            return ""
+        text = "".join(map(CP437.__getitem__, run.characters[: columns - run.column]))
+        return f"\x1b[{row + 1};{run.column + 1}H{sgr(run.foreground, run.background)}{text}"

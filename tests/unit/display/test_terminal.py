@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import termios
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pyvmm.clock import FakeClock
+from pyvmm.devices.vga_text import VgaText
+from pyvmm.display.screen import Screen
+from pyvmm.display.terminal import TerminalScreen, sgr
+from pyvmm.errors import UserError
+
+
+class Emulator:
+    """As much of a terminal as TerminalScreen uses: it fails on every sequence that it does not know."""
+
+    def __init__(self, columns: int, lines: int) -> None:
+        self.size = (columns, lines)
+        self.cells = [[(" ", "")] * columns for _ in range(lines)]
+        self.modes: dict[int, bool] = {}
+        self.row = self.column = 0
+        self.attribute = ""
+
+    def feed(self, data: bytes) -> None:
+        for part in re.findall(r"\x1b\[\?\d+[hl]|\x1b\[[\d;]*[A-Za-z]|[^\x00-\x1f\x7f]|[\s\S]", data.decode()):
+            if part.startswith("\x1b[?"):
+                self.modes[int(part[3:-1])] = part.endswith("h")
+            elif part == "\x1b[2J":
+                self.cells = [[(" ", "")] * self.size[0] for _ in range(self.size[1])]
+            elif part.endswith("H") and part.startswith("\x1b["):
+                self.row, self.column = (int(n) - 1 for n in part[2:-1].split(";"))
+                assert self.row < self.size[1] and self.column < self.size[0]
+            elif part.endswith("m") and part.startswith("\x1b["):
+                self.attribute = part
+            else:
+                assert part >= " ", repr(part)
+                self.cells[self.row][self.column] = (part, self.attribute)
+                self.column += 1
+
+    def text(self) -> list[str]:
+        return ["".join(character for character, _ in line) for line in self.cells]
+
+
+class Desk:
+    def __init__(self, columns: int = 80, lines: int = 25) -> None:
+        self.ours, self.theirs = pty.openpty()
+        attributes = termios.tcgetattr(self.theirs)
+        attributes[1] &= ~termios.OPOST
+        termios.tcsetattr(self.theirs, termios.TCSANOW, attributes)
+        self.resize(columns, lines)
+        self.memory = bytearray(0x8000)
+        self.clock = FakeClock()
+        self.vga = VgaText(memoryview(self.memory), self.clock)
+        self.screen = TerminalScreen(self.vga, self.clock, self.theirs)
+        self.sent = b""
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        self.emulator = Emulator(columns, lines)
+
+    def write(self, row: int, column: int, text: bytes, attribute: int = 0x07) -> None:
+        for i, byte in enumerate(text):
+            offset = 2 * (row * 80 + column + i)
+            self.memory[offset : offset + 2] = bytes((byte, attribute))
+
+    def cursor(self, row: int, column: int) -> None:
+        self.vga.write(0x14, 2, 0x0E | (row * 80 + column) >> 8 << 8)
+        self.vga.write(0x14, 2, 0x0F | ((row * 80 + column) & 0xFF) << 8)
+
+    def look(self) -> Emulator:
+        """Draw a frame and let the terminal have it."""
+        sent = b""
+        for _ in range(200):
+            self.screen.refresh()
+            if not select.select([self.ours], [], [], 0.002)[0]:
+                break
+            sent += os.read(self.ours, 65536)
+        self.sent = sent
+        self.emulator.feed(sent)
+        return self.emulator
+
+    def close(self) -> None:
+        self.screen.close()
+        os.close(self.ours)
+        os.close(self.theirs)
+
+
+@pytest.fixture
+def desk() -> Iterator[Desk]:
+    desk = Desk()
+    desk.screen.start()
+    yield desk
+    desk.close()
+
+
+def test_colours() -> None:
+    assert sgr(7, 0) == "\x1b[37;40m" and sgr(4, 1) == "\x1b[31;44m" and sgr(14, 9) == "\x1b[93;104m"
+
+
+def test_the_screen_and_its_colours(desk: Desk) -> None:
+    desk.write(2, 3, "né ░".encode("cp437"), 0x1E)
+    desk.cursor(2, 7)
+    terminal = desk.look()
+    assert terminal.text() == Screen.of(desk.vga).text()
+    assert terminal.cells[2][3] == ("n", sgr(14, 1))
+    assert terminal.modes == {1049: True, 7: False, 25: True}
+    assert (terminal.row, terminal.column) == (2, 7)
+
+
+def test_only_changes_are_sent(desk: Desk) -> None:
+    desk.look()
+    desk.look()
+    assert desk.sent == b""
+    desk.write(5, 6, b"hi")
+    assert desk.look().text() == Screen.of(desk.vga).text()
+    assert desk.sent == b"\x1b[?25l\x1b[6;7H\x1b[37;40mhi\x1b[1;1H\x1b[?25h"
+
+
+def test_a_hidden_cursor_is_hidden(desk: Desk) -> None:
+    desk.vga.write(0x14, 2, 0x200A)
+    assert desk.look().modes[25] is False
+
+
+def test_the_terminal_is_given_back(desk: Desk) -> None:
+    desk.look()
+    desk.screen.close()
+    desk.screen.close()
+    desk.look()
+    assert desk.emulator.modes == {1049: False, 7: True, 25: True}
+    desk.clock.advance(1_000_000_000)
+    desk.look()
+    assert desk.sent == b""
+
+
+def test_frames_come_by_the_clock(desk: Desk) -> None:
+    desk.look()
+    desk.write(0, 0, b"tick")
+    desk.clock.advance(17_000_000)
+    assert b"tick" in os.read(desk.ours, 4096)
+
+
+def test_a_small_terminal_shows_where_the_cursor_is() -> None:
+    desk = Desk(40, 10)
+    desk.screen.start()
+    for row in range(25):
+        desk.write(row, 0, b"row %d" % row + b"." * 60)
+    desk.cursor(24, 3)
+    assert [line.split(".")[0] for line in desk.look().text()] == [f"row {row}" for row in range(15, 25)]
+    desk.cursor(20, 3)
+    assert desk.look().text()[0].startswith("row 15") and desk.emulator.row == 5
+    desk.cursor(2, 3)
+    assert [line.split(".")[0] for line in desk.look().text()] == [f"row {row}" for row in range(2, 12)]
+    desk.resize(80, 30)
+    assert desk.look().text()[:25] == Screen.of(desk.vga).text()
+    desk.close()
+
+
+def test_a_terminal_that_does_not_read_holds_up_nothing() -> None:
+    desk = Desk()
+    desk.screen.start()
+    for i in range(300):
+        desk.write(0, 0, bytes(0x21 + (i + j) % 90 for j in range(2000)))
+        desk.screen.refresh()
+    desk.look()
+    assert desk.look().text() == Screen.of(desk.vga).text()
+    desk.close()
+
+
+def test_a_terminal_that_goes_away() -> None:
+    desk = Desk()
+    desk.screen.start()
+    os.close(desk.ours)
+    desk.write(0, 0, b"x")
+    desk.screen.refresh()
+    desk.screen.refresh()
+    desk.screen.close()
+    os.close(desk.theirs)
+
+
+def test_no_terminal_is_one_line() -> None:
+    read_fd, write_fd = os.pipe()
+    with pytest.raises(UserError, match="terminal"):
+        TerminalScreen(VgaText(memoryview(bytearray(0x8000)), FakeClock()), FakeClock(), write_fd)
+    os.close(read_fd)
+    os.close(write_fd)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 24), st.integers(0, 70), st.integers(0, 255), st.binary(max_size=9))))
+def test_any_text_and_attribute(writes: list[tuple[int, int, int, bytes]]) -> None:
+    desk = Desk()
+    desk.screen.start()
+    try:
+        for row, column, attribute, text in writes:
+            desk.write(row, column, text, attribute)
+            desk.screen.refresh()
+        assert desk.look().text() == Screen.of(desk.vga).text()
+    finally:
+        desk.close()
