@@ -2,7 +2,7 @@
 
 Configuration mechanism #1 (PCI 3.0, section 3.2.2.3.2), I/O ports 0xCF8–0xCFF:
   0xCF8  CONFIG_ADDRESS  dword only: bit 31 enable, 23:16 bus, 15:11 device, 10:8 function, 7:2 register
-  0xCF9  RST_CNT         byte only: bit 1 SYS_RST, bit 2 RST_CPU resets (Intel ICH9 data sheet, section 13.7.5)
+  0xCF9  bytes go to the reset control register, which lies inside (Intel ICH9 data sheet, section 13.7.5)
   0xCFC  CONFIG_DATA     the addressed register, byte lanes by the port's low bits, at every width
 ECAM (PCI Express 3.0, section 7.2.2): 4 KiB of memory a function at base + (bus << 20 | device << 15 | function << 12).
 A function that isn't there reads all ones.
@@ -10,10 +10,10 @@ A function that isn't there reads all ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from pyvmm.bus import ALL_ONES, Bus
+from pyvmm.bus import ALL_ONES, Bus, Device
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.memory import GuestMemory
 from pyvmm.trace import OFF, Channel
@@ -29,9 +29,6 @@ CONFIG_ENABLE: Final = 0x80000000
 CONFIG_ADDRESS_BITS: Final = 0x80FFFFFC
 """The bits of CONFIG_ADDRESS that exist; the rest read zero."""
 RST_CNT: Final = 0xCF9
-RST_CNT_SYS_RST: Final = 0x02
-RST_CNT_RST_CPU: Final = 0x04
-RST_CNT_FULL_RST: Final = 0x08
 
 ECAM_BUS_SIZE: Final = 1 << 20
 """Bytes of ECAM a bus."""
@@ -41,7 +38,7 @@ class PciHost:
     """The root complex.
 
     *intx* are the four lines PIRQA–PIRQD, level, high is asserted; *interrupt_lines* their ISA IRQ numbers, which go
-    into the Interrupt Line registers as firmware would put them there. *reset* is called for a reset by port 0xCF9.
+    into the Interrupt Line registers as firmware would put them there. *reset_control* answers bytes at 0xCF9.
     """
 
     def __init__(
@@ -54,7 +51,7 @@ class PciHost:
         *,
         interrupt_lines: Sequence[int] = (11, 10, 11, 10),
         doorbells: Doorbells | None = None,
-        reset: Callable[[], None] | None = None,
+        reset_control: Device | None = None,
         memory_limit: int = 1 << 52,
         trace: Channel = OFF,
     ) -> None:
@@ -69,7 +66,7 @@ class PciHost:
         self.io_decoder = AddressDecoder(io_bus, 0x10000, doorbells)
         self._lines = tuple(SharedLine(line) for line in intx)
         self.root = PciBus(self)
-        self.config_ports = ConfigPorts(self, reset)
+        self.config_ports = ConfigPorts(self, reset_control)
         self.ecam = Ecam(self)
 
     def intx_source(self, line: int) -> LevelIrq:
@@ -114,17 +111,15 @@ class PciHost:
 
 
 class ConfigPorts:
-    """The Device at ports 0xCF8–0xCFF (8 ports): configuration mechanism #1 and the reset control register."""
+    """The Device at ports 0xCF8–0xCFF (8 ports): configuration mechanism #1."""
 
-    def __init__(self, host: PciHost, reset: Callable[[], None] | None) -> None:
+    def __init__(self, host: PciHost, reset_control: Device | None) -> None:
         self._host = host
-        self._reset = reset
+        self._reset_control = reset_control
         self._address = 0
-        self._rst_cnt = 0
 
     def reset(self) -> None:
         self._address = 0
-        self._rst_cnt = 0
 
     def _register(self, lane: int) -> tuple[PciDevice | None, int]:
         address = self._address
@@ -138,8 +133,8 @@ class ConfigPorts:
             return ALL_ONES[size] if function is None else function.config_read(register, size)
         if offset == 0 and size == 4:
             return self._address
-        if offset == RST_CNT - CONFIG_ADDRESS and size == 1:
-            return self._rst_cnt
+        if offset == RST_CNT - CONFIG_ADDRESS and size == 1 and self._reset_control is not None:
+            return self._reset_control.read(0, 1)
         return ALL_ONES[size]
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -149,11 +144,8 @@ class ConfigPorts:
                 function.config_write(register, size, value)
         elif offset == 0 and size == 4:
             self._address = value & CONFIG_ADDRESS_BITS
-        elif offset == RST_CNT - CONFIG_ADDRESS and size == 1:
-            starts = value & RST_CNT_RST_CPU and not self._rst_cnt & RST_CNT_RST_CPU
-            self._rst_cnt = value & (RST_CNT_SYS_RST | RST_CNT_RST_CPU | RST_CNT_FULL_RST)
-            if starts and self._reset is not None:
-                self._reset()
+        elif offset == RST_CNT - CONFIG_ADDRESS and size == 1 and self._reset_control is not None:
+            self._reset_control.write(0, 1, value)
 
 
 class Ecam:

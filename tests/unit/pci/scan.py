@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pyvmm.bus import Bus
+from pyvmm.devices.reset_control import ResetControl
 from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.decoder import FakeDoorbells
@@ -34,7 +35,7 @@ class Board:
             self.lines,
             self.msi,
             doorbells=self.doorbells if doorbells else None,
-            reset=self._reset,
+            reset_control=ResetControl(self._reset, self._reset),
         )
         self.io_bus.map(0xCF8, 8, self.host.config_ports)
         self.memory_bus.map(ECAM, 256 << 20, self.host.ecam)

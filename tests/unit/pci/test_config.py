@@ -103,8 +103,7 @@ def test_reset_control_register(board: Board) -> None:
     assert board.resets == 0
     board.io_bus.write(0xCF9, 1, 0x06)
     assert board.resets == 1
-    board.io_bus.write(0xCF9, 1, 0x06)
-    assert board.resets == 1, "only 0 to 1 of RST_CPU resets"
+    assert board.io_bus.read(0xCF9, 1) == 0x02
     board.io_bus.write(0xCF8, 4, 0x0600)
     assert board.resets == 1, "a dword at 0xCF8 is CONFIG_ADDRESS, not RST_CNT"
 

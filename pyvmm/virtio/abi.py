@@ -1,0 +1,43 @@
+"""Virtio 1.2: the numbers, spelled as in the kernel's virtio_config.h, virtio_ring.h, virtio_pci.h and virtio_ids.h."""
+
+from __future__ import annotations
+
+from typing import Final
+
+VIRTIO_CONFIG_S_ACKNOWLEDGE: Final = 0x01
+VIRTIO_CONFIG_S_DRIVER: Final = 0x02
+VIRTIO_CONFIG_S_DRIVER_OK: Final = 0x04
+VIRTIO_CONFIG_S_FEATURES_OK: Final = 0x08
+VIRTIO_CONFIG_S_NEEDS_RESET: Final = 0x40
+VIRTIO_CONFIG_S_FAILED: Final = 0x80
+
+VIRTIO_RING_F_INDIRECT_DESC: Final = 28
+VIRTIO_RING_F_EVENT_IDX: Final = 29
+VIRTIO_F_VERSION_1: Final = 32
+VIRTIO_F_RING_PACKED: Final = 34
+
+VRING_DESC_F_NEXT: Final = 1
+VRING_DESC_F_WRITE: Final = 2
+VRING_DESC_F_INDIRECT: Final = 4
+VRING_USED_F_NO_NOTIFY: Final = 1
+VRING_AVAIL_F_NO_INTERRUPT: Final = 1
+VRING_PACKED_DESC_F_AVAIL: Final = 1 << 7
+VRING_PACKED_DESC_F_USED: Final = 1 << 15
+VRING_PACKED_EVENT_FLAG_ENABLE: Final = 0
+VRING_PACKED_EVENT_FLAG_DISABLE: Final = 1
+VRING_PACKED_EVENT_FLAG_DESC: Final = 2
+
+VIRTIO_PCI_VENDOR_ID: Final = 0x1AF4
+VIRTIO_PCI_DEVICE_ID_BASE: Final = 0x1040
+"""A modern device's PCI device ID is this plus its virtio device ID."""
+VIRTIO_PCI_CAP_COMMON_CFG: Final = 1
+VIRTIO_PCI_CAP_NOTIFY_CFG: Final = 2
+VIRTIO_PCI_CAP_ISR_CFG: Final = 3
+VIRTIO_PCI_CAP_DEVICE_CFG: Final = 4
+VIRTIO_PCI_CAP_PCI_CFG: Final = 5
+VIRTIO_PCI_ISR_QUEUE: Final = 1
+VIRTIO_PCI_ISR_CONFIG: Final = 2
+VIRTIO_MSI_NO_VECTOR: Final = 0xFFFF
+
+VIRTIO_ID_RNG: Final = 4
+VIRTIO_ID_INPUT: Final = 18

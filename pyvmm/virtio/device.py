@@ -1,0 +1,65 @@
+"""What a virtio device is: an ID, queues, a configuration structure, and what it does when a queue is kicked.
+
+    class VirtioEcho(VirtioDevice):
+        device_id = 0x3F
+        queue_sizes = (64,)
+
+        def handle_queue(self, queue: VirtQueue) -> None:
+            for chain in queue:
+                queue.push(chain, chain.write(chain.read(4096)))
+
+It knows neither PCI nor interrupts: a transport (VirtioPci) puts it on a bus. Virtio 1.2, chapter 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+from pyvmm.trace import OFF, Channel
+
+from .abi import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from .queue import VirtQueue
+
+SPLIT_RING_FEATURES = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC
+RING_FEATURES = SPLIT_RING_FEATURES | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_F_RING_PACKED
+
+
+class VirtioDevice:
+    """A virtio device of any transport. Derive from it; override what the device does."""
+
+    device_id: ClassVar[int]
+    """VIRTIO_ID_*."""
+    queue_sizes: ClassVar[tuple[int, ...]]
+    """The largest size of each queue, in descriptors; powers of two."""
+    class_code: ClassVar[int] = 0x00FF00
+    """The PCI class on a PCI transport."""
+    features: int = RING_FEATURES
+    """The feature bits to offer, those of the ring (section 6) included."""
+    config: bytes | bytearray = b""
+    """The device configuration structure, for a device that does not override config_read."""
+
+    def __init__(self, trace: Channel = OFF) -> None:
+        self.trace = trace
+        self.queues = tuple(VirtQueue(index, size) for index, size in enumerate(self.queue_sizes))
+        self.driver_features = 0
+        self.driver_ok = False
+        """Whether the driver has set DRIVER_OK and the device is fit to work."""
+        self.config_changed: Callable[[], None] = lambda: None
+        """Call it after changing `config`: the driver is told (section 2.5)."""
+
+    def handle_queue(self, queue: VirtQueue) -> None:
+        """The driver has kicked *queue*, or it has just been started. Chains pushed are shown when this returns."""
+
+    def driver_ok_changed(self, ok: bool) -> None:
+        """`driver_ok` has changed: DRIVER_OK was set, or a reset or an error ended it."""
+
+    def reset(self) -> None:
+        """The driver has reset the device; queues and features are already back."""
+
+    def config_read(self, offset: int, size: int) -> int:
+        """The driver reads the configuration structure; zero beyond its end."""
+        return int.from_bytes(self.config[offset : offset + size], "little")
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        """The driver writes the configuration structure."""

@@ -1,0 +1,141 @@
+"""A virtqueue as a device holds it: chains come out, chains go back, and no guest can break the loop around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from pyvmm.memory import GuestMemory
+
+from .abi import VIRTIO_F_RING_PACKED, VIRTIO_MSI_NO_VECTOR, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
+from .packed import PackedRing
+from .ring import Chain, QueueError, Ring
+from .split import SplitRing
+
+UNDEFERRED_BUDGET: Final = 1 << 16
+"""Chains taken in one kick where no rest can be put off."""
+
+
+class VirtQueue:
+    """One queue. While the driver has not set it up, or after it broke it, it is empty and takes nothing back.
+
+        for chain in queue:
+            queue.push(chain, chain.write(answer(chain.read(4096))))
+
+    The transport shows the driver what was pushed when handle_queue returns; anyone else calls notify().
+    """
+
+    def __init__(self, index: int, max_size: int) -> None:
+        self.index = index
+        self.max_size = max_size
+        self.interrupt: Callable[[], None] = lambda: None
+        self.broken: Callable[[str], None] = lambda reason: None
+        self.defer: Callable[[Callable[[], None]], None] | None = None
+        self.kicked: Callable[[], None] = lambda: None
+        self.paused = False
+        """True while the function may not do DMA."""
+        self._ring: Ring | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to what a driver finds: not enabled, largest size, no addresses, no vector."""
+        self._ring = None
+        self.size = self.max_size
+        self.enabled = False
+        self.vector = VIRTIO_MSI_NO_VECTOR
+        self.desc = 0
+        self.driver = 0
+        self.device = 0
+
+    def start(self, memory: GuestMemory, features: int) -> None:
+        """Take the ring into use as the registers say; a ring that can't be one breaks the device."""
+        ring = PackedRing if features >> VIRTIO_F_RING_PACKED & 1 else SplitRing
+        try:
+            if self.size > self.max_size:
+                raise QueueError(f"{self.size} entries where {self.max_size} is the most")
+            self._ring = ring(
+                memory,
+                self.size,
+                self.desc,
+                self.driver,
+                self.device,
+                indirect=bool(features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
+                event_idx=bool(features >> VIRTIO_RING_F_EVENT_IDX & 1),
+            )
+            self._ring.set_kicks(True)
+        except QueueError as error:
+            self.fail(str(error))
+
+    def stop(self) -> None:
+        """Let go of the ring; its registers stay."""
+        self._ring = None
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a ring to work on now."""
+        return self._ring is not None and not self.paused
+
+    def fail(self, reason: str) -> None:
+        """The driver has broken this queue: the device needs a reset."""
+        self._ring = None
+        self.broken(f"queue {self.index}: {reason}")
+
+    def pop(self) -> Chain | None:
+        """The next chain, None if there is none or the queue is not running."""
+        if self._ring is None or self.paused:
+            return None
+        try:
+            return self._ring.pop()
+        except QueueError as error:
+            self.fail(str(error))
+            return None
+
+    def pop_exactly(self, count: int) -> list[Chain] | None:
+        """*count* chains, or None and none is taken."""
+        ring = self._ring
+        if ring is None or self.paused:
+            return None
+        mark = ring.mark()
+        chains: list[Chain] = []
+        while len(chains) < count:
+            chain = self.pop()
+            if chain is None:
+                ring.rewind(mark)
+                return None
+            chains.append(chain)
+        return chains
+
+    def push(self, chain: Chain, written: int) -> None:
+        """Give a chain back with *written* bytes in it. One from before a reset is dropped."""
+        if chain.ring is self._ring and not self.paused:
+            chain.ring.push(chain, written)
+
+    def notify(self) -> None:
+        """Show the driver all that was pushed, and interrupt it if it asked for that."""
+        if self._ring is not None and not self.paused and self._ring.flush():
+            self.interrupt()
+
+    def set_kicks(self, wanted: bool) -> None:
+        """Whether the driver should kick when it makes a chain available. After asking for kicks, pop once more."""
+        if self._ring is not None and not self.paused:
+            self._ring.set_kicks(wanted)
+
+    def __iter__(self) -> Iterator[Chain]:
+        """The chains that are there, until there are none; the driver need not kick meanwhile.
+
+        A driver that adds as fast as we take can't hold us: the rest is put off to the loop.
+        """
+        budget = 2 * self.size if self.defer is not None else UNDEFERRED_BUDGET
+        self.set_kicks(False)
+        for _ in range(budget):
+            chain = self.pop()
+            if chain is None:
+                self.set_kicks(True)
+                chain = self.pop()
+                if chain is None:
+                    return
+                self.set_kicks(False)
+            yield chain
+        self.set_kicks(True)
+        if self.defer is not None:
+            self.defer(self.kicked)
