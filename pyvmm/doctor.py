@@ -54,7 +54,7 @@ class Finding:
 
 
 def backend(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> str:
-    """Which module runs KVM's guests: kvm_intel, kvm_amd, another one that loads beside kvm, or the software backend."""
+    """What runs KVM's guests: the processor through kvm_intel or kvm_amd, or software."""
     modules = [name for name in ("kvm_intel", "kvm_amd") if (sys / "module" / name).is_dir()]
     flags = (proc / "cpuinfo").read_text()
     hardware = "vmx" if " vmx" in flags else "svm" if " svm" in flags else ""
