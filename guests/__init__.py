@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-DEFAULT = "hello"
+DEFAULT = "keyboard"
 """The guest that runs when the user names none."""
 
 
@@ -31,9 +31,9 @@ class Guest:
     memory: int
     """The RAM that the guest is meant for."""
     end: str
-    """What ends it: "debug-exit", "reset", "shutdown", "internal-error" or "system-event"."""
+    """What ends it: "power-off", "debug-exit", "reset", "shutdown", "internal-error" or "system-event"."""
     value: int
-    """What it writes to the debug-exit port when all is well."""
+    """What it writes to the debug-exit port when all is well; 0 too where it cannot power off."""
     symbols: dict[str, int]
     """Addresses of its parameters, results and marks; a parameter or result is 8 bytes, little-endian."""
     image: bytes

@@ -1,5 +1,5 @@
-/* Greets on the serial port and echoes what is typed there; q ends it. Received bytes come by interrupt: IRQ 4 through the
-   PIC, HLT in between. */
+/* Greets on the serial port and echoes what is typed there; q turns the machine off. Received bytes come by interrupt: IRQ 4
+   through the PIC, HLT in between. */
 #include "real.h"
 
         REAL_START
@@ -34,11 +34,11 @@ received:
         iretw
 4:      movw    $farewell, %si
         call    puts
-        EXIT    0
+        POWER_OFF
 
         SERIAL_ROUTINES
 greeting:
-        .asciz  "Hello from a guest in real mode, over the serial port.\r\nType, and it comes back; q ends.\r\n"
+        .asciz  "Hello from a guest in real mode, over the serial port.\r\nType, and it comes back; q powers off.\r\n"
 farewell:
         .asciz  "\r\nBye.\r\n"
         BOOT_SIGNATURE

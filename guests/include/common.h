@@ -66,6 +66,14 @@
         HALT_FOREVER                    /* where no debug-exit port answers */
 .endm
 
+/* Turn the machine off; where that is not to be had, end with 0 */
+.macro POWER_OFF
+        movw    $PM1_CNT, %dx
+        movw    $PM1_CNT_S5, %ax
+        outw    %ax, %dx
+        EXIT    0
+.endm
+
 /* End with the value in %al */
 .macro EXIT_AL
         outb    %al, $DEBUG_EXIT

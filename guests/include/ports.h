@@ -102,6 +102,10 @@
 #define RESET_SYS_RST 0x02
 #define RESET_RST_CPU 0x04
 
+/* ACPI: SLP_EN with the SLP_TYP of S5 turns the machine off */
+#define PM1_CNT 0x604
+#define PM1_CNT_S5 0x3C00
+
 /* local APIC */
 #define LAPIC 0xFEE00000
 #define LAPIC_ID 0x20

@@ -10,15 +10,15 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from pyvmm.guests import Guest, GuestError
 
 from pyvmm import guests
+from pyvmm.guests import Guest, GuestError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = sorted(p.parent for p in (ROOT / "guests").glob("*/guest.toml"))
 NAMES = [folder.name for folder in FOLDERS]
 MODES = {"real", "protected", "long"}
-ENDS = {"debug-exit", "reset", "shutdown", "internal-error", "system-event"}
+ENDS = {"power-off", "debug-exit", "reset", "shutdown", "internal-error", "system-event"}
 
 
 def test_names_are_the_folders() -> None:
@@ -58,8 +58,8 @@ def test_a_guest_can_be_started(name: str) -> None:
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=NAMES)
 def test_a_guest_says_what_it_shows(folder: Path) -> None:
-    source = folder / "guest.S"
-    assert (folder / "README.md").is_file() or source.read_text().startswith("/* ")
+    assert (folder / "README.md").is_file() or (folder / "guest.S").read_text().startswith("/* ")
+    assert folder.name in (ROOT / "guests/README.md").read_text()
 
 
 def test_parameters_go_into_the_image() -> None:
