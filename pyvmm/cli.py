@@ -98,6 +98,12 @@ def make_parser() -> Parser:
     run.add_argument(
         "--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS"
     )
+    run.add_argument(
+        "--irqchip",
+        choices=("kernel", "split", "user"),
+        default="kernel",
+        help="where PIC, IOAPIC and PIT live: kernel (default), split (only the local APICs in the kernel), user (none)",
+    )
     run.add_argument("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
     run.add_argument(
         "--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time"
@@ -145,6 +151,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         flat=arguments.flat,
         guest=arguments.guest,
         guest_parameters=tuple(parameters),
+        irqchip=arguments.irqchip,
         trace=frozenset(filter(None, channels.split(","))),
     )
 

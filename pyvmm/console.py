@@ -22,6 +22,11 @@ class SerialPort(Protocol):
     """The device's side of the console."""
 
     on_room: Callable[[], None] | None
+    """Called when there is room again, and when the guest starts listening."""
+
+    @property
+    def listening(self) -> bool:
+        """A driver is there to take what receive() gives; it clears what came before it."""
 
     def receive(self, data: bytes) -> int: ...
 
@@ -121,7 +126,7 @@ class Console:
         port = self._port
         if port is None:
             return
-        if self._input:
+        if self._input and port.listening:
             del self._input[: port.receive(bytes(self._input))]
         self._read_on(not self._input)
 

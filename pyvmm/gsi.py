@@ -45,8 +45,7 @@ class GsiTable:
 
     def free(self, gsi: int) -> None:
         """Give a GSI back."""
-        if self._messages.pop(gsi, None) is not None:
-            self._commit()
+        self.clear_message(gsi)
         self._free.append(gsi)
 
     def set_message(self, gsi: int, address: int, data: int) -> None:
@@ -54,6 +53,11 @@ class GsiTable:
         route = MsiRoute(gsi, address, data)
         if self._messages.get(gsi) != route:
             self._messages[gsi] = route
+            self._commit()
+
+    def clear_message(self, gsi: int) -> None:
+        """Let *gsi* send nothing."""
+        if self._messages.pop(gsi, None) is not None:
             self._commit()
 
     def _commit(self) -> None:

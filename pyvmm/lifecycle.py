@@ -67,7 +67,7 @@ class Lifecycle:
         spinning: list[bool] = []
 
         def look(thread: VcpuThread) -> None:
-            if thread.vcpu.get_mp_state() == 0 and not thread.halted and thread.vcpu.get_sregs().ss.dpl == 0:
+            if not thread.is_halted() and thread.vcpu.get_sregs().ss.dpl == 0:
                 spinning.append(True)
 
         def ask() -> None:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
-from kvm_cffi import KvmError, System, Vcpu
+from kvm_cffi import Exit, KvmError, System, Vcpu
+from kvm_cffi.exits import IoapicEoi
 
 from . import guests, layout
 from .acpi.build import AcpiTables
@@ -35,7 +36,7 @@ from .devices.uart16550 import Uart16550
 from .devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from .errors import UserError
 from .eventfds import EventfdMsiRouter, IoeventfdDoorbells
-from .irqchip import KernelIrqchip, virtual_wire
+from .irqchip import Irqchip, KernelIrqchip, SplitIrqchip, UserIrqchip, virtual_wire
 from .lifecycle import Lifecycle
 from .outcome import End, Outcome
 from .pci.host import PciHost
@@ -90,9 +91,24 @@ class Machine(Lifecycle):
         self.vm.set_identity_map_addr(layout.IDENTITY_MAP)
         self.vm.set_tss_addr(layout.TSS)
         self._vga_slot = self.ram.attach(self.vm)
-        self.irqchip = KernelIrqchip(self.vm, self.trace.channel("irq"))
         self.pio = Bus("PIO", 1 << 16)
         self.mmio = Bus("MMIO", 1 << 52)
+        self.irqchip = self._create_irqchip()
+
+    def _create_irqchip(self) -> Irqchip:
+        irq, vm = self.trace.channel("irq"), self.vm
+        if self.config.irqchip == "kernel":
+            return KernelIrqchip(vm, irq)
+
+        def wake() -> None:
+            if self.threads:
+                self.threads[0].kick()
+
+        if self.config.irqchip == "split":
+            return SplitIrqchip(vm, self.pio, self.mmio, self.loop, wake, irq)
+        if self.config.cpus > 1:
+            raise UserError(f"-c {self.config.cpus} --irqchip user: a PIC serves one CPU: leave -c away")
+        return UserIrqchip(vm, self.pio, self.loop, wake, irq)
 
     def _add_devices(self) -> None:
         pio, loop, line, channel = self.pio, self.loop, self.irqchip.line, self.trace.channel
@@ -230,7 +246,13 @@ class Machine(Lifecycle):
         if self.irqchip.local_apic:
             self.vcpus[0].set_lapic(virtual_wire(self.vcpus[0].get_lapic()))
 
-    # What devices tell the board, under the machine lock
+    # What devices and vCPUs tell the board, under the machine lock
+
+    def on_exit(self, thread: VcpuThread, exit: Exit) -> None:
+        if isinstance(exit, IoapicEoi):
+            self.irqchip.eoi(exit.vector)
+        else:
+            super().on_exit(thread, exit)
 
     def _transmit(self, data: bytes) -> None:
         self._serial(data)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from kvm_cffi import Exit, KvmError, Vcpu, catch_signal
+from kvm_cffi import Exit, KvmError, Vcpu, catch_signal, constants
 from kvm_cffi.exits import Hlt, Intr, IrqWindowOpen, MmioRead, MmioWrite, PioIn, PioOut
 
 from .bus import Bus
@@ -71,6 +71,15 @@ class VcpuThread:
     def is_current(self) -> bool:
         """True when called from this vCPU's own thread."""
         return threading.current_thread() is self._thread
+
+    def is_halted(self) -> bool:
+        """The guest has halted, or waits to be started; ask in the vCPU's own thread."""
+        if self.halted:
+            return True
+        try:
+            return self.vcpu.get_mp_state() != constants.KVM_MP_STATE_RUNNABLE
+        except KvmError:  # without an in-kernel local APIC there is no such state: `halted` says it all
+            return False
 
     def start(self) -> None:
         catch_signal(KICK)

@@ -98,6 +98,9 @@ THRE_PAUSE: Final = 50_000
 """After so many transmitter interrupts the next one comes this many nanoseconds late. The chip never lets a driver
 refill it for ever inside one interrupt; Linux before 5.0 gives up after 256 rounds: "too much work for irq4"."""
 
+POLLING: Final = 64
+"""A guest that reads LSR so often with nothing to receive and nothing to send is waiting for input."""
+
 _IDLE: Final = UART_LSR_THRE | UART_LSR_TEMT
 _IDLE_DR: Final = _IDLE | UART_LSR_DR
 _BYTES: Final = tuple(bytes((value,)) for value in range(256))
@@ -141,6 +144,7 @@ class Uart16550:
         self._timeout_deadline = 0
         self._timeout_armed = False
         self._starved = True
+        self._idle_polls = 0
         self._fifo: deque[int] = deque()  # what was received, oldest first; LSR's error bits of a byte above it
         self._depth = 1
         self._trigger = 1
@@ -160,9 +164,9 @@ class Uart16550:
 
     @property
     def listening(self) -> bool:
-        """Whether the guest's driver takes interrupts for what it receives. A driver that opens the port clears the
-        FIFO first, as Linux does, so what is sent before this is true can be lost; a guest that polls never is."""
-        return self._ier & UART_IER_RDI != 0
+        """Whether the guest's driver takes interrupts for what it receives, or polls for it. A driver that opens the
+        port clears the FIFO first, as Linux does, so what is sent before this is true can be lost."""
+        return self._ier & UART_IER_RDI != 0 or self._idle_polls >= POLLING
 
     def receive(self, data: bytes) -> int:
         """Bytes from the host to the guest; returns how many were taken. The rest is the caller's until on_room."""
@@ -191,9 +195,15 @@ class Uart16550:
         if size != 1:
             return sum(self.read(offset + i, 1) << (8 * i) for i in range(size))
         if offset == UART_LSR:
-            if not (self._errors or self._flawed):
-                return _IDLE_DR if self._fifo else _IDLE
-            return self._read_lsr()
+            if self._errors or self._flawed:
+                return self._read_lsr()
+            if self._fifo:
+                return _IDLE_DR
+            self._idle_polls += 1
+            if self._idle_polls == POLLING:
+                self._starved = True
+                self._tell_room()
+            return _IDLE
         if offset == UART_RX:
             return self._dl & 0xFF if self._lcr & UART_LCR_DLAB else self._read_rbr()
         if offset == UART_IER:
@@ -248,6 +258,8 @@ class Uart16550:
             self._push(value)
         else:
             self._transmit(_BYTES[value])
+        if self._idle_polls < POLLING:
+            self._idle_polls = 0
         if self._thre_count < THRE_BURST:
             self._thre_pending = True
             if self._ier & UART_IER_THRI:
