@@ -102,7 +102,7 @@ def make_parser() -> Parser:
         "--irqchip",
         choices=("kernel", "split", "user"),
         default="kernel",
-        help="where PIC, IOAPIC and PIT live: kernel (default), split (only the local APICs in the kernel), user (none)",
+        help="where PIC, IOAPIC and PIT live: kernel (default), split (local APICs in the kernel), user",
     )
     run.add_argument("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
     run.add_argument(
