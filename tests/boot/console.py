@@ -1,0 +1,185 @@
+"""A program on a pseudo-terminal or on pipes, driven as a person at a terminal would: wait for a text, type, wait."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import re
+import signal
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Self
+
+SHOWN = 3000  # characters of output in a failure's message
+
+
+class ConsoleError(AssertionError):
+    """What was waited for did not come; the message ends with the last of the output."""
+
+
+class Console:
+    """A child process whose output is collected as it comes.
+
+    *on_pty* gives it a pseudo-terminal (rows and columns as *size*) for stdin, stdout and stderr. On pipes stderr goes
+    with stdout too, unless *stderr* names a file for it. Bytes that are no UTF-8 read as U+FFFD.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str | os.PathLike[str]],
+        *,
+        on_pty: bool = False,
+        size: tuple[int, int] = (25, 80),
+        stderr: Path | None = None,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.command = [os.fspath(word) for word in command]
+        self.on_pty = on_pty
+        self._start = time.monotonic()
+        self._received = bytearray()
+        self._position = 0  # in the text: what expect() has consumed
+        self._ended = False
+        self._news = threading.Condition()
+        environment = {**os.environ, **(env or {})}
+        errors = stderr.open("wb") if stderr else None
+        try:
+            if on_pty:
+                ours, theirs = pty.openpty()
+                termios.tcsetwinsize(theirs, size)
+                self._process = subprocess.Popen(
+                    self.command,
+                    stdin=theirs,
+                    stdout=theirs,
+                    stderr=errors or theirs,
+                    env=environment,
+                    cwd=cwd,
+                    start_new_session=True,
+                    preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+                )
+                os.close(theirs)
+                self._in = self._out = ours
+            else:
+                self._process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors or subprocess.STDOUT,
+                    env=environment,
+                    cwd=cwd,
+                    start_new_session=True,
+                )
+                assert self._process.stdin is not None and self._process.stdout is not None
+                self._in = os.dup(self._process.stdin.fileno())
+                self._out = os.dup(self._process.stdout.fileno())
+                self._process.stdin.close()
+                self._process.stdout.close()
+        finally:
+            if errors:
+                errors.close()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """Everything that has come so far."""
+        with self._news:
+            return self._received.decode(errors="replace")
+
+    def expect(self, what: str | re.Pattern[str], timeout: float = 60) -> str:
+        """Wait until *what* comes after what was last waited for; the text up to its end.
+
+        Raises ConsoleError where *timeout* seconds pass or the program ends first.
+        """
+        pattern = re.compile(re.escape(what)) if isinstance(what, str) else what
+        deadline = time.monotonic() + timeout
+        with self._news:
+            while True:
+                text = self._received.decode(errors="replace")
+                if found := pattern.search(text, self._position):
+                    passed = text[self._position : found.end()]
+                    self._position = found.end()
+                    return passed
+                if self._ended:
+                    raise self._error(f"{pattern.pattern!r} did not come before the end")
+                if not self._news.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
+                    raise self._error(f"{pattern.pattern!r} did not come within {timeout:g} s")
+
+    def send(self, text: str | bytes) -> None:
+        """Type *text*, as it is: a line needs its own newline."""
+        data = text.encode() if isinstance(text, str) else text
+        while data:
+            data = data[os.write(self._in, data) :]
+
+    def close_input(self) -> None:
+        """End of file on the program's stdin; on a pseudo-terminal the Ctrl-D that stands for it."""
+        if self.on_pty:
+            self.send(b"\x04")
+        else:
+            os.close(self._in)
+            self._in = -1
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the program alone."""
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Wait for the end; the exit status, or the negative number of the signal that killed it."""
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise self._error(f"still running after {timeout:g} s") from None
+        self._reader.join(5)
+        return status
+
+    def terminal(self) -> list[object]:
+        """The settings of the pseudo-terminal, as termios.tcgetattr() has them."""
+        return list(termios.tcgetattr(self._in))
+
+    def close(self) -> None:
+        """Kill what is left of it, its children included."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._reader.join(5)
+        for fd in {self._in, self._out} - {-1}:
+            os.close(fd)
+        self._in = self._out = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._out, 65536)
+            except OSError:  # a pseudo-terminal whose other end has been closed: EIO
+                data = b""
+            with self._news:
+                self._received += data
+                self._ended = not data
+                self._news.notify_all()
+                if not data:
+                    return
+
+    def _error(self, text: str) -> ConsoleError:
+        seconds = time.monotonic() - self._start
+        tail = self._received.decode(errors="replace")[-SHOWN:]
+        return ConsoleError(
+            f"{text} ({seconds:.1f} s after the start of {' '.join(self.command)}); the last output:\n{tail}"
+        )
+
+
+Start = Callable[..., Console]

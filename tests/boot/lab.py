@@ -1,0 +1,28 @@
+"""What a test in the lab can ask of the machine around it, and where the guests are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+CACHE = Path(os.environ.get("PYVMM_CACHE") or ROOT / ".cache")
+PYVMM = ROOT / ".venv" / "bin" / "pyvmm"
+GUESTS26 = Path(os.environ.get("PYVMM_GUESTS26") or ROOT.parent / "shared" / "guests26")
+
+CLOUD_KERNEL = CACHE / "guest" / "vmlinuz-cloud"
+GENERIC_KERNEL = CACHE / "guest" / "vmlinuz-generic"
+INITRAMFS = CACHE / "guest" / "initramfs.gz"  # busybox alone
+INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that scripts/guest-images lists
+INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
+
+
+def monitor(line: str) -> str:
+    """Give *line* to the monitor of the QEMU that is the lab; its answer. AssertionError where that is an error.
+
+    `sendkey a` presses a key of the lab's PS/2 keyboard, `mouse_move 5 5` moves its mouse, `device_add …` plugs one in.
+    """
+    ran = subprocess.run([ROOT / "scripts" / "lab-monitor", line], capture_output=True, text=True, timeout=30)
+    assert ran.returncode == 0, f"monitor: {line}: {ran.stdout}{ran.stderr}"
+    return ran.stdout
