@@ -339,11 +339,14 @@ class VirtioMouse(VirtioInput):
         """Press (1) or release (0) BTN_LEFT, BTN_RIGHT …"""
         self.send(((EV_KEY, code, value),))
 
-    def wheel(self, vertical: int, horizontal: int) -> None:
-        """Turn the wheel: clicks away from the user and to the right."""
-        self.send(
-            [(EV_REL, axis, clicks) for axis, clicks in ((REL_WHEEL, vertical), (REL_HWHEEL, horizontal)) if clicks]
-        )
+    def wheel(self, clicks: int) -> None:
+        """Turn the wheel away from the user."""
+        self.send(((EV_REL, REL_WHEEL, clicks),) if clicks else ())
+
+    def hwheel(self, clicks: int) -> None:
+        """Turn the wheel to the right; only the aero identity has that."""
+        if self.identity == "aero" and clicks:
+            self.send(((EV_REL, REL_HWHEEL, clicks),))
 
 
 class VirtioTablet(VirtioInput):
@@ -370,9 +373,13 @@ class VirtioTablet(VirtioInput):
         """Press (1) or release (0) BTN_LEFT, BTN_RIGHT …"""
         self.send(((EV_KEY, code, value),))
 
-    def wheel(self, vertical: int, horizontal: int) -> None:
+    def wheel(self, clicks: int) -> None:
         """Turn the wheel away from the user; only the standard identity has one."""
-        self.send(((EV_REL, REL_WHEEL, vertical),) if vertical else ())
+        if self.identity == "standard" and clicks:
+            self.send(((EV_REL, REL_WHEEL, clicks),))
+
+    def hwheel(self, clicks: int) -> None:
+        """Neither identity has a wheel that turns to the right."""
 
 
 def virtio_input_functions(devices: Sequence[VirtioInput], defer: Defer | None = None) -> list[VirtioPci]:

@@ -85,12 +85,6 @@ class PackedRing:
             index = index + 1 if index + 1 < self.size else 0
         raise QueueError("a descriptor chain longer than the ring")
 
-    def mark(self) -> tuple[int, int]:
-        return self._next_avail, self._avail_wrap
-
-    def rewind(self, mark: tuple[int, int]) -> None:
-        self._next_avail, self._avail_wrap = mark
-
     def push(self, chain: Chain, written: int) -> None:
         _LEN_ID.pack_into(self._desc, 16 * self._next_used + 8, written, chain.id)
         flags = _AVAIL_USED if self._used_wrap else 0

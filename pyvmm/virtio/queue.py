@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -35,11 +36,12 @@ class VirtQueue:
         self.paused = False
         """True while the function may not do DMA."""
         self._ring: Ring | None = None
+        self._held: deque[Chain] = deque()
         self.reset()
 
     def reset(self) -> None:
         """Back to what a driver finds: not enabled, largest size, no addresses, no vector."""
-        self._ring = None
+        self.stop()
         self.size = self.max_size
         self.enabled = False
         self.vector = VIRTIO_MSI_NO_VECTOR
@@ -69,6 +71,7 @@ class VirtQueue:
     def stop(self) -> None:
         """Let go of the ring; its registers stay."""
         self._ring = None
+        self._held.clear()
 
     @property
     def running(self) -> bool:
@@ -77,13 +80,15 @@ class VirtQueue:
 
     def fail(self, reason: str) -> None:
         """The driver has broken this queue: the device needs a reset."""
-        self._ring = None
+        self.stop()
         self.broken(f"queue {self.index}: {reason}")
 
     def pop(self) -> Chain | None:
         """The next chain, None if there is none or the queue is not running."""
         if self._ring is None or self.paused:
             return None
+        if self._held:
+            return self._held.popleft()
         try:
             return self._ring.pop()
         except QueueError as error:
@@ -91,16 +96,13 @@ class VirtQueue:
             return None
 
     def pop_exactly(self, count: int) -> list[Chain] | None:
-        """*count* chains, or None and none is taken."""
-        ring = self._ring
-        if ring is None or self.paused:
-            return None
-        mark = ring.mark()
+        """*count* chains, or None while there are fewer; those wait here, so that a kick is asked for beyond them."""
         chains: list[Chain] = []
         while len(chains) < count:
             chain = self.pop()
             if chain is None:
-                ring.rewind(mark)
+                if self._ring is not None:  # else pop has just found it broken
+                    self._held.extend(chains)
                 return None
             chains.append(chain)
         return chains

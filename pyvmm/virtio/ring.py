@@ -90,12 +90,6 @@ class Ring(Protocol):
     def pop(self) -> Chain | None:
         """The next available chain, None if there is none."""
 
-    def mark(self) -> tuple[int, int]:
-        """Where pop is, for rewind."""
-
-    def rewind(self, mark: tuple[int, int]) -> None:
-        """Forget the pops since *mark*; nothing may have been pushed since."""
-
     def push(self, chain: Chain, written: int) -> None:
         """Give *chain* back with *written* bytes in it; the driver sees it at the next flush."""
 
@@ -103,7 +97,10 @@ class Ring(Protocol):
         """Show the driver all that was pushed, at once; true if it wants an interrupt for that."""
 
     def set_kicks(self, wanted: bool) -> None:
-        """Ask for a kick at the next available chain, or for none. Pop once more after asking: one may be there."""
+        """Ask for a kick at the chain after the last that pop found, or for none.
+
+        Pop once more after asking: one may have come before the driver could know.
+        """
 
 
 class ChainBuilder:

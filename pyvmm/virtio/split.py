@@ -82,12 +82,6 @@ class SplitRing:
             index = following
         raise QueueError("a descriptor chain that loops")
 
-    def mark(self) -> tuple[int, int]:
-        return self._next_avail, 0
-
-    def rewind(self, mark: tuple[int, int]) -> None:
-        self._next_avail = mark[0]
-
     def push(self, chain: Chain, written: int) -> None:
         _USED_ELEMENT.pack_into(self._used_bytes, 4 + 8 * (self._next_used % self.size), chain.id, written)
         self._next_used = (self._next_used + 1) & 0xFFFF

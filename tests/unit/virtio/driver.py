@@ -186,6 +186,8 @@ class Virtio:
     board: Board
     function: VirtioPci
     config: Config
+    bar0: int = BAR0
+    bar2: int = BAR2
 
     @classmethod
     def of(cls, device: VirtioDevice, board: Board | None = None, doorbells: bool = True, **kwargs: int) -> Virtio:
@@ -195,18 +197,18 @@ class Virtio:
         return cls(board, function, board.ecam(0, 10)).map()
 
     def map(self) -> Virtio:
-        self.config.write(0x10, 4, BAR0)
+        self.config.write(0x10, 4, self.bar0)
         self.config.write(0x14, 4, 0)
-        self.config.write(0x18, 4, BAR2)
+        self.config.write(0x18, 4, self.bar2)
         self.config.write(4, 2, 6)
         return self
 
     def read(self, offset: int, size: int) -> int:
-        return self.board.memory_bus.read(BAR0 + offset, size)
+        return self.board.memory_bus.read(self.bar0 + offset, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        if not self.board.doorbells.ring(self.board.memory_bus, BAR0 + offset, size, value):
-            self.board.memory_bus.write(BAR0 + offset, size, value)
+        if not self.board.doorbells.ring(self.board.memory_bus, self.bar0 + offset, size, value):
+            self.board.memory_bus.write(self.bar0 + offset, size, value)
 
     @property
     def status(self) -> int:
@@ -264,7 +266,7 @@ class Virtio:
         count = (self.config.read(self.config.find(0x11) + 2, 2) & 0x7FF) + 1
         for vector in range(count):
             for at, value in ((0, MESSAGE), (4, 0), (8, 0x40 + vector), (12, 0)):
-                self.board.memory_bus.write(BAR2 + 16 * vector + at, 4, value)
+                self.board.memory_bus.write(self.bar2 + 16 * vector + at, 4, value)
         self.config.write(self.config.find(0x11) + 2, 2, 0x8000)
         self.write(16, 2, config_vector)
         for index in range(count - 1):
