@@ -117,7 +117,6 @@ class _Captured:
         self.mouse = mouse
         self.grabbed = False
         self._down = set(device.active_keys())
-        self._dropped = False
         self._dx = self._dy = self._wheel = self._hwheel = 0
         self._host_leds: list[int] = []
         self._guest_leds: dict[int, bool] = {}
@@ -176,19 +175,29 @@ class _Captured:
         """What the device sent, in its order."""
         was_grabbed = self.grabbed
         for event in events:
-            if self.grabbed and not was_grabbed:
-                return  # taken by the event before: the host has seen the rest, and `_down` is newer than it
             match event.type:
                 case ic.EV_SYN if event.code == ic.SYN_DROPPED:
-                    self._dropped = True
+                    self._find_lost()
+                    return
                 case ic.EV_SYN if event.code == ic.SYN_REPORT:
-                    self._report()
-                case ic.EV_KEY if not self._dropped:
+                    self._move()
+                case ic.EV_KEY:
                     self._key(event.code, event.value)
-                case ic.EV_REL if self.grabbed and self.mouse and not self._dropped:
+                case ic.EV_REL if self.grabbed and self.mouse:
                     self._relative(event.code, event.value)
                 case _:
                     pass
+            if self.grabbed and not was_grabbed:
+                return  # the host has seen the rest, and what take() asked the kernel is newer
+
+    def _find_lost(self) -> None:
+        # The kernel's queue ran over. EVIOCGKEY says which keys are down now, and empties the queue of older ones; what
+        # has been read already is older too.
+        now = set(self.device.active_keys())
+        for code in self._down - now:
+            self._key(code, 0)
+        for code in now - self._down:
+            self._key(code, 1)
 
     def _key(self, code: int, value: int) -> None:
         if value == 1:
@@ -204,8 +213,7 @@ class _Captured:
 
     def _forward(self, code: int, value: int) -> None:
         if self.mouse if is_button(code) else self.keyboard:
-            if self._dx or self._dy:
-                self._move()  # what moved before the button went down, before it
+            self._move()  # what moved before the button went down, before it
             self._source.key(code, value)
 
     def _relative(self, code: int, value: int) -> None:
@@ -225,17 +233,6 @@ class _Captured:
         self._source.motion(self._dx, self._dy)
         self._source.wheel(self._wheel, self._hwheel)
         self._dx = self._dy = self._wheel = self._hwheel = 0
-
-    def _report(self) -> None:
-        if self._dropped:
-            # The kernel's queue ran over: what was lost is found by asking which keys are down.
-            self._dropped = False
-            now = set(self.device.active_keys())
-            for code in self._down - now:
-                self._key(code, 0)
-            for code in now - self._down:
-                self._key(code, 1)
-        self._move()
 
 
 class EvdevCapture:
