@@ -335,9 +335,9 @@ class VirtioMouse(VirtioInput):
         """Move by *dx* counts right and *dy* down."""
         self.send([(EV_REL, axis, delta) for axis, delta in ((REL_X, dx), (REL_Y, dy)) if delta])
 
-    def button(self, code: int, value: int) -> None:
-        """Press (1) or release (0) BTN_LEFT, BTN_RIGHT …"""
-        self.send(((EV_KEY, code, value),))
+    def button(self, code: int, pressed: bool) -> None:
+        """Press or release BTN_LEFT, BTN_RIGHT …"""
+        self.send(((EV_KEY, code, int(pressed)),))
 
     def wheel(self, clicks: int) -> None:
         """Turn the wheel away from the user."""
@@ -345,8 +345,7 @@ class VirtioMouse(VirtioInput):
 
     def hwheel(self, clicks: int) -> None:
         """Turn the wheel to the right; only the aero identity has that."""
-        if self.identity == "aero" and clicks:
-            self.send(((EV_REL, REL_HWHEEL, clicks),))
+        self.send(((EV_REL, REL_HWHEEL, clicks),) if clicks else ())
 
 
 class VirtioTablet(VirtioInput):
@@ -369,14 +368,13 @@ class VirtioTablet(VirtioInput):
         """Put the pointer at (*x*, *y*)."""
         self.send(((EV_ABS, ABS_X, x), (EV_ABS, ABS_Y, y)))
 
-    def button(self, code: int, value: int) -> None:
-        """Press (1) or release (0) BTN_LEFT, BTN_RIGHT …"""
-        self.send(((EV_KEY, code, value),))
+    def button(self, code: int, pressed: bool) -> None:
+        """Press or release BTN_LEFT, BTN_RIGHT …"""
+        self.send(((EV_KEY, code, int(pressed)),))
 
     def wheel(self, clicks: int) -> None:
         """Turn the wheel away from the user; only the standard identity has one."""
-        if self.identity == "standard" and clicks:
-            self.send(((EV_REL, REL_WHEEL, clicks),))
+        self.send(((EV_REL, REL_WHEEL, clicks),) if clicks else ())
 
     def hwheel(self, clicks: int) -> None:
         """Neither identity has a wheel that turns to the right."""

@@ -131,7 +131,7 @@ def test_events_that_the_guest_was_not_told_of_are_left_out(identity: Identity) 
     assert reader.read() == [(ic.EV_REL, ic.REL_WHEEL, 1), SYN]
     assert not mouse.send([(ic.EV_KEY, ic.KEY_A, 1)])
     assert not mouse.send([])
-    mouse.wheel(0, 1)
+    mouse.hwheel(1)
     assert batches(reader.read()) == ([[(2, ic.REL_HWHEEL, 1)]] if identity == "aero" else [])
 
 
