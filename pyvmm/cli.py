@@ -13,7 +13,7 @@ from .layout import GIB, KIB, MIB
 from .outcome import EXIT_STATUS_HELP
 
 if TYPE_CHECKING:
-    from .config import MachineConfig
+    from .config import HostConfig, MachineConfig, VirtioInputIdentity
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 MAX_MEMORY = 64 << 40
@@ -104,13 +104,47 @@ def make_parser() -> Parser:
         default="kernel",
         help="where PIC, IOAPIC and PIT live: kernel (default), split (local APICs in the kernel), user",
     )
+    run.add_argument(
+        "--virtio-input",
+        choices=("none", "aero", "standard"),
+        help="virtio keyboard and mouse at 00:0a, and who they say they are (default: standard with a kernel)",
+    )
+    run.add_argument("--tablet", action="store_true", help="a virtio tablet beside them")
+    run.add_argument("--rng", action="store_true", help="a virtio entropy source")
+    run.add_argument(
+        "--device", action="append", default=[], metavar="FILE:CLASS[,KEY=VALUE...]", help="a PCI device of your own"
+    )
+    run.add_argument(
+        "--input",
+        choices=("auto", "ps2", "virtio"),
+        default="auto",
+        help="which of the guest's keyboards and mice get the input: auto is virtio while it has a driver, else PS/2",
+    )
+    run.add_argument(
+        "--display", choices=("none", "x11", "text"), default="none", help="show the guest's screen: a window, or here"
+    )
+    run.add_argument(
+        "--keyboard",
+        default="auto",
+        metavar="WHERE",
+        help="keys come from: auto, x11, evdev or evdev=/dev/input/eventN",
+    )
+    run.add_argument("--mouse", default="auto", metavar="WHERE", help="the mouse likewise")
+    run.add_argument(
+        "--type-after",
+        action="append",
+        default=[],
+        metavar="TEXT:KEYS",
+        help="type KEYS (\\n, <enter>, <ctrl-c> ...) when the guest has shown TEXT",
+    )
+    run.add_argument("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     run.add_argument("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
     run.add_argument(
         "--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time"
     )
     run.add_argument("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
     run.add_argument(
-        "--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, serial, rtc, vga, control, or all"
+        "--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, input, serial, pci, acpi ..., or all"
     )
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
@@ -142,6 +176,9 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
             except guests.GuestError as error:
                 raise UserError(str(error)) from None
     channels, _, _ = (arguments.trace or "").partition("=")
+    virtio_input: VirtioInputIdentity = arguments.virtio_input or ("none" if arguments.kernel is None else "standard")
+    if arguments.tablet and virtio_input == "none":
+        raise UserError("--tablet is one of the virtio input devices: add --virtio-input standard")
     return MachineConfig(
         memory=memory,
         cpus=arguments.cpus,
@@ -152,7 +189,29 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         guest=arguments.guest,
         guest_parameters=tuple(parameters),
         irqchip=arguments.irqchip,
+        virtio_input=virtio_input,
+        tablet=arguments.tablet,
+        rng=arguments.rng,
+        devices=tuple(arguments.device),
+        input=arguments.input,
         trace=frozenset(filter(None, channels.split(","))),
+    )
+
+
+def make_host_config(arguments: argparse.Namespace) -> HostConfig:
+    """What the machine is connected to on this host."""
+    from .config import HostConfig
+
+    _, _, trace_file = (arguments.trace or "").partition("=")
+    return HostConfig(
+        display=arguments.display,
+        keyboard=arguments.keyboard,
+        mouse=arguments.mouse,
+        type_after=tuple(arguments.type_after),
+        screenshot=arguments.screenshot,
+        timeout=arguments.timeout,
+        no_reboot=arguments.no_reboot,
+        trace_file=Path(trace_file) if trace_file else None,
     )
 
 
@@ -165,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
             case "run":
                 from .run import run
 
-                return run(make_config(arguments), arguments.timeout, arguments.no_reboot, arguments.trace)
+                return run(make_config(arguments), make_host_config(arguments))
             case "guests":
                 from . import guests
 

@@ -9,6 +9,9 @@ from typing import Literal
 from .layout import MIB
 
 Irqchip = Literal["kernel", "split", "user"]
+VirtioInputIdentity = Literal["none", "aero", "standard"]
+InputMode = Literal["auto", "ps2", "virtio"]
+Display = Literal["none", "x11", "text"]
 
 
 @dataclass(frozen=True)
@@ -28,4 +31,26 @@ class MachineConfig:
     guest: str | None = None
     guest_parameters: tuple[tuple[str, int], ...] = ()
     irqchip: Irqchip = "kernel"
+    virtio_input: VirtioInputIdentity = "none"
+    tablet: bool = False
+    rng: bool = False
+    devices: tuple[str, ...] = ()
+    """PCI devices from the user's own files: FILE:CLASS,KEY=VALUE,..."""
+    input: InputMode = "auto"
     trace: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """What of this host the machine is connected to while `pyvmm run` runs it."""
+
+    display: Display = "none"
+    keyboard: str = "auto"
+    mouse: str = "auto"
+    type_after: tuple[str, ...] = ()
+    """TEXT:KEYS: wait for TEXT on the screen or the serial port, then type KEYS."""
+    screenshot: Path | None = None
+    """Where the screen goes as a PNG when the machine ends, and at Ctrl-A s."""
+    timeout: float | None = None
+    no_reboot: bool = False
+    trace_file: Path | None = None

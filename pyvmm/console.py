@@ -51,15 +51,22 @@ class Console:
         self._flushing = False
         self._reading = False
         self._held = False
+        self._keys: Callable[[bytes], None] | None = None
 
     def attach(
-        self, loop: Loop, port: SerialPort, hold: Callable[[bool], None], command: Callable[[str], None]
+        self,
+        loop: Loop,
+        port: SerialPort,
+        hold: Callable[[bool], None],
+        command: Callable[[str], None],
+        keys: Callable[[bytes], None] | None = None,
     ) -> None:
         """Serve *port* from *loop*, under the machine lock.
 
         *hold* is told True when output has piled up and False when it has drained; *command* gets the letters of
-        Ctrl-A commands other than h.
+        Ctrl-A commands other than h. With *keys*, input goes there and not to the port, whose output is not shown.
         """
+        self._keys = keys
         if self._terminal is None and os.isatty(self._in):
             self._terminal = RawTerminal(self._in)
         self._loop, self._port, self._hold, self._command = loop, port, hold, command
@@ -83,6 +90,8 @@ class Console:
 
     def write(self, data: bytes) -> None:
         """Output of the guest, in its order."""
+        if self._keys is not None:
+            return
         self._output += data
         loop = self._loop
         if loop is not None and not self._flushing:
@@ -126,7 +135,10 @@ class Console:
         port = self._port
         if port is None:
             return
-        if self._input and port.listening:
+        if self._keys is not None:
+            self._keys(bytes(self._input))
+            self._input.clear()
+        elif self._input and port.listening:
             del self._input[: port.receive(bytes(self._input))]
         self._read_on(not self._input)
 

@@ -62,3 +62,6 @@ PCI_IRQS: Final = (10, 11, 10, 11)
 """... and, for a guest that uses the PIC, which ISA IRQs they are."""
 IOAPIC_PINS: Final = 24
 FIRST_MSI_GSI: Final = IOAPIC_PINS
+
+# PCI slots of bus 0
+VIRTIO_INPUT_SLOT: Final = 0x0A

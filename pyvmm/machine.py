@@ -34,8 +34,12 @@ from .devices.reset_control import ResetControl
 from .devices.system_control import SystemControlA
 from .devices.uart16550 import Uart16550
 from .devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
+from .display.screen import Screen
 from .errors import UserError
 from .eventfds import EventfdMsiRouter, IoeventfdDoorbells
+from .hostinput.router import Router
+from .hostinput.typist import Typist
+from .injection import Injection, Keyboard
 from .irqchip import Irqchip, KernelIrqchip, SplitIrqchip, UserIrqchip, virtual_wire
 from .lifecycle import Lifecycle
 from .outcome import End, Outcome
@@ -45,10 +49,14 @@ from .platform import describe
 from .ram import Ram
 from .startup import set_cpu_state
 from .trace import Sink, Trace
+from .userdevice import load_device
 from .vcpu import VcpuThread
+from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
+from .virtio.pci import VirtioPci
+from .virtio.rng import VirtioRng
 
 
-class Machine(Lifecycle):
+class Machine(Lifecycle, Injection):
     """A PC, ready to run; a context manager. Raises UserError or BootError for what the user got wrong.
 
     *serial* gets what the guest sends on COM1, under the machine lock; *trace_sink* gets the lines of the trace.
@@ -70,6 +78,7 @@ class Machine(Lifecycle):
             self._create_vm()
             self._add_devices()
             self._add_pci()
+            self._add_input()
             self.vcpus = [self._create_vcpu(n) for n in range(config.cpus)]
             self._start_at(self._load())
             self._resources = resources.pop_all()
@@ -122,7 +131,7 @@ class Machine(Lifecycle):
         )
         pio.map(layout.CMOS, 2, self.rtc)
 
-        self.ps2_keyboard = Ps2Keyboard(loop, trace=channel("i8042"))
+        self.ps2_keyboard = Ps2Keyboard(loop, lambda mask: self.router.set_leds(mask), channel("i8042"))
         self.ps2_mouse = Ps2Mouse(loop, trace=channel("i8042"))
         self.i8042 = I8042(
             line(layout.IRQ_KEYBOARD),
@@ -176,6 +185,47 @@ class Machine(Lifecycle):
         self.pio.map(layout.PCI_CONFIG, 8, self.pci.config_ports)
         self.mmio.map(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
+
+        for option in self.config.devices:
+            self.pci.root.add(load_device(option), self.pci.root.free_slot())
+        if self.config.rng:
+            self.pci.root.add(VirtioPci(VirtioRng(trace=pci), defer=self.loop.post), self.pci.root.free_slot())
+
+    def _add_input(self) -> None:
+        """virtio-input at 00:0A, one function a device, and the router that chooses between it and PS/2."""
+        config, trace = self.config, self.trace.channel("input")
+        keyboard: VirtioKeyboard | None = None
+        mouse: VirtioMouse | None = None
+        tablet: VirtioTablet | None = None
+        if config.virtio_input != "none":
+            identity = config.virtio_input
+            keyboard = VirtioKeyboard(
+                identity,
+                on_led=lambda led, on: self.router.set_led(led, on),
+                on_driver_ok=lambda ok: self.router.virtio_keyboard_driver(ok),
+                trace=trace,
+            )
+            mouse = VirtioMouse(identity, on_driver_ok=lambda ok: self.router.virtio_mouse_driver(ok), trace=trace)
+            devices: list[VirtioInput] = [keyboard, mouse]
+            if config.tablet:
+                tablet = VirtioTablet(
+                    identity, on_driver_ok=lambda ok: self.router.virtio_tablet_driver(ok), trace=trace
+                )
+                devices.append(tablet)
+            for function, device in enumerate(virtio_input_functions(devices, self.loop.post)):
+                self.pci.root.add(device, layout.VIRTIO_INPUT_SLOT, function)
+        self.virtio_keyboard, self.virtio_mouse, self.virtio_tablet = keyboard, mouse, tablet
+        self.router = Router(
+            config.input,
+            ps2_keyboard=self.ps2_keyboard,
+            ps2_mouse=self.ps2_mouse,
+            virtio_keyboard=keyboard,
+            virtio_mouse=mouse,
+            virtio_tablet=tablet,
+            trace=trace,
+        )
+        self.typist = Typist(self.router)
+        self.keyboard = Keyboard(self.loop, self.typist, lambda: keyboard is not None and keyboard.driver_ok)
 
     def _create_vcpu(self, number: int) -> Vcpu:
         try:
@@ -266,9 +316,35 @@ class Machine(Lifecycle):
 
     # What the host does
 
-    def attach_console(self, console: Console) -> None:
-        """Put COM1 on *console*, until console.detach()."""
-        console.attach(self.loop, self.serial, self.hold, lambda letter: self.console_command(letter, console))
+    @property
+    def screen(self) -> Screen:
+        """The guest's screen as it is now; take it under the machine lock."""
+        return Screen.of(self.vga)
+
+    def attach_console(
+        self,
+        console: Console,
+        command: Callable[[str], None] | None = None,
+        keys: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """Put COM1 on *console*, until console.detach(). *command* gets the letters of Ctrl-A commands; where *keys* is
+        given, what is typed goes there and COM1's output nowhere."""
+        if command is None:
+
+            def command(letter: str) -> None:
+                self.console_command(letter, console)
+
+        console.attach(self.loop, self.serial, self.hold, command, keys)
+
+    def watch_serial(self, watcher: Callable[[bytes], None]) -> None:
+        """Call *watcher* too with what the guest sends on COM1, under the machine lock."""
+        before = self._serial
+
+        def both(data: bytes) -> None:
+            before(data)
+            watcher(data)
+
+        self._serial = both
 
     def close(self) -> None:
         """Give everything back: threads, descriptors, memory."""

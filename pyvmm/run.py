@@ -6,14 +6,16 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from .boot.error import BootError
-from .config import MachineConfig
+from .config import HostConfig, MachineConfig
 from .console import Console
 from .errors import UserError
 from .machine import Machine
 from .outcome import End, Outcome
+from .session import Session
 from .trace import Sink, text_sink
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -34,22 +36,19 @@ def ending_signals(end: Callable[[Outcome], None]) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def _trace_sink(option: str | None) -> Sink | None:
-    """--trace CHANNEL,...[=FILE]: to FILE, or to stderr."""
-    if not option:
-        return None
-    _, to_file, path = option.partition("=")
-    if not to_file:
+def _trace_sink(file: Path | None) -> Sink:
+    """Where the trace goes: *file*, or stderr."""
+    if file is None:
         return text_sink(sys.stderr)
     try:
-        return text_sink(open(path, "w"))  # open as long as the process
+        return text_sink(open(file, "w"))  # open as long as the process
     except OSError as error:
-        raise UserError(f"--trace: cannot write {path}: {error.strerror}") from None
+        raise UserError(f"--trace: cannot write {file}: {error.strerror}") from None
 
 
-def run(config: MachineConfig, timeout: float | None, no_reboot: bool, trace: str | None) -> int:
+def run(config: MachineConfig, host: HostConfig) -> int:
     """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
-    sink = _trace_sink(trace)
+    sink = _trace_sink(host.trace_file) if config.trace else None
     console = Console(0, 1)
     current: list[Machine] = []
 
@@ -64,12 +63,10 @@ def run(config: MachineConfig, timeout: float | None, no_reboot: bool, trace: st
                     machine = Machine(config, console.write, sink)
                 except BootError as error:
                     raise UserError(str(error)) from None
-                with machine:
+                with machine, Session(machine, host, console):
                     current[:] = [machine]
-                    machine.attach_console(console)
-                    outcome = machine.run(timeout)
-                    console.detach()
-                if outcome.end is not End.RESET or no_reboot:
+                    outcome = machine.run(host.timeout)
+                if outcome.end is not End.RESET or host.no_reboot:
                     break
     finally:
         console.close()

@@ -1,0 +1,149 @@
+"""What connects one machine to this host while it runs: console, display, captured devices, scripted typing."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from .clock import NS_PER_SECOND
+from .config import HostConfig
+from .console import Console
+from .display.screen import Screen
+from .errors import UserError
+from .hostinput.keymap import KeyTextError, split_script
+from .hostinput.options import parse_input_option, x11_wanted
+from .hostinput.typist import TypeAfter
+from .machine import Machine
+from .outcome import End, Outcome
+
+LOOK_NS = NS_PER_SECOND // 60
+"""How often --type-after looks at the screen."""
+
+
+class Session:
+    """A context manager around a machine's run: everything it opens is closed, whatever happens. Raises UserError."""
+
+    def __init__(self, machine: Machine, host: HostConfig, console: Console) -> None:
+        self._machine = machine
+        self._host = host
+        self._console = console
+        self._open = ExitStack()
+        with ExitStack() as undo:
+            undo.callback(self._open.close)
+            self._connect()
+            undo.pop_all()
+
+    def _connect(self) -> None:
+        machine, host = self._machine, self._host
+        keyboard = parse_input_option("--keyboard", host.keyboard)
+        mouse = parse_input_option("--mouse", host.mouse)
+        x11_keyboard, x11_mouse = x11_wanted(keyboard, host.display), x11_wanted(mouse, host.display)
+        keys: Callable[[bytes], None] | None = None
+        if host.display == "x11":
+            self._show_window(x11_keyboard, x11_mouse)
+        elif host.display == "text":
+            keys = self._show_text()
+        if keyboard.kind == "evdev" or mouse.kind == "evdev":
+            self._capture(
+                (keyboard.path or "") if keyboard.kind == "evdev" else None,
+                (mouse.path or "") if mouse.kind == "evdev" else None,
+            )
+        if host.type_after:
+            self._type_after()
+        if host.screenshot is not None:
+            self._open.callback(self.screenshot)
+        machine.attach_console(self._console, self._command, keys)
+        self._open.callback(self._console.detach)
+
+    def _show_window(self, keyboard: bool, mouse: bool) -> None:
+        from .display.x11 import X11Window
+
+        machine = self._machine
+        window = X11Window(
+            machine.vga,
+            machine.loop,
+            lambda: machine.end(Outcome(End.QUIT, message="the window was closed")),
+            machine.router,
+            keyboard=keyboard,
+            mouse=mouse,
+            trace=machine.trace.channel("x11"),
+        )
+        self._open.callback(window.close)
+        machine.loop.add(window.fileno(), window.process)
+        self._open.callback(machine.loop.remove, window.fileno())
+        window.start()
+
+    def _show_text(self) -> Callable[[bytes], None]:
+        """The guest's screen in the terminal; what is typed there goes to the guest's keyboard."""
+        from .display.terminal import TerminalScreen
+        from .hostinput.terminal import TerminalKeys
+
+        screen = TerminalScreen(self._machine.vga, self._machine.loop)
+        self._open.callback(screen.close)
+        screen.start()
+        return TerminalKeys(self._machine.typist).feed
+
+    def _capture(self, keyboard: str | None, mouse: str | None) -> None:
+        from .hostinput.evdev import EvdevCapture
+
+        machine = self._machine
+        capture = EvdevCapture.of_host(
+            machine.router,
+            keyboard=keyboard,
+            mouse=mouse,
+            notify=lambda line: print(f"pyvmm: {line}", file=sys.stderr),
+            trace=machine.trace.channel("evdev"),
+        )
+        self._open.callback(capture.close)
+        machine.loop.add(capture.fileno(), capture.process)
+        self._open.callback(machine.loop.remove, capture.fileno())
+
+    def _type_after(self) -> None:
+        machine = self._machine
+        try:
+            steps = [split_script(text) for text in self._host.type_after]
+        except KeyTextError as error:
+            raise UserError(f"--type-after: {error}") from None
+        script = TypeAfter(steps, machine.typist, machine.trace.channel("input"))
+        machine.watch_serial(script.serial_output)
+        seen = -1
+
+        def look() -> None:
+            nonlocal seen
+            generation = machine.vga.generation()
+            if generation != seen:
+                seen = generation
+                screen = Screen.of(machine.vga)
+                cursor = screen.cursor
+                script.screen_changed(screen.text(), None if cursor is None else (cursor.row, cursor.column))
+            if not script.done:
+                timer.arm(machine.loop.now() + LOOK_NS)
+
+        timer = machine.loop.timer(look)
+        timer.arm(machine.loop.now())
+
+    def screenshot(self) -> None:
+        """Write the screen to the file of --screenshot."""
+        path = self._host.screenshot or Path("pyvmm.png")
+        try:
+            self._machine.screen.png(os.fspath(path))
+        except OSError as error:
+            print(f"pyvmm: cannot write {path}: {error.strerror}", file=sys.stderr)
+
+    def _command(self, letter: str) -> None:
+        if letter == "s":
+            self.screenshot()
+        else:
+            self._machine.console_command(letter, self._console)
+
+    def close(self) -> None:
+        self._open.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
