@@ -18,6 +18,21 @@ KICK: Final = signal.SIGRTMIN + 1
 """The signal that takes a vCPU thread out of KVM_RUN; its handler does nothing."""
 
 
+def describe(exit: Exit) -> str:
+    """An exit as a line of the trace."""
+    match exit:
+        case PioOut(port, size, value):
+            return f"KVM_EXIT_IO out port {port:#x} size {size} = {value:#x}"
+        case PioIn(port, size):
+            return f"KVM_EXIT_IO in port {port:#x} size {size}"
+        case MmioWrite(address, size, value):
+            return f"KVM_EXIT_MMIO write {address:#x} size {size} = {value:#x}"
+        case MmioRead(address, size):
+            return f"KVM_EXIT_MMIO read {address:#x} size {size}"
+        case _:
+            return str(exit)
+
+
 class InterruptController(Protocol):
     """What a CPU without an in-kernel PIC asks for its external interrupt."""
 
@@ -135,17 +150,19 @@ class VcpuThread:
         while not self.stopping:
             if self._pic is not None:
                 self._interrupt()
+            if trace.enabled:
+                trace(f"vcpu{self.vcpu.id} KVM_RUN")
             exit = run(result)
             with lock:
                 if trace.enabled:
-                    trace(f"vcpu{self.vcpu.id} {exit}")
+                    trace(f"vcpu{self.vcpu.id} {describe(exit)}")
                 match exit:
                     case PioOut(port, size, value):
                         pio.write(port, size, value)
                     case PioIn(port, size):
                         result = pio.read(port, size)
                         if trace.enabled:
-                            trace(f"vcpu{self.vcpu.id} port {port:#x} returns {result:#x}")
+                            trace(f"vcpu{self.vcpu.id} gets {result:#x} from port {port:#x}")
                     case MmioWrite(address, size, value):
                         mmio.write(address, size, value)
                     case MmioRead(address, size):
