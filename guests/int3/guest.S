@@ -1,5 +1,5 @@
-/* INT3: KVM_EXIT_DEBUG where the monitor asked for software break-points (KVM_GUESTDBG_USE_SW_BP), else the guest's own
-   handler. */
+/* INT3, with a handler of the guest's own. Where the monitor asked for software break-points (KVM_GUESTDBG_USE_SW_BP) a
+   processor's VMX or SVM makes it a KVM_EXIT_DEBUG instead; software-backed KVM and QEMU's emulated SVM do not. */
 #include "real.h"
 
         REAL_START
