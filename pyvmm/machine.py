@@ -47,7 +47,7 @@ from .pci.host import PciHost
 from .pci.host_bridge import HostBridge
 from .platform import describe
 from .ram import Ram
-from .startup import set_cpu_state
+from .startup import set_cpu_state, set_mtrrs
 from .trace import Sink, Trace
 from .userdevice import load_device
 from .vcpu import VcpuThread
@@ -237,6 +237,7 @@ class Machine(Lifecycle, Injection):
         supported = self.system.get_supported_cpuid()
         local_apic = self.irqchip.local_apic
         vcpu.set_cpuid(guest_cpuid(supported, number, self.config.cpus, local_apic=local_apic, tsc_deadline=deadline))
+        set_mtrrs(vcpu)
         pic = self.irqchip.pic if number == 0 else None
         exits, irq = self.trace.channel("exits"), self.trace.channel("irq")
         self.threads.append(

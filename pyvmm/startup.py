@@ -29,6 +29,10 @@ def set_cpu_state(vcpu: Vcpu, state: entry.CpuState) -> None:
     sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = state.cr0, state.cr3, state.cr4, state.efer
     vcpu.set_sregs(sregs)
     vcpu.set_regs(Regs(**{name: getattr(state, name) for name in GENERAL}))
+
+
+def set_mtrrs(vcpu: Vcpu) -> None:
+    """MTRRs as firmware leaves them, the same on every vCPU."""
     try:
         vcpu.set_msrs({MSR_MTRRdefType: MTRR_ENABLED_WRITE_BACK})
     except KvmError:  # software-backed KVM has no MTRRs; nothing there looks at them either
