@@ -140,10 +140,13 @@ static int run(const char *line)
         kputs(text);
         kputc('\n');
     } else if (argument(line, "buf")) {
-        print_field("head ", kbd.head);
-        print_field(" tail ", kbd.tail);
-        print_field(" data ", kbd.data);
-        print_field(" room ", kbd.room);
+        lock();                  /* a key in between would make the numbers not add up */
+        int head = kbd.head, tail = kbd.tail, data = kbd.data, room = kbd.room;
+        unlock();
+        print_field("head ", head);
+        print_field(" tail ", tail);
+        print_field(" data ", data);
+        print_field(" room ", room);
         print_field(" dropped ", kbd.dropped);
         kputc('\n');
     } else if (argument(line, "time")) {
