@@ -1,0 +1,50 @@
+"""The devices of docs/examples, loaded as --device loads them and driven as their Linux drivers drive them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pyvmm.userdevice import load_device
+from tests.unit.pci.scan import Board
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
+
+
+def test_pvpanic(tmp_path: Path) -> None:
+    """pvpanic_pci_probe maps BAR 0, reads the capability and writes an event."""
+    board, log = Board(), tmp_path / "log"
+    board.host.root.add(load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic,log={log}"), 3)
+    config = board.ecam(0, 3)
+    assert config.read(0, 4) == 0x00111B36 and config.size_bar(0) == (0, 16)
+    config.write(0x10, 4, 0xC0000000)
+    config.write(4, 2, 2)
+    assert board.memory_bus.read(0xC0000000, 1) == 3
+    board.memory_bus.write(0xC0000000, 1, 1)
+    board.memory_bus.write(0xC0000000, 1, 2)
+    assert (
+        log.read_text()
+        == "pvpanic: the guest has panicked\npvpanic: the guest has panicked and starts its crash kernel\n"
+    )
+
+
+def test_idio16() -> None:
+    """gpio-pci-idio-16: outputs, the inputs that the cable joins to them, interrupt, acknowledge, disable."""
+    board = Board()
+    board.host.root.add(load_device(f"{EXAMPLES / 'idio16.py'}:Idio16"), 3)
+    config, io, line = board.ecam(0, 3), board.io_bus, board.lines[3]
+    assert config.size_bar(2) == (1, 8) and config.read(0x3D, 1) == 1
+    config.write(0x18, 4, 0xC000)
+    config.write(4, 2, 1)
+    io.write(0xC003, 1, 0)
+    io.write(0xC002, 1, 0)
+    io.write(0xC001, 1, 0)
+    io.write(0xC000, 1, 0x01)
+    assert io.read(0xC000, 1) == io.read(0xC001, 1) == 1 and not line.level
+    io.read(0xC002, 1)
+    io.write(0xC004, 1, 0x80)
+    assert line.level and io.read(0xC006, 1) == 4 | 2 and io.read(0xC005, 1) == 0x80
+    io.write(0xC001, 1, 0)
+    assert not line.level and io.read(0xC006, 1) == 0
+    io.write(0xC002, 1, 0)
+    io.write(0xC000, 1, 0)
+    assert not line.level
