@@ -1,0 +1,111 @@
+"""What a BIOS does to PCI before the guest starts: bus numbers, BARs, bridge windows, decode bits.
+
+A guest that assigns resources itself (Linux with ACPI) may redo all of it; one that trusts firmware (Linux 2.6 without
+ACPI, small guests) finds every BAR placed and decoded. PCI Firmware Specification 3.0, section 3.5; windows are aligned
+as PCI-to-PCI Bridge Architecture 1.2, section 3.2.5 wants them: 4 KiB of I/O, 1 MiB of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from .bus import PciBus
+from .device import Bar, PciDevice
+from .host import PciHost
+from .regs import (
+    PCI_COMMAND,
+    PCI_COMMAND_IO,
+    PCI_COMMAND_MASTER,
+    PCI_COMMAND_MEMORY,
+    PCI_IO_BASE,
+    PCI_IO_LIMIT,
+    PCI_MEMORY_BASE,
+    PCI_MEMORY_LIMIT,
+    PCI_PRIMARY_BUS,
+)
+from .root_port import PciBridge
+
+IO_WINDOW: Final = 0x1000
+MEMORY_WINDOW: Final = 0x100000
+
+
+class _Need(NamedTuple):
+    """Something that wants *size* bytes aligned to *align*; place() tells it where."""
+
+    size: int
+    align: int
+    place: Callable[[int], None]
+
+
+def assign_resources(host: PciHost, io: tuple[int, int], memory: tuple[int, int]) -> None:
+    """Number the buses, place every BAR in [start, end) of *io* and *memory* (below 4 GiB), turn decoding on.
+
+    Raises ValueError if they do not fit.
+    """
+    _number(host.root, 0)
+    for is_io, (start, end) in ((True, io), (False, memory)):
+        needed = _layout(_needs(host.root, is_io), start)
+        if needed > end:
+            what = "I/O ports" if is_io else "memory"
+            raise ValueError(f"the PCI devices need {needed - start:#x} of {what}, there is {end - start:#x}")
+    for function in host.all_functions():
+        bits = PCI_COMMAND_MASTER | PCI_COMMAND_IO | PCI_COMMAND_MEMORY if isinstance(function, PciBridge) else 0
+        for bar in function.bars.values():
+            bits |= PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY
+        function.config_write(PCI_COMMAND, 2, bits)
+
+
+def _number(bus: PciBus, number: int) -> int:
+    """Number the buses behind *bus*, depth first; returns the highest number used."""
+    last = number
+    for bridge in bus.bridges:
+        bridge.config_write(PCI_PRIMARY_BUS, 4, number | (last + 1) << 8 | 0xFF << 16)
+        below = _number(bridge.child, last + 1)
+        bridge.config_write(PCI_PRIMARY_BUS, 4, number | (last + 1) << 8 | below << 16)
+        last = below
+    return last
+
+
+def _needs(bus: PciBus, io: bool) -> list[_Need]:
+    needs = []
+    for _, function in sorted(bus.functions.items()):
+        needs += [_bar_need(function, bar) for bar in function.bars.values() if bar.io == io]
+        if isinstance(function, PciBridge):
+            needs.append(_bridge_need(function, io))
+    return needs
+
+
+def _bar_need(function: PciDevice, bar: Bar) -> _Need:
+    return _Need(bar.size, bar.size, lambda base: function.config_write(bar.offset, 4, base))
+
+
+def _bridge_need(bridge: PciBridge, io: bool) -> _Need:
+    behind = _needs(bridge.child, io)
+    align = IO_WINDOW if io else MEMORY_WINDOW
+    align = max([align, *(need.align for need in behind)])
+    size = (_layout([need._replace(place=lambda base: None) for need in behind], 0) + align - 1) & ~(align - 1)
+
+    def place(base: int) -> None:
+        if not size:
+            return
+        _layout(behind, base)
+        limit = base + size - 1
+        if io:
+            bridge.config_write(PCI_IO_BASE, 1, base >> 8 & 0xF0)
+            bridge.config_write(PCI_IO_LIMIT, 1, limit >> 8 & 0xF0)
+        else:
+            bridge.config_write(PCI_MEMORY_BASE, 2, base >> 16 & 0xFFF0)
+            bridge.config_write(PCI_MEMORY_LIMIT, 2, limit >> 16 & 0xFFF0)
+
+    return _Need(size, align, place)
+
+
+def _layout(needs: list[_Need], start: int) -> int:
+    """Place *needs* from *start* up, the largest alignment first; returns the end of the last."""
+    for need in sorted(needs, key=lambda need: -need.align):
+        if need.size:
+            start = (start + need.align - 1) & ~(need.align - 1)
+            need.place(start)
+            start += need.size
+    return start

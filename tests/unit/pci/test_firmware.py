@@ -1,0 +1,43 @@
+"""BARs, windows and bus numbers as firmware leaves them."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.pci.firmware import assign_resources
+from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.pci.root_port import RootPort
+from tests.unit.pci.scan import Board, Toy
+
+IO, MEMORY = (0xC000, 0x10000), (0xC0000000, 0xD0000000)
+
+
+def test_every_bar_answers_also_behind_a_port() -> None:
+    board = Board()
+    root = board.host.root
+    root.add(HostBridge(), 0)
+    toys = [Toy(), Toy(), Toy()]
+    root.add(toys[0], 3)
+    ports = [RootPort(), RootPort(), RootPort()]
+    for slot, port in enumerate(ports, 4):
+        root.add(port, slot)
+    ports[0].child.add(toys[1], 0)
+    ports[2].child.add(toys[2], 0)
+    assign_resources(board.host, IO, MEMORY)
+    for toy in toys:
+        for bar in toy.bars.values():
+            assert bar.claim is not None
+            base = bar.address(toy.config)
+            low, high = IO if bar.io else MEMORY
+            assert low <= base and base + bar.size <= high and base % bar.size == 0
+            assert bar.claim.visible == ((base, base + bar.size),)
+    assert [(port.secondary, port.subordinate) for port in ports] == [(1, 1), (2, 2), (3, 3)]
+    assert board.ecam(3).read(0, 4) == 0x11E81234
+    assert ports[1].window(False, 0, 1 << 32) == [], "nothing behind it, no window"
+
+
+def test_too_little_room_is_told() -> None:
+    board = Board()
+    board.host.root.add(Toy(), 3)
+    with pytest.raises(ValueError, match=r"need 0x11000 of memory, there is 0x8000"):
+        assign_resources(board.host, IO, (0xC0000000, 0xC0008000))
