@@ -108,6 +108,7 @@ int kvm_cffi_signal_mask(int fd, uint64_t mask, int set);
 
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 #define KVM_CFFI_RECORDS ...
+#define KVM_CFFI_COALESCED ...
 
 struct kvm_cffi_record { uint64_t address, data; uint32_t reason, count; uint8_t size, write; ...; };
 struct kvm_cffi_vcpu { uint64_t address, data, exits; int32_t error; ...; };

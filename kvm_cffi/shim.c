@@ -52,6 +52,7 @@ static int kvm_cffi_signal_mask(int fd, uint64_t mask, int set)
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 
 #define KVM_CFFI_RECORDS 32
+#define KVM_CFFI_COALESCED 0x80 /* or-ed to the kind: coalesced writes wait, older than this exit */
 
 /* One exit, kept for the report on a dead guest. */
 struct kvm_cffi_record {
@@ -153,27 +154,15 @@ static void remember(struct kvm_cffi_vcpu *vcpu)
     }
 }
 
-/* Give the guest the result of the read that was handed out last, then hand out the next item: of the exit that is
- * being taken apart, or else of the next exit. */
-static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu, uint64_t result)
+static int kvm_cffi_coalesced_pending(struct kvm_cffi_vcpu *vcpu)
+{
+    return vcpu->ring && __atomic_load_n(&vcpu->ring->last, __ATOMIC_ACQUIRE) != vcpu->ring->first;
+}
+
+static uint64_t first_item(struct kvm_cffi_vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
 
-    if (vcpu->reading) {
-        memcpy(vcpu->items + (size_t)vcpu->index * vcpu->item_size, &result, vcpu->item_size);
-        if (vcpu->index == 0)
-            vcpu->records[(vcpu->exits - 1) % KVM_CFFI_RECORDS].data = result;
-        vcpu->reading = 0;
-    }
-    if (++vcpu->index < vcpu->count)
-        return item(vcpu);
-    vcpu->count = 0;
-    if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
-        vcpu->error = errno;
-        return KVM_CFFI_ERRNO;
-    }
-    remember(vcpu);
-    vcpu->index = 0;
     switch (run->exit_reason) {
     case KVM_EXIT_IO:
         vcpu->items = (uint8_t *)run + run->io.data_offset;
@@ -189,6 +178,28 @@ static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu, uint64_t result)
     default:
         return KVM_CFFI_OTHER;
     }
+}
+
+/* Give the guest the result of the read that was handed out last, then hand out the next item: of the exit that is
+ * being taken apart, or else of the next exit. */
+static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu, uint64_t result)
+{
+    if (vcpu->reading) {
+        memcpy(vcpu->items + (size_t)vcpu->index * vcpu->item_size, &result, vcpu->item_size);
+        if (vcpu->index == 0)
+            vcpu->records[(vcpu->exits - 1) % KVM_CFFI_RECORDS].data = result;
+        vcpu->reading = 0;
+    }
+    if (++vcpu->index < vcpu->count)
+        return item(vcpu);
+    vcpu->count = 0;
+    if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+        vcpu->error = errno;
+        return KVM_CFFI_ERRNO | kvm_cffi_coalesced_pending(vcpu) * KVM_CFFI_COALESCED;
+    }
+    remember(vcpu);
+    vcpu->index = 0;
+    return first_item(vcpu) | kvm_cffi_coalesced_pending(vcpu) * KVM_CFFI_COALESCED;
 }
 
 /* The record of exit number *exit* (from 0), 0 if it is no longer kept. */
@@ -287,11 +298,6 @@ struct kvm_cffi_coalesced {
     uint64_t address, data;
     uint32_t size, pio;
 };
-
-static int kvm_cffi_coalesced_pending(struct kvm_cffi_vcpu *vcpu)
-{
-    return vcpu->ring && __atomic_load_n(&vcpu->ring->last, __ATOMIC_ACQUIRE) != vcpu->ring->first;
-}
 
 /* Takes the oldest coalesced write; the ring is the VM's, so callers hold a lock. */
 static int kvm_cffi_coalesced_next(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_coalesced *out)

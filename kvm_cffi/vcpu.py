@@ -38,6 +38,7 @@ _PIO_OUT, _PIO_IN, _MMIO_WRITE, _MMIO_READ, _OTHER = (
     int(lib.KVM_CFFI_MMIO_READ),
     int(lib.KVM_CFFI_OTHER),
 )
+_COALESCED = int(lib.KVM_CFFI_COALESCED)
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
 
@@ -53,6 +54,8 @@ class Vcpu:
             os.close(fd)
             raise KvmError(ffi.errno, "mmap of kvm_run")
         self._shim_run = lib.kvm_cffi_run
+        self.coalesced = False
+        """Set by run() where writes wait in the ring, all older than the exit it returned: take them out first."""
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -78,6 +81,9 @@ class Vcpu:
         """
         packed: int = self._shim_run(self._c, result)
         kind = packed & 0xFF
+        if kind & _COALESCED:
+            self.coalesced = True
+            kind ^= _COALESCED
         if kind == _PIO_OUT:
             return PioOut(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF, packed >> 32)
         if kind == _PIO_IN:
@@ -151,8 +157,7 @@ class Vcpu:
 
         The ring belongs to the VM: only one vCPU may do this at a time, so hold the machine lock.
         """
-        if not lib.kvm_cffi_coalesced_pending(self._c):
-            return
+        self.coalesced = False
         entry = ffi.new("struct kvm_cffi_coalesced *")
         while lib.kvm_cffi_coalesced_next(self._c, entry):
             yield bool(entry.pio), entry.address, entry.size, entry.data

@@ -144,6 +144,12 @@ def make_parser() -> Parser:
     )
     run.add_argument("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
     run.add_argument(
+        "--triple-fault",
+        choices=("report", "reset"),
+        default="report",
+        help="what a triple fault does: end with a report (default), or reset the machine as a PC's board does",
+    )
+    run.add_argument(
         "--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, input, serial, pci, acpi ..., or all"
     )
     commands.add_parser("guests", help="list the guests that come with pyvmm")
@@ -194,6 +200,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         rng=arguments.rng,
         devices=tuple(arguments.device),
         input=arguments.input,
+        triple_fault=arguments.triple_fault,
         trace=frozenset(filter(None, channels.split(","))),
     )
 

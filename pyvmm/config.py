@@ -10,6 +10,7 @@ from .layout import MIB
 
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]
+TripleFault = Literal["report", "reset"]
 InputMode = Literal["auto", "ps2", "virtio"]
 Display = Literal["none", "x11", "text"]
 
@@ -37,6 +38,7 @@ class MachineConfig:
     devices: tuple[str, ...] = ()
     """PCI devices from the user's own files: FILE:CLASS,KEY=VALUE,..."""
     input: InputMode = "auto"
+    triple_fault: TripleFault = "report"
     trace: frozenset[str] = frozenset()
 
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from types import TracebackType
 
 from kvm_cffi import Exit, KvmError, System, Vcpu
-from kvm_cffi.exits import IoapicEoi
+from kvm_cffi.exits import IoapicEoi, Shutdown
 
 from . import guests, layout
 from .acpi.build import AcpiTables
@@ -47,7 +47,7 @@ from .pci.host import PciHost
 from .pci.host_bridge import HostBridge
 from .platform import describe
 from .ram import Ram
-from .startup import set_cpu_state, set_mtrrs
+from .startup import hide_local_apic, set_cpu_state, set_mtrrs
 from .trace import Sink, Trace
 from .userdevice import load_device
 from .vcpu import VcpuThread
@@ -59,7 +59,8 @@ from .virtio.rng import VirtioRng
 class Machine(Lifecycle, Injection):
     """A PC, ready to run; a context manager. Raises UserError or BootError for what the user got wrong.
 
-    *serial* gets what the guest sends on COM1, under the machine lock; *trace_sink* gets the lines of the trace.
+    *serial* gets what the guest sends on COM1, under the machine lock; *trace_sink* gets the lines of the trace;
+    *nvram* is what the CMOS RAM of the machine before a reset held (rtc.nvram).
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Machine(Lifecycle, Injection):
         config: MachineConfig,
         serial: Callable[[bytes], None] | None = None,
         trace_sink: Sink | None = None,
+        nvram: bytes = b"",
     ) -> None:
         super().__init__()
+        self._nvram = nvram
         self.config = config
         self.trace = Trace(config.trace, trace_sink)
         self._serial = serial or (lambda data: None)
@@ -129,6 +132,8 @@ class Machine(Lifecycle, Injection):
         self.rtc = CmosRtc(
             line(layout.IRQ_RTC), loop, time.time_ns, ram.below_4g, ram.above_4g, self._set_nmi_mask, channel("rtc")
         )
+        if self._nvram:
+            self.rtc.nvram = self._nvram
         pio.map(layout.CMOS, 2, self.rtc)
 
         self.ps2_keyboard = Ps2Keyboard(loop, lambda mask: self.router.set_leds(mask), channel("i8042"))
@@ -147,6 +152,9 @@ class Machine(Lifecycle, Injection):
 
         control = channel("control")
         pio.map(layout.POST, 1, PostPort(control))
+        # Old kernels write here to let time pass; an exit each time would make a loop over the PIT miss its period.
+        if self.vm.check_extension("KVM_CAP_COALESCED_PIO"):
+            self.vm.register_coalesced(layout.POST, 1, pio=True)
         port_92 = SystemControlA(lambda: self.reset_requested("port 0x92"), lambda is_open: None, control)
         pio.map(layout.SYSTEM_CONTROL_A, 1, port_92)
         pio.map(layout.DEBUGCON, 1, Debugcon(self._transmit))
@@ -238,6 +246,8 @@ class Machine(Lifecycle, Injection):
         local_apic = self.irqchip.local_apic
         vcpu.set_cpuid(guest_cpuid(supported, number, self.config.cpus, local_apic=local_apic, tsc_deadline=deadline))
         set_mtrrs(vcpu)
+        if not local_apic:
+            hide_local_apic(vcpu)
         pic = self.irqchip.pic if number == 0 else None
         exits, irq = self.trace.channel("exits"), self.trace.channel("irq")
         self.threads.append(
@@ -302,6 +312,8 @@ class Machine(Lifecycle, Injection):
     def on_exit(self, thread: VcpuThread, exit: Exit) -> None:
         if isinstance(exit, IoapicEoi):
             self.irqchip.eoi(exit.vector)
+        elif isinstance(exit, Shutdown) and self.config.triple_fault == "reset":
+            self.reset_requested("triple fault")
         else:
             super().on_exit(thread, exit)
 

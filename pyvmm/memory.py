@@ -47,6 +47,12 @@ class GuestMemory:
         """All RAM, in bytes."""
         return sum(len(buffer) for buffer in self._buffers)
 
+    def release(self) -> None:
+        """Let the buffers go: from now on there is no RAM at all."""
+        buffers, self._starts, self._buffers = self._buffers, (), ()
+        for buffer in buffers:
+            buffer.release()
+
     def view(self, gpa: int, length: int) -> memoryview:
         """A writable view of [gpa, gpa+length); raises GuestMemoryError unless all of it is RAM of one region."""
         index = bisect_right(self._starts, gpa) - 1

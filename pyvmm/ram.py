@@ -74,8 +74,10 @@ class Ram:
     def close(self) -> None:
         """Give the memory back; views that somebody still holds keep the mapping until they go."""
         os.close(self.fd)
+        self.memory.release()
+        for _, buffer in self.slots:
+            buffer.release()
         self.slots.clear()
-        self.memory = GuestMemory([])
         self._whole.release()
         try:
             self._map.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +52,12 @@ def run(config: MachineConfig, host: HostConfig) -> int:
     sink = _trace_sink(host.trace_file) if config.trace else None
     console = Console(0, 1)
     current: list[Machine] = []
+    ended: list[Outcome] = []
+    deadline = None if host.timeout is None else time.monotonic() + host.timeout
+    nvram = b""
 
     def end(outcome: Outcome) -> None:
+        ended.append(outcome)
         for machine in current:
             machine.end(outcome)
 
@@ -60,12 +65,16 @@ def run(config: MachineConfig, host: HostConfig) -> int:
         with ending_signals(end):
             while True:
                 try:
-                    machine = Machine(config, console.write, sink)
+                    machine = Machine(config, console.write, sink, nvram)
                 except BootError as error:
                     raise UserError(str(error)) from None
                 with machine, Session(machine, host, console):
                     current[:] = [machine]
-                    outcome = machine.run(host.timeout)
+                    if ended:  # a signal came while there was no machine
+                        machine.end(ended[0])
+                    outcome = machine.run(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                    nvram = machine.rtc.nvram
+                    current.clear()
                 if outcome.end is not End.RESET or host.no_reboot:
                     break
     finally:

@@ -8,6 +8,8 @@ from .boot import entry
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
+APIC_BASE_ENABLE = 1 << 11
+"""IA32_APIC_BASE, global enable (Intel SDM volume 3, 11.4.4)."""
 MSR_MTRRdefType = 0x2FF
 MTRR_ENABLED_WRITE_BACK = 0x806
 """MTRRs on, everything write-back, as firmware leaves RAM (Intel SDM volume 3, 12.11.2.1)."""
@@ -17,6 +19,13 @@ def _segment(s: entry.Segment) -> Segment:
     return Segment(
         s.base, s.limit, s.selector, s.type, s.present, s.dpl, s.db, s.s, s.l, s.g, s.avl, unusable=1 - s.present
     )
+
+
+def hide_local_apic(vcpu: Vcpu) -> None:
+    """Switch the local APIC off: CPUID's APIC bit follows IA32_APIC_BASE, whatever KVM_SET_CPUID2 said."""
+    sregs = vcpu.get_sregs()
+    sregs.apic_base &= ~APIC_BASE_ENABLE
+    vcpu.set_sregs(sregs)
 
 
 def set_cpu_state(vcpu: Vcpu, state: entry.CpuState) -> None:

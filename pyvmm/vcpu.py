@@ -144,25 +144,28 @@ class VcpuThread:
             self._on_error(self, error)
 
     def _loop(self) -> None:
-        run, lock, pio, mmio = self.vcpu.run, self._lock, self._pio, self._mmio
+        vcpu, lock, pio, mmio = self.vcpu, self._lock, self._pio, self._mmio
+        run = vcpu.run
         trace = self._trace
         result = 0
         while not self.stopping:
             if self._pic is not None:
                 self._interrupt()
             if trace.enabled:
-                trace(f"vcpu{self.vcpu.id} KVM_RUN")
+                trace(f"vcpu{vcpu.id} KVM_RUN")
             exit = run(result)
             with lock:
+                if vcpu.coalesced:
+                    self._drain()
                 if trace.enabled:
-                    trace(f"vcpu{self.vcpu.id} {describe(exit)}")
+                    trace(f"vcpu{vcpu.id} {describe(exit)}")
                 match exit:
                     case PioOut(port, size, value):
                         pio.write(port, size, value)
                     case PioIn(port, size):
                         result = pio.read(port, size)
                         if trace.enabled:
-                            trace(f"vcpu{self.vcpu.id} gets {result:#x} from port {port:#x}")
+                            trace(f"vcpu{vcpu.id} gets {result:#x} from port {port:#x}")
                     case MmioWrite(address, size, value):
                         mmio.write(address, size, value)
                     case MmioRead(address, size):
@@ -177,6 +180,11 @@ class VcpuThread:
                         self._on_exit(self, exit)
             if self.halted or self.throttled:
                 self._sleep()
+
+    def _drain(self) -> None:
+        """Carry out the writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit."""
+        for is_pio, address, size, value in self.vcpu.coalesced_writes():
+            (self._pio if is_pio else self._mmio).write(address, size, value)
 
     def _come_back(self) -> None:
         """After a kick: the order matters, for whoever kicks sets its state before immediate_exit."""

@@ -160,6 +160,15 @@ class CmosRtc:
         """Byte 0x0F: what a reset is for, as the guest left it (0x0A: jump through 40:67 without EOI)."""
         return self._ram[RTC_SHUTDOWN_STATUS]
 
+    @property
+    def nvram(self) -> bytes:
+        """The battery-backed RAM past the clock's registers, 114 bytes; a reset of the machine leaves it."""
+        return bytes(self._ram[RTC_REG_D + 1 :])
+
+    @nvram.setter
+    def nvram(self, data: bytes) -> None:
+        self._ram[RTC_REG_D + 1 :] = data[: 128 - RTC_REG_D - 1].ljust(128 - RTC_REG_D - 1, b"\0")
+
     def reset(self) -> None:
         """The RESET pin: interrupts off, flags cleared; time, alarm and RAM stay (data sheet, pin description)."""
         self._collect()
