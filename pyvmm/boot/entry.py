@@ -7,8 +7,7 @@ Documentation/x86/boot.rst, "32-bit Boot Protocol" and "64-bit Boot Protocol": _
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm.boot.lowmem import GDT_GPA, PAGE_SIZE, PAGE_TABLES_GPA
 
@@ -47,8 +46,7 @@ IDENTITY_GIB: Final = 4
 PAGE_TABLES_LENGTH: Final = (2 + IDENTITY_GIB) * PAGE_SIZE
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A segment register with its hidden part, as struct kvm_segment has it; limit is in bytes, inclusive."""
 
     base: int
@@ -73,16 +71,14 @@ class Segment:
         return low | (limit >> 16 & 0xF) << 48 | flags << 52 | (self.base >> 24 & 0xFF) << 56
 
 
-@dataclass(frozen=True, slots=True)
-class DescriptorTable:
+class DescriptorTable(NamedTuple):
     """GDTR or IDTR; limit is in bytes, inclusive."""
 
     base: int
     limit: int
 
 
-@dataclass(frozen=True, slots=True)
-class CpuState:
+class CpuState(NamedTuple):
     """Every register that a boot protocol speaks of."""
 
     rip: int

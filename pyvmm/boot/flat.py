@@ -3,23 +3,17 @@
     real     16-bit real mode, CS:IP = the address; below 1 MiB
     32       32-bit flat protected mode, paging off
     64       64-bit long mode, the first 4 GiB mapped to themselves
-    linux32  32-bit flat protected mode, ESI = boot_params: a raw Linux kernel, as `objcopy -O binary vmlinux` makes it
+    linux32  32-bit flat protected mode, ESI = boot_params: a raw Linux kernel (rawlinux.py)
 
 The stack of the first three grows down from the address.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pyvmm.boot.bootparams import boot_params
-from pyvmm.boot.bzimage import OLD_INITRD_ADDR_MAX
-from pyvmm.boot.cmdline import write_cmdline
-from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.boot.error import BootError
-from pyvmm.boot.initrd import load_initrd
 from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, LOADER_END
 from pyvmm.memory import GuestMemory, GuestMemoryError
 
@@ -28,9 +22,6 @@ if TYPE_CHECKING:
 
 MODES: Final = {"real": 0x7C00, "32": HIGH_MEMORY_GPA, "64": HIGH_MEMORY_GPA, "linux32": HIGH_MEMORY_GPA}
 """The modes, each with the address that is meant where none is given."""
-
-RAW_KERNEL_CMDLINE: Final = 2047
-"""COMMAND_LINE_SIZE since 2.6.22, less the zero; an older kernel cuts it at 255 itself."""
 
 
 class Flat(NamedTuple):
@@ -74,29 +65,3 @@ def load_flat(memory: GuestMemory, image: Image, flat: Flat) -> CpuState:
     if mode == "32":
         return protected_mode(memory, address, esp=address & ~15)
     return long_mode(memory, address, rsp=address & ~15)
-
-
-def load_linux32(
-    memory: GuestMemory,
-    image: Image,
-    *,
-    address: int = HIGH_MEMORY_GPA,
-    cmdline: str = "",
-    initrd: Image | None = None,
-    e820: Sequence[E820Entry],
-    rsdp: int = 0,
-) -> CpuState:
-    """Load a raw 32-bit Linux kernel and enter its startup_32 with ESI = boot_params; BootError if it does not fit."""
-    end = address + image.size
-    if address < HIGH_MEMORY_GPA or end > high_memory_end(e820):
-        raise BootError(
-            f"{image.name}: does not fit into RAM at {address:#x}: a raw kernel goes to 0x100000, -m gives more RAM"
-        )
-    cmdline_gpa = write_cmdline(memory, cmdline, RAW_KERNEL_CMDLINE)
-    image.load(memory, address, 0, image.size)
-    placed = None
-    if initrd is not None:
-        # No header says where the initrd may end; below the end of a 32-bit kernel's low memory is safe.
-        placed = load_initrd(memory, initrd, e820, floor=end, limit=OLD_INITRD_ADDR_MAX + 1)
-    memory.write(INFO_GPA, boot_params(b"", e820, cmdline=cmdline_gpa, initrd=placed, rsdp=rsdp))
-    return protected_mode(memory, address, esi=INFO_GPA)

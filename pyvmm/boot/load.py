@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyvmm.boot.bzimage import load_bzimage
-from pyvmm.boot.detect import BZIMAGE, PVH, detect
 from pyvmm.boot.e820 import E820Entry, e820_map
 from pyvmm.boot.error import BootError
-from pyvmm.boot.flat import Flat, load_flat, load_linux32
+from pyvmm.boot.flat import Flat, load_flat
 from pyvmm.boot.image import Image, Source
 from pyvmm.boot.lowmem import BASE_MEMORY_END, MIB
-from pyvmm.boot.multiboot import load_multiboot
-from pyvmm.boot.pvh import load_pvh
 from pyvmm.memory import GuestMemory, GuestMemoryError
 
 if TYPE_CHECKING:
@@ -73,8 +69,16 @@ def _load(
     rsdp: int,
     flat: Flat | None,
 ) -> CpuState:
+    # Here, not above: a guest that comes with pyvmm starts without any of them, and they take milliseconds to import.
     if flat is not None:
+        from pyvmm.boot.rawlinux import load_linux32
+
         return load_linux32(memory, image, address=flat.address, cmdline=cmdline, initrd=initrd, e820=e820, rsdp=rsdp)
+    from pyvmm.boot.bzimage import load_bzimage
+    from pyvmm.boot.detect import BZIMAGE, PVH, detect
+    from pyvmm.boot.multiboot import load_multiboot
+    from pyvmm.boot.pvh import load_pvh
+
     protocol = detect(image)
     loader = load_bzimage if protocol == BZIMAGE else load_pvh if protocol == PVH else load_multiboot
     return loader(memory, image, cmdline=cmdline, initrd=initrd, e820=e820, rsdp=rsdp)
