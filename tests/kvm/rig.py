@@ -19,8 +19,11 @@ from pyvmm.layout import DEBUG_EXIT, DEBUGCON, IDENTITY_MAP, MIB, TSS
 from pyvmm.memory import GuestMemory
 from pyvmm.startup import set_cpu_state
 
-HARDWARE = any(flag in Path("/proc/cpuinfo").read_text() for flag in (" vmx", " svm"))
-"""The processor runs the guests; else KVM is software-backed."""
+CPUINFO = Path("/proc/cpuinfo").read_text()
+HARDWARE = " vmx" in CPUINFO or " svm" in CPUINFO
+"""A processor runs the guests, a real one or QEMU's; else KVM is software-backed."""
+TRAPS_INT3 = HARDWARE and "QEMU TCG" not in CPUINFO
+"""INT3 can be made an exit: SVM and VMX can, QEMU's emulation of SVM cannot."""
 
 RSP = 0x80000
 Irqchip = Literal["none", "kernel", "split"]

@@ -292,7 +292,7 @@ def test_kvm_run_that_fails_is_an_error() -> None:
             try:
                 rig.vcpu.run()
             except KvmError as error:
-                os._exit(error.errno if str(error) == "KVM_RUN: Input/output error" else 254)
+                os._exit(error.errno or 0 if str(error) == "KVM_RUN: Input/output error" else 254)
             os._exit(255)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EIO
         assert rig.vcpu.run() == PioOut(0x5000, 1, 0x11), "nothing happened to the parent's"
