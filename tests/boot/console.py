@@ -5,24 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
-import re
 import signal
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-SHOWN = 3000  # characters of output in a failure's message
+from tests.boot.transcript import Transcript
 
 
-class ConsoleError(AssertionError):
-    """What was waited for did not come; the message ends with the last of the output."""
-
-
-class Console:
+class Console(Transcript):
     """A child process whose output is collected as it comes.
 
     *on_pty* gives it a pseudo-terminal (rows and columns as *size*) for stdin, stdout and stderr. On pipes stderr goes
@@ -40,12 +34,8 @@ class Console:
         cwd: Path | None = None,
     ) -> None:
         self.command = [os.fspath(word) for word in command]
+        super().__init__(" ".join(self.command))
         self.on_pty = on_pty
-        self._start = time.monotonic()
-        self._received = bytearray()
-        self._position = 0  # in the text: what expect() has consumed
-        self._ended = False
-        self._news = threading.Condition()
         environment = {**os.environ, **(env or {})}
         errors = stderr.open("wb") if stderr else None
         try:
@@ -89,31 +79,6 @@ class Console:
     def pid(self) -> int:
         return self._process.pid
 
-    @property
-    def output(self) -> str:
-        """Everything that has come so far."""
-        with self._news:
-            return self._received.decode(errors="replace")
-
-    def expect(self, what: str | re.Pattern[str], timeout: float = 60) -> str:
-        """Wait until *what* comes after what was last waited for; the text up to its end.
-
-        Raises ConsoleError where *timeout* seconds pass or the program ends first.
-        """
-        pattern = re.compile(re.escape(what)) if isinstance(what, str) else what
-        deadline = time.monotonic() + timeout
-        with self._news:
-            while True:
-                text = self._received.decode(errors="replace")
-                if found := pattern.search(text, self._position):
-                    passed = text[self._position : found.end()]
-                    self._position = found.end()
-                    return passed
-                if self._ended:
-                    raise self._error(f"{pattern.pattern!r} did not come before the end")
-                if not self._news.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise self._error(f"{pattern.pattern!r} did not come within {timeout:g} s")
-
     def send(self, text: str | bytes) -> None:
         """Type *text*, as it is: a line needs its own newline."""
         data = text.encode() if isinstance(text, str) else text
@@ -137,7 +102,7 @@ class Console:
         try:
             status = self._process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise self._error(f"still running after {timeout:g} s") from None
+            raise self.error(f"still running after {timeout:g} s") from None
         self._reader.join(5)
         return status
 
@@ -167,19 +132,9 @@ class Console:
                 data = os.read(self._out, 65536)
             except OSError:  # a pseudo-terminal whose other end has been closed: EIO
                 data = b""
-            with self._news:
-                self._received += data
-                self._ended = not data
-                self._news.notify_all()
-                if not data:
-                    return
-
-    def _error(self, text: str) -> ConsoleError:
-        seconds = time.monotonic() - self._start
-        tail = self._received.decode(errors="replace")[-SHOWN:]
-        return ConsoleError(
-            f"{text} ({seconds:.1f} s after the start of {' '.join(self.command)}); the last output:\n{tail}"
-        )
+            self.feed(data)
+            if not data:
+                return
 
 
 Start = Callable[..., Console]

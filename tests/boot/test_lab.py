@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.console import ConsoleError, Start
+from tests.boot.console import Start
 from tests.boot.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS, INITRAMFS_CLOUD, INITRAMFS_GENERIC, ROOT, monitor
+from tests.boot.transcript import TranscriptError
 
 KVM_GET_API_VERSION = 0xAE00
 EV_KEY, KEY_A = 1, 30
@@ -93,9 +94,9 @@ def test_console_on_pipes(start: Start) -> None:
     console.expect("pipe", 20)
     console.send("line\n")
     console.expect("line\n", 20)
-    with pytest.raises(ConsoleError, match="within"):
+    with pytest.raises(TranscriptError, match="within"):
         console.expect("line\n", 0.2)
     console.close_input()
     assert console.wait(20) == 4
-    with pytest.raises(ConsoleError, match="before the end"):
+    with pytest.raises(TranscriptError, match="before the end"):
         console.expect("more")

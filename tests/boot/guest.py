@@ -1,0 +1,132 @@
+"""A guest under test: a machine that runs in a thread of this process, with a script's hands on all of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol, Self
+
+from pyvmm.config import MachineConfig
+from pyvmm.console import Console
+from pyvmm.display.screen import Screen
+from pyvmm.machine import Machine
+from pyvmm.outcome import End, Outcome
+from tests.boot.transcript import Transcript
+
+USERSPACE = "pyvmm guest: userspace"
+"""The first line of scripts/guest-init."""
+LIFETIME = 240.0  # seconds after which a guest ends by itself
+
+
+class Terminal(Protocol):
+    """Something with a shell at its other end."""
+
+    def expect(self, what: str | re.Pattern[str], timeout: float = ..., /) -> str: ...
+
+    def send(self, text: str, /) -> None: ...
+
+
+def shell(terminal: Terminal, command: str, timeout: float = 30, status: int | None = 0) -> str:
+    """Type *command* to the shell at *terminal*; what it printed. AssertionError where it ends otherwise than *status*.
+
+    The quotes keep the echo of the command from looking like its output.
+    """
+    terminal.send(f'echo @"<"; {command}; echo @">"$?@\n')
+    terminal.expect(re.compile(r"@<\r*\n"), timeout)
+    printed = terminal.expect(re.compile(r"@>\d+@\r*\n"), timeout)
+    output, _, ended = printed.rpartition("@>")
+    assert status is None or int(ended.split("@")[0]) == status, f"{command}: status {ended}: {output}"
+    return output.replace("\r", "")
+
+
+class Guest(Transcript):
+    """Runs from its construction until it ends, close() or LIFETIME; what it sends on COM1 is the transcript."""
+
+    def __init__(self, config: MachineConfig, lifetime: float = LIFETIME) -> None:
+        super().__init__(f"{config.kernel} {config.cmdline}")
+        self.trace: list[str] = []
+        self.machine = Machine(
+            config, self.feed, lambda ns, channel, message: self.trace.append(f"{channel} {message}")
+        )
+        input_end, self._input = os.pipe()
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        self._fds = [input_end, self._input, nowhere]
+        self._console = Console(input_end, nowhere)
+        self.machine.attach_console(self._console)
+        self._lifetime = lifetime
+        self._error: BaseException | None = None
+        self.outcome: Outcome | None = None
+        self._thread = threading.Thread(target=self._run, name="machine")
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.outcome = self.machine.run(self._lifetime)
+        except BaseException as error:  # shown by wait(), in the test's own thread
+            self._error = error
+        finally:
+            self.feed(b"")
+
+    def send(self, text: str) -> None:
+        """Type *text* at the other end of COM1."""
+        os.write(self._input, text.encode())
+
+    def shell(self, command: str, timeout: float = 30, status: int | None = 0) -> str:
+        """What *command* printed in the shell on COM1."""
+        return shell(self, command, timeout, status)
+
+    @property
+    def screen(self) -> Screen:
+        """What the guest's screen shows now."""
+        with self.machine.lock:
+            return self.machine.screen
+
+    def until(self, condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+        """Wait until *condition* holds; AssertionError says *what* did not come."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                rows = "\n".join(row.rstrip() for row in self.screen.text()).rstrip()
+                raise self.error(f"{what} did not come within {timeout:g} s; the screen:\n{rows}\nand")
+            time.sleep(0.05)
+
+    def expect_screen(self, text: str, timeout: float = 30) -> None:
+        """Wait until the screen shows *text*."""
+        self.until(lambda: text in self.screen, f"{text!r} on the screen", timeout)
+
+    def type(self, text: str, timeout: float = 60) -> None:
+        """Type *text* on the guest's keyboard, and wait until the guest has taken it."""
+        self.machine.keyboard.type(text)
+        posted = threading.Event()  # type() takes its turn in the loop too
+        self.machine.loop.post(posted.set)
+        assert posted.wait(timeout)
+        self.until(lambda: self.machine.keyboard.idle, f"the guest's reading of {text!r}", timeout)
+
+    def wait(self, timeout: float = 60) -> Outcome:
+        """How the guest ended; raises what the machine raised."""
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise self.error(f"still running after {timeout:g} s")
+        if self._error is not None:
+            raise self._error
+        assert self.outcome is not None
+        return self.outcome
+
+    def close(self) -> None:
+        """End the guest if it has not ended, and give everything back."""
+        self.machine.end(Outcome(End.QUIT))
+        self._thread.join()
+        self._console.close()
+        self.machine.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
