@@ -116,9 +116,7 @@ class Session:
             generation = machine.vga.generation()
             if generation != seen:
                 seen = generation
-                screen = Screen.of(machine.vga)
-                cursor = screen.cursor
-                script.screen_changed(screen.text(), None if cursor is None else (cursor.row, cursor.column))
+                script.screen_changed(Screen.of(machine.vga).text())
             if not script.done:
                 timer.arm(machine.loop.now() + LOOK_NS)
 

@@ -67,73 +67,122 @@ class Typist:
             self._typing = False
 
 
+class _SerialText:
+    """The guest's serial output, as far as it has not been waited for."""
+
+    def __init__(self, longest: int) -> None:
+        self.next = 0
+        self._longest = longest
+        self._text = ""
+
+    def feed(self, data: bytes) -> None:
+        self._text += data.decode("utf-8", "replace")
+
+    def find(self, text: str) -> bool:
+        """Whether *text* is there; what stands before its end is done with then."""
+        at = self._text.find(text)
+        if at >= 0:
+            self._text = self._text[at + len(text) :]
+        return at >= 0
+
+    def forget(self) -> None:
+        """Keep only what may be the beginning of a text."""
+        self._text = self._text[-self._longest :]
+
+
+class _ScreenText:
+    """The guest's screen, as far as it has not been waited for: what stands beyond the end of the last text found.
+
+    That place moves up as the screen scrolls. The rows above it change only by scrolling, so the shift is found by
+    laying the old rows over the new; where none fits (all has scrolled away, the screen was cleared), all of it is new.
+    """
+
+    def __init__(self) -> None:
+        self.next = 0
+        self._rows: list[str] = []
+        self._done: list[str] = []  # the rows up to the end of the last text found, that row only as far as the end
+
+    def show(self, rows: Sequence[str]) -> None:
+        self._rows = list(rows)
+        if self._done:
+            self._scroll()
+
+    def _scroll(self) -> None:
+        *above, last = self._done
+        for shift in range(max(len(above), 1)):
+            row = len(above) - shift
+            if self._rows[:row] == above[shift:] and row < len(self._rows) and self._rows[row].startswith(last):
+                self._done = [*above[shift:], last]
+                return
+        self._done = []
+
+    def find(self, text: str) -> bool:
+        """Whether *text* is there, in one row or running on into the next; what stands before its end is done with."""
+        row, column = (len(self._done) - 1, len(self._done[-1])) if self._done else (0, 0)
+        tail = [self._rows[row][column:], *self._rows[row + 1 :]] if self._rows else []
+        at = "".join(tail).find(text)
+        if at < 0:
+            return False
+        left = at + len(text)
+        for part in tail:
+            if left <= len(part):
+                break
+            left -= len(part)
+            row, column = row + 1, 0
+        self._done = [*self._rows[:row], self._rows[row][: column + left]]
+        return True
+
+
 class TypeAfter:
     """Pairs of a text and the strokes to type when the guest has shown it, one pair after the other.
 
-    What the guest had shown before the last strokes were typed does not count for the next text, so a prompt is waited
-    for anew each time.
+    A text counts once: what the guest showed up to the end of the last one does not count for the next, so a prompt is
+    waited for anew each time, and a guest that shows the same on its serial port and its screen has shown it once.
     """
 
     def __init__(self, steps: Sequence[tuple[str, list[Stroke]]], typist: Typist, trace: Channel = OFF) -> None:
-        self._steps = deque(steps)
+        self._steps = list(steps)
+        self._typed = 0
         self._typist = typist
         self._trace = trace
-        self._serial = ""
-        self._rows: list[str] = []
-        self._cursor = (0, 0)
-        self._seen: tuple[list[str], int, int] | None = None
+        self._serial = _SerialText(max((len(text) for text, _ in steps), default=0))
+        self._screen = _ScreenText()
 
     @property
     def done(self) -> bool:
         """Whether every text has been shown."""
-        return not self._steps
+        return self._typed == len(self._steps)
 
     def serial_output(self, data: bytes) -> None:
         """The guest has written *data* to its serial port."""
-        if not self._steps:
-            return
-        self._serial += data.decode("utf-8", "replace")
-        while self._steps and (at := self._serial.find(self._steps[0][0])) >= 0:
-            self._serial = self._serial[at + len(self._steps[0][0]) :]
-            self._step("serial port")
-        if self._steps:
-            self._serial = self._serial[-len(self._steps[0][0]) :]
+        if not self.done:
+            self._serial.feed(data)
+            self._look(self._serial, "serial port")
+            self._serial.forget()
 
-    def screen_changed(self, rows: Sequence[str], cursor: tuple[int, int] | None) -> None:
-        """The guest's screen shows *rows*, at least one, its cursor is at (row, column), or None if it is not there."""
-        self._rows = list(rows)
-        self._cursor = cursor or _end_of_text(self._rows)
-        if self._seen is not None and self._seen[1] >= len(self._rows):
-            self._seen = None  # another mode, with fewer rows
-        if self._steps and self._steps[0][0] in self._new_text():
-            self._step("screen")
+    def screen_changed(self, rows: Sequence[str]) -> None:
+        """The guest's screen shows *rows*."""
+        if not self.done:
+            self._screen.show(rows)
+            self._look(self._screen, "screen")
 
-    def _step(self, where: str) -> None:
-        text, keys = self._steps.popleft()
+    def _look(self, shown: _SerialText | _ScreenText, where: str) -> None:
+        # Each of the two finds the texts in their order. One that is behind may skip to the text that is waited for,
+        # unless that is also one that it has yet to find: then what it shows is taken for the earlier one.
+        while not self.done:
+            wanted = self._steps[self._typed][0]
+            behind = [text for text, _ in self._steps[shown.next : self._typed]]
+            if wanted not in behind and shown.find(wanted):
+                shown.next = self._typed
+            elif not behind or not shown.find(behind[0]):
+                return
+            shown.next += 1
+            if shown.next > self._typed:
+                self._type(where)
+
+    def _type(self, where: str) -> None:
+        text, keys = self._steps[self._typed]
         if self._trace.enabled:
             self._trace(f"{text!r} on the {where}: typing {len(keys)} keys")
-        self._seen = (self._rows, *self._cursor)
+        self._typed += 1
         self._typist.strokes(keys)
-
-    def _new_text(self) -> str:
-        """What the screen shows beyond the cursor of the last step, wherever that place has been scrolled to.
-
-        The rows above the cursor's change only by scrolling, so the shift is found by laying the old rows over the
-        new; where none fits (all has scrolled away, the screen was cleared), all of it is new.
-        """
-        row = column = 0
-        if self._seen is not None:
-            old, old_row, old_column = self._seen
-            for shift in range(max(old_row, 1)):
-                row, column = old_row - shift, old_column
-                if self._rows[:row] == old[shift:old_row] and self._rows[row][:column] == old[old_row][:column]:
-                    break
-            else:
-                row = column = 0
-                self._seen = None
-        return "".join([self._rows[row][column:], *self._rows[row + 1 :]])
-
-
-def _end_of_text(rows: Sequence[str]) -> tuple[int, int]:
-    last = max((row for row, text in enumerate(rows) if text.strip()), default=0)
-    return last, len(rows[last].rstrip())

@@ -21,20 +21,8 @@ from pyvmm.display.font import glyph
 from pyvmm.display.x11 import X11Window, open_display
 from pyvmm.errors import UserError
 from pyvmm.hostinput.router import Router
+from tests.unit.display.xserver import start_server
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
-
-XVFB = ("Xvfb", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset")
-
-
-def start_server() -> tuple[subprocess.Popen[bytes], str]:
-    """An X server of our own, on a display number that it finds free."""
-    read_fd, write_fd = os.pipe()
-    process = subprocess.Popen([*XVFB, "-displayfd", str(write_fd)], pass_fds=[write_fd], stderr=subprocess.DEVNULL)
-    os.close(write_fd)
-    with open(read_fd) as numbers:
-        number = numbers.readline().strip()
-    assert number, "Xvfb did not start"
-    return process, f":{number}"
 
 
 @pytest.fixture(scope="module")

@@ -73,9 +73,8 @@ class Script:
         return keys
 
     def show(self, *lines: str) -> None:
-        """A screen of six rows of twenty columns, the cursor behind the last line."""
-        rows = [line.ljust(20) for line in lines] + [" " * 20] * (6 - len(lines))
-        self.script.screen_changed(rows[-6:], (len(lines) - 1, len(lines[-1])))
+        """A screen of six rows of twenty columns."""
+        self.script.screen_changed([line.ljust(20) for line in lines] + [" " * 20] * (6 - len(lines)))
 
 
 def test_serial_steps_one_after_the_other() -> None:
@@ -97,7 +96,7 @@ def test_serial_memory_is_bounded() -> None:
     script = Script("never:x")
     for _ in range(100):
         script.script.serial_output(bytes(range(256)) * 10)
-    assert len(script.script._serial) <= len("never")
+    assert len(script.script._serial._text) <= len("never")
 
 
 def test_two_texts_in_one_write() -> None:
@@ -118,12 +117,12 @@ def test_an_old_prompt_on_the_screen_does_not_count() -> None:
 
 
 def test_an_old_prompt_that_scrolled_does_not_count() -> None:
-    script = Script("# :ls\\n", "# :y")
-    script.show("a", "# ", "b", "c", "d", "# ")
+    script = Script("x# :ls\\n", "# :y")
+    script.show("a", "#", "b", "c", "d", "x# ")
     assert script.typed() == events_of("ls\n")
-    script.show("b", "c", "d", "# ls", "bin", "etc")
+    script.show("b", "c", "d", "x# ls", "bin", "etc")
     assert script.typed() == []
-    script.show("c", "d", "# ls", "bin", "etc", "# ")
+    script.show("c", "d", "x# ls", "bin", "etc", "# ")
     assert script.typed() == events_of("y")
 
 
@@ -135,28 +134,60 @@ def test_everything_is_new_after_a_clear() -> None:
     assert script.typed() == events_of("y")
 
 
-def test_without_a_cursor_the_text_ends_where_it_ends() -> None:
-    script = Script("#:ls", "#:y")
-    script.script.screen_changed(["one".ljust(9), "#".ljust(9), " " * 9], None)
-    script.script.screen_changed(["one".ljust(9), "# ls".ljust(9), " " * 9], None)
-    assert script.typed() == events_of("ls")
-    script.script.screen_changed(["one".ljust(9), "# ls".ljust(9), "#".ljust(9)], None)
+def test_texts_that_came_between_two_looks() -> None:
+    script = Script("one:a", "two:b", "one:c")
+    script.show("two", "one", "x two")
+    assert script.typed() == events_of("ab")
+    script.show("two", "one", "x two", "   one")
+    assert script.typed() == events_of("c")
+
+
+def test_a_text_that_runs_into_the_next_row() -> None:
+    script = Script("login:x", "go:y")
+    script.show(" " * 17 + "log", "in")
+    assert script.typed() == events_of("x")
+    script.show(" " * 17 + "log", "in g", "o")
+    assert script.typed() == []
+    script.show(" " * 17 + "log", "in g", "o", "go")
     assert script.typed() == events_of("y")
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.parametrize("serial_first", [True, False])
+def test_one_prompt_on_both_is_one(serial_first: bool) -> None:
+    script = Script("> :a", "> :b", "> :c")
+    if serial_first:
+        script.script.serial_output(b"> ")
+    script.show("> ")
+    script.script.serial_output(b"" if serial_first else b"> ")
+    assert script.typed() == events_of("a")
+    script.show("> a", "> ")
+    script.script.serial_output(b"a\r\n> ")
+    assert script.typed() == events_of("b")
+    script.script.serial_output(b"b\r\n> ")
+    script.show("> a", "> b", "> ")
+    assert script.typed() == events_of("c")
+
+
+def test_from_the_serial_port_to_the_screen() -> None:
+    script = Script("boot\\::x", "login\\::y", "# :z")
+    script.script.serial_output(b"boot: ")
+    script.show("login: ")
+    script.show("login: y", "# ")
+    assert script.typed() == events_of("xyz")
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.tuples(
-            st.lists(st.text("# x", max_size=4), min_size=1, max_size=6),
-            st.none() | st.tuples(st.integers(0, 5), st.integers(0, 5)),
-        ),
-        max_size=8,
+        st.one_of(st.lists(st.text("# x", max_size=4), max_size=6), st.binary(max_size=8), st.sampled_from([b"# x"])),
+        max_size=10,
     )
 )
-def test_any_screens(screens: list[tuple[list[str], tuple[int, int] | None]]) -> None:
+def test_any_output(shown: list[list[str] | bytes]) -> None:
     script = Script("#:a", "x:b", "# x:c")
-    for rows, cursor in screens:
-        inside = cursor if cursor is not None and cursor[0] < len(rows) else None
-        script.script.screen_changed(rows, inside)
+    for part in shown:
+        if isinstance(part, bytes):
+            script.script.serial_output(part)
+        else:
+            script.script.screen_changed(part)
     assert script.typed() in ([], events_of("a"), events_of("ab"), events_of("abc"))

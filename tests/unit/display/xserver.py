@@ -1,0 +1,42 @@
+"""An X server without a screen, and reading text from the pixels of a picture."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from pyvmm.display.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph
+from pyvmm.display.screen import CP437
+
+XVFB = ("Xvfb", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset")
+
+
+def start_server() -> tuple[subprocess.Popen[bytes], str]:
+    """An X server of our own, on a display number that it finds free."""
+    read_fd, write_fd = os.pipe()
+    process = subprocess.Popen([*XVFB, "-displayfd", str(write_fd)], pass_fds=[write_fd], stderr=subprocess.DEVNULL)
+    os.close(write_fd)
+    with open(read_fd) as numbers:
+        number = numbers.readline().strip()
+    assert number, "Xvfb did not start"
+    return process, f":{number}"
+
+
+_CHARACTERS = {glyph(code): CP437[code] for code in reversed(range(0x20, 0x7F))}
+
+
+def read_text(pixels: bytes, width: int, pixel_size: int) -> list[str]:
+    """The rows of text in a picture of 8x16 cells on black ground, *pixel_size* bytes a pixel; "\ufffd" is no ASCII."""
+    line_size = width * pixel_size
+    lit = [any(pixels[i : i + min(pixel_size, 3)]) for i in range(0, len(pixels), pixel_size)]
+    rows = []
+    for row in range(len(pixels) // line_size // GLYPH_HEIGHT):
+        text = ""
+        for x in range(0, width, GLYPH_WIDTH):
+            start = row * GLYPH_HEIGHT * width + x
+            lines = bytes(
+                sum(lit[start + y * width + i] << (7 - i) for i in range(GLYPH_WIDTH)) for y in range(GLYPH_HEIGHT)
+            )
+            text += _CHARACTERS.get(lines, "\ufffd")
+        rows.append(text)
+    return rows
