@@ -13,7 +13,8 @@ The SCI is a level: high while SCI_EN is set and an enabled status bit is. Writi
 of S5 turns the machine off; the other sleep states are not there, and asking for them does nothing.
 
 The power button sets PWRBTN_STS and general-purpose event GPE_POWER_BUTTON. The FADT's PWR_BUTTON flag tells a full
-ACPI system to use the second; a guest without an AML interpreter can enable the first.
+ACPI system to use the second; a guest without an AML interpreter can enable the first. RTC_EN can be set, as Linux
+wants, and does nothing: the alarm's RTC_STS is for waking up, and there is no sleep to wake from.
 
 Source: ACPI 6.5, 4.8 (fixed hardware); Intel ICH9 data sheet, 13.7 (APM) and 13.8.3 (power management I/O registers).
 """
@@ -46,7 +47,8 @@ PWRBTN_STS: Final = 1 << 8
 TMR_EN: Final = 1 << 0
 GBL_EN: Final = 1 << 5
 PWRBTN_EN: Final = 1 << 8
-PM1_EN_MASK: Final = TMR_EN | GBL_EN | PWRBTN_EN
+RTC_EN: Final = 1 << 10
+PM1_EN_MASK: Final = TMR_EN | GBL_EN | PWRBTN_EN | RTC_EN
 
 # PM1_CNT.
 SCI_EN: Final = 1 << 0

@@ -10,6 +10,7 @@ from pyvmm.clock import NS_PER_SECOND, FakeClock
 from pyvmm.devices.acpi_pm import (
     ACPI_DISABLE,
     ACPI_ENABLE,
+    GBL_EN,
     GPE0_EN,
     GPE0_STS,
     GPE_POWER_BUTTON,
@@ -21,6 +22,7 @@ from pyvmm.devices.acpi_pm import (
     PM_TMR,
     PWRBTN_EN,
     PWRBTN_STS,
+    RTC_EN,
     SCI_EN,
     SLP_EN,
     SLP_TYP_S5,
@@ -210,6 +212,15 @@ def test_timer_interrupt_is_not_lost_behind_another_event(bench: Bench) -> None:
     assert bench.sci.level
     pm.write(PM1_STS, 2, TMR_STS)
     assert not bench.sci.level
+
+
+def test_every_fixed_event_can_be_enabled(bench: Bench) -> None:
+    """ACPICA writes an enable bit and complains where it does not stay."""
+    pm = bench.acpi()
+    for bit in (TMR_EN, GBL_EN, PWRBTN_EN, RTC_EN):
+        pm.write(PM1_EN, 2, bit)
+        assert pm.read(PM1_EN, 2) == bit
+        assert not bench.sci.level
 
 
 def test_reset(bench: Bench) -> None:
