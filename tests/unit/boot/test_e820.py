@@ -69,7 +69,7 @@ def test_high_memory_end_without_high_memory() -> None:
     pages=st.integers(1, 16),
 )
 def test_map_is_sorted_disjoint_and_offers_exactly_the_ram(low: int, high: int, spots: list[int], pages: int) -> None:
-    reserved = []
+    reserved: list[E820Entry] = []
     for spot in sorted(spots):
         entry = E820Entry(spot << 12, pages << 12, E820_TYPE_RESERVED)
         if entry.end <= 4 * GIB and not (reserved and reserved[-1].end > entry.addr):

@@ -18,8 +18,8 @@ CODE = bytes(range(1, 200))
 AOUT = bytes(64) + multiboot_header(KLUDGE, 0x100040, 0x100000, 0x100000 + 64 + 32 + 199, 0x102000, 0x100060) + CODE
 
 
-def elf(flags: int = 3, **options: int) -> bytes:
-    return bytes(make_elf([(0x100000, multiboot_header(flags) + CODE, 0x2000)], bits=32, **options))
+def elf(flags: int = 3, *, entry: int = 0x100000, vaddr: int = 0) -> bytes:
+    return bytes(make_elf([(0x100000, multiboot_header(flags) + CODE, 0x2000)], bits=32, entry=entry, vaddr=vaddr))
 
 
 def test_elf_and_its_information(tmp_path: Path) -> None:
