@@ -113,6 +113,8 @@ class VcpuThread:
         """Run *function* in the vCPU's thread, outside KVM_RUN and under the machine lock."""
         self._calls.append(function)
         self.kick()
+        if self.is_current:  # from inside an exit: the next KVM_RUN finishes that access and comes back at once
+            self.vcpu.immediate_exit = True
 
     def nmi(self) -> None:
         """Queue a non-maskable interrupt for this vCPU."""
