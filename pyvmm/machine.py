@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Self
 
 from kvm_cffi import Exit, KvmError, System, Vcpu
 from kvm_cffi.exits import IoapicEoi, Shutdown
@@ -364,7 +365,7 @@ class Machine(Lifecycle, Injection):
         self.join()
         self._resources.close()
 
-    def __enter__(self) -> Machine:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
