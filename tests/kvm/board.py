@@ -1,0 +1,45 @@
+"""A whole machine of pyvmm, run in this process with one of the guests that come with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from pyvmm import guests
+from pyvmm.config import MachineConfig
+from pyvmm.machine import Machine
+from pyvmm.outcome import Outcome
+
+LONGEST = 100.0
+"""Seconds; a guest that takes longer hangs."""
+
+
+class Board(Machine):
+    """A Machine that keeps what the guest prints, and what its guest left behind can be asked for."""
+
+    def __init__(self, config: MachineConfig, nvram: bytes = b"") -> None:
+        self.output = bytearray()
+        self.on_output: Callable[[bytes], None] | None = None
+        self.guest = guests.load(config.guest or guests.DEFAULT) if config.kernel is None else None
+        super().__init__(config, self._take, None, nvram)
+
+    def _take(self, data: bytes) -> None:
+        self.output += data
+        if self.on_output is not None:
+            self.on_output(data)
+
+    def finish(self, timeout: float = LONGEST) -> Outcome:
+        return self.run(timeout)
+
+    def value(self, name: str) -> int:
+        """What the guest left at one of its symbols."""
+        assert self.guest is not None
+        return self.memory.read_int(self.guest.symbols[name], 8)
+
+
+@contextmanager
+def board(guest: str, *, parameters: dict[str, int] | None = None, **options: object) -> Iterator[Board]:
+    """A machine with *guest*; *options* are the fields of MachineConfig."""
+    fields = {"memory": guests.load(guest).memory, **options}
+    with Board(MachineConfig(guest=guest, guest_parameters=tuple((parameters or {}).items()), **fields)) as machine:  # type: ignore[arg-type]
+        yield machine

@@ -1,0 +1,283 @@
+"""Every guest of guests/ on the whole machine: it ends as its guest.toml says, and leaves the right things behind."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime
+
+import pytest
+
+from pyvmm import guests
+from pyvmm.layout import COM1, DEBUGCON, MIB
+from pyvmm.outcome import End, Outcome
+from tests.kvm.board import board
+from tests.kvm.rig import HARDWARE
+
+MSI_TO_CPU_0 = 0xFEE00000
+OK = Outcome(End.DEBUG_EXIT, 0)
+FAST = {
+    "ports": {"port_step": 3, "mmio_step": 0x20000},
+    "pio-bench": {"outs": 1000, "ins": 1000},
+    "timer": {"count": 5},
+}
+"""Guests that would take seconds: what of them is left out."""
+
+BY_THEMSELVES = [
+    "debug", "int3", "irq-window", "mmio", "mmio-cross", "pio", "pio-bench", "ports", "protected", "rtc", "string-io",
+    "timer", "uart",
+]  # fmt: skip
+DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "smp"]
+DYING = {"shutdown": End.TRIPLE_FAULT, "internal-error": End.INTERNAL_ERROR, "fetch-mmio": End.INTERNAL_ERROR}
+RESETS = {
+    "reset-i8042": "port 0x64",
+    "reset-cf9": "port 0xcf9",
+    "reset-port92": "port 0x92",
+    "reset-triple-fault": "triple fault",
+}
+
+
+def discard(value: object) -> None:
+    """For a lambda whose caller wants nothing back."""
+
+
+def test_every_guest_is_tested_here() -> None:
+    assert sorted([*BY_THEMSELVES, *DRIVEN, *DYING, *RESETS]) == guests.names()
+
+
+@pytest.mark.parametrize("name", BY_THEMSELVES)
+def test_a_guest_that_needs_nobody(name: str) -> None:
+    with board(name, parameters=FAST.get(name)) as machine:
+        assert machine.finish() == OK
+        if name == "timer":
+            assert machine.value("ticks") == 5
+        elif name == "ports":
+            assert machine.value("accesses") > 50_000
+        elif name == "rtc":
+            shown = re.search(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", machine.output)
+            assert shown, bytes(machine.output)
+            guest = datetime.strptime(shown[1].decode(), "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
+            assert abs(datetime.now(UTC) - guest).total_seconds() < 60
+        elif name == "irq-window":
+            assert machine.output == b"RRR", "from the debug console"
+
+
+@pytest.mark.parametrize("irqchip", ["split", "user"])
+@pytest.mark.parametrize("name", ["timer", "rtc", "uart", "irq-window", "hello", "string-io"])
+def test_the_interrupt_controllers_of_ours(name: str, irqchip: str) -> None:
+    with board(name, parameters=FAST.get(name), irqchip=irqchip) as machine:
+        if name == "hello":
+            machine.serial.on_room = lambda: discard(machine.serial.receive(b"q"))
+            assert machine.finish() == Outcome(End.POWER_OFF)
+        else:
+            assert machine.finish() == OK
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_hello_echoes(irqchip: str) -> None:
+    with board("hello", irqchip=irqchip) as machine:
+        waiting = bytearray(b"Some text, longer than the FIFO of sixteen bytes.\rq")
+
+        def feed() -> None:
+            del waiting[: machine.serial.receive(bytes(waiting))]
+
+        machine.serial.on_room = feed
+        assert machine.finish() == Outcome(End.POWER_OFF)
+        assert b"longer than the FIFO of sixteen bytes.\r\n\r\nBye." in machine.output
+
+
+def test_hlt_ends_by_nmi_only() -> None:
+    with board("hlt") as machine:
+        machine.memory.write(0x600, b"\xcf")  # iret
+        machine.memory.write_int(2 * 4, 4, 0x600)
+
+        def press() -> None:
+            machine.inject_nmi()
+            timer.arm(machine.loop.now() + 50_000_000)
+
+        timer = machine.loop.timer(press)
+        timer.arm(machine.loop.now() + 50_000_000)
+        assert machine.finish() == OK
+        assert machine.value("halts") == 3
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "user"])
+def test_nmi_button(irqchip: str) -> None:
+    """Pressed by the guest's own output, that is from inside one of its exits."""
+    with board("nmi", parameters={"count": 3}, irqchip=irqchip) as machine:
+        machine.on_output = lambda data: machine.inject_nmi()
+        assert machine.finish() == OK
+        assert machine.value("taken") == 3
+
+
+def test_nmi_button_while_the_guest_masks_it() -> None:
+    with board("nmi") as machine:
+        machine.pio.write(0x70, 1, 0x80)
+        machine.on_output = lambda data: machine.inject_nmi()
+        assert machine.finish(0.3).end is End.TIMEOUT
+        assert machine.value("taken") == 0
+
+
+def test_hyperv_crash_without_hyperv() -> None:
+    with board("hyperv-crash") as machine:
+        assert machine.finish() == Outcome(End.DEBUG_EXIT, 1), "CPUID offers no Hyper-V, so the MSRs are not there"
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_a_key_comes_by_irq_1(irqchip: str) -> None:
+    with board("kbd-inb60", irqchip=irqchip) as machine:
+        machine.on_output = lambda data: machine.keyboard.press("a") if data == b"K" else None
+        assert machine.finish() == OK
+        assert machine.output == b"K\x1e\x9e"
+
+
+def test_keyboard_guest() -> None:
+    with board("keyboard") as machine:
+        machine.on_output = lambda data: machine.keyboard.press("ctrl", "d") if machine.output.endswith(b"> ") else None
+        assert machine.finish() == Outcome(End.POWER_OFF)
+        assert b"Bye" in machine.output
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split"])
+def test_messages(irqchip: str) -> None:
+    with board("msi", parameters={"count": 3}, irqchip=irqchip) as machine:
+        machine.on_output = lambda data: discard(machine.vm.signal_msi(MSI_TO_CPU_0, 0x45))
+        assert machine.finish() == OK
+        assert machine.value("taken") == 3
+
+
+@pytest.mark.parametrize("name", list(DYING))
+def test_a_guest_that_dies(name: str) -> None:
+    with board(name) as machine:
+        outcome = machine.finish()
+        assert outcome.end is DYING[name]
+        assert "vCPU 0: 64-bit long mode, paging on, CPL 0" in outcome.report
+        assert outcome.value == 0
+
+
+@pytest.mark.parametrize("name", list(RESETS))
+def test_a_reset(name: str) -> None:
+    with board(name, triple_fault="reset") as machine:
+        outcome = machine.finish()
+        assert outcome.end is End.RESET
+        assert RESETS[name] in outcome.message
+        nvram = machine.rtc.nvram
+    with board(name, triple_fault="reset") as again:
+        assert again.finish().end is End.RESET, "a machine that has lost its CMOS RAM begins at the beginning"
+    machine = type(machine)(machine.config, nvram)
+    with machine:
+        assert machine.finish() == OK, "the second start finds the note of the first"
+
+
+def test_ports_in_full_on_memory_above_the_hole() -> None:
+    """Every port; RAM on both sides of the hole, so that a stray write has somewhere to go."""
+    with board("ports", memory=3072 * MIB + 16 * MIB, parameters={"mmio_step": 0x40000}, rng=True) as machine:
+        assert machine.finish() == OK
+        assert machine.value("accesses") > 200_000
+
+
+@pytest.mark.parametrize("irqchip", ["split", "user"])
+def test_ports_with_the_interrupt_controllers_of_ours(irqchip: str) -> None:
+    with board("ports", parameters={"port_step": 3, "mmio_step": 0x80000, "seed": 7}, irqchip=irqchip) as machine:
+        assert machine.finish() == OK
+
+
+def test_a_debug_exit_value() -> None:
+    with board("smp", parameters={"wait": 1 << 20}) as machine:
+        machine.pio.write(0xF4, 1, 77)
+        assert machine.run(10) == Outcome(End.DEBUG_EXIT, 77)
+
+
+def test_a_timeout_reports_every_vcpu() -> None:
+    with board("hlt", cpus=2) as machine:
+        start = time.monotonic()
+        outcome = machine.run(0.2)
+        assert outcome.end is End.TIMEOUT
+        assert time.monotonic() - start < 30
+        assert outcome.message == "after 0.2 s"
+        assert "vCPU 0: real mode" in outcome.report
+        assert "vCPU 1: real mode" in outcome.report
+
+
+def test_a_device_that_raises_ends_the_machine_and_is_raised() -> None:
+    class Broken:
+        def read(self, offset: int, size: int) -> int:
+            raise ZeroDivisionError("broken")
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            raise ZeroDivisionError("broken")
+
+    with board("pio") as machine:
+        machine.pio.map(0x5000, 4, Broken())
+        with pytest.raises(ZeroDivisionError, match="broken"):
+            machine.finish()
+        assert machine.outcome is not None and machine.outcome.end is End.INTERNAL_ERROR
+
+
+def test_the_report_of_an_internal_error() -> None:
+    with board("internal-error") as machine:
+        outcome = machine.finish()
+        culprit = machine.guest.symbols["culprit"] if machine.guest else 0
+        report = outcome.report
+    assert outcome.message == "vCPU 0: KVM_INTERNAL_ERROR_EMULATION"
+    assert f"RIP {culprit:016x}" in report
+    assert "RBX 00000000d0000000" in report
+    assert re.search(r"code at 0x[0-9a-f]+: (?:[0-9a-f]{2} ){16}\[d9\] 03 ", report), report
+    assert "instruction that KVM could not emulate: d9 03" in report
+    assert "CR0 " in report and "EFER 0500" in report
+    assert "CS 0008" in report
+    assert report.splitlines()[-1].split()[1] == "KVM_EXIT_INTERNAL_ERROR"
+
+
+def test_the_report_of_a_triple_fault_shows_the_last_exits() -> None:
+    with board("shutdown") as machine:
+        outcome = machine.finish()
+    lines = outcome.report.splitlines()
+    assert outcome.message == "vCPU 0: KVM_EXIT_SHUTDOWN"
+    assert lines[0] == "vCPU 0: 64-bit long mode, paging on, CPL 0"
+    assert "IDT base" in outcome.report
+    assert lines[-1].endswith("KVM_EXIT_SHUTDOWN")
+    assert re.search(r"^last exits of \d+:$", outcome.report, re.MULTILINE)
+
+
+def test_a_report_where_nothing_is_mapped_at_rip() -> None:
+    with board("fetch-mmio") as machine:
+        report = machine.finish().report
+    assert "RIP 00000000d0000000" in report
+    assert "code at 0xd0000000: " + "?? " * 16 + "[??]" in report
+
+
+def test_what_the_guest_reads_where_nothing_is() -> None:
+    with board("pio") as machine:
+        assert machine.finish() == OK
+        assert [machine.value(name) for name in ("in1", "in2", "in4")] == [0xFF, 0xFFFF, 0xFFFFFFFF]
+
+
+def test_ports_of_the_board() -> None:
+    """The debug console prints, COM1 prints, and nothing else of the two is swallowed."""
+    with board("nmi") as machine:
+        for port, text in ((DEBUGCON, b"debug "), (COM1, b"serial")):
+            for byte in text:
+                machine.pio.write(port, 1, byte)
+        assert machine.output == b"debug serial"
+
+
+def test_the_default_guest_starts_within_the_default_memory() -> None:
+    guest = guests.load(guests.DEFAULT)
+    assert guest.memory <= 128 * MIB
+    assert guest.end == "power-off"
+
+
+@pytest.mark.parametrize("memory", [16 * MIB, 64 * MIB + 4096, 3072 * MIB, 3073 * MIB, 5120 * MIB])
+def test_sizes_of_memory(memory: int) -> None:
+    with board("mmio-cross" if memory == 16 * MIB else "pio", memory=memory) as machine:
+        assert machine.finish() == OK
+        assert machine.ram.below_4g + machine.ram.above_4g == memory
+        if memory > 3072 * MIB:
+            assert machine.memory.read_int(4096 * MIB, 8) == 0
+
+
+def test_software_backed_kvm_is_told_apart() -> None:
+    from pyvmm.doctor import backend
+
+    assert backend().startswith("hardware" if HARDWARE else "software-backed")
