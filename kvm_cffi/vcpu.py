@@ -59,8 +59,8 @@ class Vcpu:
 
     def close(self) -> None:
         if self.fd >= 0:
-            lib.kvm_cffi_vcpu_free(self._c)
-            self._c = ffi.NULL
+            freed, self._c = self._c, None  # not NULL: whoever uses it now gets a TypeError, not a crash
+            lib.kvm_cffi_vcpu_free(freed)
             os.close(self.fd)
             self.fd = -1
 
@@ -130,12 +130,13 @@ class Vcpu:
 
     @property
     def immediate_exit(self) -> bool:
-        """Write only in practice: True makes the next (or this) KVM_RUN return Intr at once, until set back."""
+        """Write only: True makes this KVM_RUN or the next return Intr at once, until set back; closed, it does nothing."""
         raise AttributeError("immediate_exit is write-only")
 
     @immediate_exit.setter
     def immediate_exit(self, value: bool) -> None:
-        lib.kvm_cffi_set_immediate_exit(self._c, 1 if value else 0)
+        if self._c is not None:
+            lib.kvm_cffi_set_immediate_exit(self._c, 1 if value else 0)
 
     @property
     def exits(self) -> int:
