@@ -86,7 +86,8 @@ class Loop:
         self._wake()
 
     def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
+        if self._wake_fd >= 0:
+            os.eventfd_write(self._wake_fd, 1)
 
     def run(self) -> None:
         """Serve until stop()."""
@@ -141,4 +142,9 @@ class Loop:
         """Close the loop's own descriptors; those that were added stay their owners'."""
         self._callbacks.clear()
         self._epoll.close()
-        os.close(self._wake_fd)
+        if self._wake_fd >= 0:
+            fd, self._wake_fd = (
+                self._wake_fd,
+                -1,
+            )  # whoever posts or stops from now on writes to no stranger's descriptor
+            os.close(fd)
