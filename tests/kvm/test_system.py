@@ -101,6 +101,20 @@ def test_closing_gives_every_descriptor_back() -> None:
     assert not any("kvm" in name for name in descriptors())
 
 
+def test_a_closed_vcpu_is_an_error_and_no_crash() -> None:
+    with Rig("pio") as rig:
+        vcpu = rig.vcpu
+    vcpu.immediate_exit = True
+    vcpu.close()
+    for use in (vcpu.run, vcpu.last_exits, lambda: list(vcpu.coalesced_writes()), lambda: vcpu.if_flag):
+        with pytest.raises((TypeError, AttributeError)):
+            use()
+    with pytest.raises(KvmError, match="KVM_GET_REGS: Bad file descriptor"):
+        vcpu.get_regs()
+    with pytest.raises(KvmError, match="KVM_CREATE_VCPU: Bad file descriptor"):
+        rig.vm.create_vcpu(1)
+
+
 def test_descriptors_do_not_outlive_an_exec() -> None:
     with Rig() as rig:
         for fd in (rig.system.fd, rig.vm.fd, rig.vcpu.fd):

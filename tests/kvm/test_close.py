@@ -1,0 +1,171 @@
+"""A machine gives everything back: threads, descriptors, memory; after any end, and after an error while it is made."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyvmm import machine as machine_module
+from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.layout import MIB
+from pyvmm.machine import Machine
+from pyvmm.outcome import End, Outcome
+from tests.kvm.board import Board, board
+
+SMALL = 16 * MIB
+
+
+def descriptors() -> list[str]:
+    names = []
+    for path in Path("/proc/self/fd").iterdir():
+        try:
+            names.append(f"{path.name} {os.readlink(path)}")
+        except FileNotFoundError:  # the listing's own
+            pass
+    return sorted(names)
+
+
+def mappings() -> int:
+    return sum("pyvmm-ram" in line or "kvm-vcpu" in line for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = descriptors(), threading.enumerate(), mappings()
+    yield
+    gc.collect()
+    assert (descriptors(), threading.enumerate(), mappings()) == before
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_a_machine_that_never_ran(irqchip: str) -> None:
+    with board("hello", irqchip=irqchip, rng=True, virtio_input="standard"):
+        pass
+
+
+def test_closing_twice() -> None:
+    machine = Machine(MachineConfig(guest="pio", memory=SMALL))
+    machine.close()
+    machine.close()
+    machine.end(Outcome(End.QUIT))
+
+
+@pytest.mark.parametrize("guest", ["pio", "shutdown", "internal-error", "reset-cf9", "keyboard"])
+def test_each_kind_of_end(guest: str) -> None:
+    with board(guest) as machine:
+        if guest == "keyboard":
+            machine.on_output = lambda data: machine.end(Outcome(End.QUIT))
+        machine.finish()
+
+
+def test_a_timeout_with_four_cpus_that_sleep() -> None:
+    with board("hlt", cpus=4) as machine:
+        assert machine.run(0.1).end is End.TIMEOUT
+        assert threading.active_count() == 1, "run() has joined them"
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_end_from_another_thread_while_the_guest_sleeps(irqchip: str) -> None:
+    with board("hello", irqchip=irqchip) as machine:
+        timer = threading.Timer(0.1, lambda: machine.end(Outcome(End.QUIT)))
+        timer.start()
+        assert machine.finish() == Outcome(End.QUIT)
+        timer.join()
+
+
+def test_end_before_run() -> None:
+    with board("hlt") as machine:
+        machine.end(Outcome(End.SIGNAL, 15))
+        machine.end(Outcome(End.QUIT))
+        assert machine.finish() == Outcome(End.SIGNAL, 15), "the first one stands"
+
+
+def test_fifty_machines_in_a_row() -> None:
+    for n in range(50):
+        with board("pio", cpus=1 + n % 3) as machine:
+            assert machine.finish() == Outcome(End.DEBUG_EXIT, 0)
+
+
+def test_two_machines_at_once() -> None:
+    with board("timer", parameters={"count": 3}) as one, board("timer", parameters={"count": 3}) as two:
+        outcomes: list[Outcome] = []
+        thread = threading.Thread(target=lambda: outcomes.append(one.finish()))
+        thread.start()
+        outcomes.append(two.finish())
+        thread.join()
+        assert outcomes == [Outcome(End.DEBUG_EXIT, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (MachineConfig(memory=SMALL, guest="nobody"), "there is no guest 'nobody'"),
+        (MachineConfig(memory=MIB, guest="hello"), "needs 16384 KiB"),
+        (MachineConfig(memory=SMALL, guest="pio", guest_parameters=(("x", 1),)), "has no x"),
+        (MachineConfig(memory=SMALL, cpus=5000, guest="pio"), "at most"),
+        (MachineConfig(memory=SMALL, cpus=2, irqchip="user", guest="pio"), "one CPU"),
+        (MachineConfig(memory=1 << 45, guest="pio"), "ask for less"),
+        (MachineConfig(memory=SMALL, guest="pio", devices=("/no/such/file.py:Device",)), "no/such/file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_mistake_while_it_is_made(config: MachineConfig, message: str) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        Machine(config)
+    assert "\n" not in str(error.value)
+
+
+STEPS: list[str] = ["_create_vm", "_create_irqchip", "_add_devices", "_add_pci", "_add_input", "_create_vcpu", "_load"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+def test_an_error_at_each_step(step: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever fails while a machine is made, in each of its steps, before it or right after it."""
+    original: Callable[..., object] = getattr(Machine, step)
+
+    def fail(self: Machine, *arguments: object) -> object:
+        if after:
+            original(self, *arguments)
+        raise OSError("made to fail")
+
+    monkeypatch.setattr(Machine, step, fail)
+    with pytest.raises(OSError, match="made to fail"):
+        Board(MachineConfig(memory=SMALL, cpus=2, guest="pio", rng=True, virtio_input="standard"))
+
+
+def test_kvm_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(machine_module, "open_kvm", refuse)
+    with pytest.raises(UserError, match=r"^no$"):
+        Machine(MachineConfig(memory=SMALL, guest="pio"))
+
+
+def test_a_device_that_raises() -> None:
+    class Broken:
+        def read(self, offset: int, size: int) -> int:
+            raise ZeroDivisionError
+
+        def write(self, offset: int, size: int, value: int) -> None:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), board("pio", cpus=2) as machine:
+        machine.pio.map(0x5000, 4, Broken())
+        machine.finish()
+
+
+def test_a_callback_of_the_loop_that_raises() -> None:
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), board("hlt", cpus=2) as machine:
+        machine.loop.post(broken)
+        machine.finish()
