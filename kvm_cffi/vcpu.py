@@ -130,7 +130,7 @@ class Vcpu:
 
     @property
     def immediate_exit(self) -> bool:
-        """Write only: True makes this KVM_RUN or the next return Intr at once, until set back; closed, it does nothing."""
+        """Write only: True makes this KVM_RUN or the next return Intr at once, until set back; nothing once closed."""
         raise AttributeError("immediate_exit is write-only")
 
     @immediate_exit.setter
