@@ -1,7 +1,7 @@
 """The glyphs of code page 437, 8x16 pixels each, for every picture of the screen.
 
-Made by scripts/make-font from the 8x13 font of X.Org's font-misc-misc ("Public domain font. Share and enjoy."): one row lower,
-with its line-drawing characters lengthened to the cell's edges and its shades and half blocks drawn anew.
+Made by scripts/make-font from the 8x13 font of X.Org's font-misc-misc ("Public domain font. Share and enjoy."): one row
+lower in the cell, line-drawing characters lengthened to the cell's edges, shades and half blocks drawn anew.
 """
 
 from __future__ import annotations
