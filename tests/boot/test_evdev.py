@@ -18,6 +18,7 @@ from pyvmm import input_codes as ic
 from pyvmm.errors import UserError
 from pyvmm.hostinput.evdev import EvdevCapture, is_keyboard
 from pyvmm.hostinput.router import Router
+from tests.boot.console import Start
 from tests.boot.lab import ROOT, monitor
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
 
@@ -306,3 +307,29 @@ def test_what_is_a_keyboard_here(hand: Hand) -> None:
             device.close()
     assert names["AT Translated Set 2 keyboard"] and names["pyvmm test keyboard"]
     assert not any(is_it for name, is_it in names.items() if "Power Button" in name or "Mouse" in name)
+
+
+def test_pyvmm_run_takes_the_hosts_keyboard(hand: Hand, pyvmm: Start) -> None:
+    """A key that a hand presses on the host is read by the guest's own driver, and the machine's end gives it back."""
+    console = pyvmm("run", "--keyboard", f"evdev={hand.path}", "--trace", "evdev", "keyboard")
+    console.expect("is the guest's")
+    console.expect("> ")
+    for code in (ic.KEY_H, ic.KEY_E, ic.KEY_Y, ic.KEY_ENTER):
+        hand.key(code, 1)
+        hand.key(code, 0)
+    console.expect("hey: no such command")
+    assert hand.host_saw() == []
+    for code in (LEFT, ic.KEY_D):
+        hand.key(code, 1)
+    assert console.wait() == 0
+    for code in (ic.KEY_D, LEFT, B):
+        hand.key(code, 0)
+    hand.key(B, 1)
+    assert hand.host_saw()[-1] == (B, 1)
+    hand.key(B, 0)
+
+
+def test_pyvmm_run_with_a_device_that_is_no_keyboard(pyvmm: Start) -> None:
+    console = pyvmm("run", "--keyboard", "evdev=/dev/null", "keyboard")
+    console.expect("/dev/null")
+    assert console.wait() == 2 and len(console.output.splitlines()) == 1

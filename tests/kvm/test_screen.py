@@ -37,6 +37,7 @@ class Window:
         self.display = display.Display(server)
         until(lambda: bool(self.display.screen().root.query_tree().children), lambda: "no window")
         self.window = self.display.screen().root.query_tree().children[0]
+        until(lambda: self.window.get_attributes().map_state == X.IsViewable, lambda: "the window is not mapped")
 
     def text(self) -> list[str]:
         return read_text(self.window.get_image(0, 0, 640, 400, X.ZPixmap, 0xFFFFFF).data, 640, 4)
