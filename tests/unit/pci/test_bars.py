@@ -197,7 +197,7 @@ def test_a_function_behind_a_port_is_an_express_endpoint_with_the_link_up(board:
 SPANS = st.tuples(st.integers(0, 60), st.integers(1, 20))
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), SPANS, st.booleans()), max_size=25))
 def test_at_each_address_the_first_claim_answers(moves: list[tuple[int, tuple[int, int], bool]]) -> None:
     """Against a model that asks, address by address, who is first."""

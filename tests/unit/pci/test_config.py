@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.pci.config_space import ConfigSpace
@@ -170,6 +170,7 @@ def test_free_slot(board: Board) -> None:
         board.host.root.free_slot()
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 0xFF), st.sampled_from([1, 2, 4]), st.integers(0, 0xFFFFFFFF)), max_size=20))
 def test_masks_hold_bit_by_bit(writes: list[tuple[int, int, int]]) -> None:
     config = ConfigSpace()
