@@ -77,81 +77,93 @@ def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
     return convert
 
 
-def make_parser() -> Parser:
-    parser = Parser(prog="pyvmm", description="A KVM virtual machine monitor whose machine is written in Python.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    run = commands.add_parser(
-        "run",
-        help="run a kernel or one of the guests that come with pyvmm",
-        description="Run a kernel, or one of the guests that come with pyvmm (without any: the default one).",
-        epilog=EXIT_STATUS_HELP + "\nOn a terminal, Ctrl-A h shows the keys that pyvmm keeps for itself.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run.add_argument(
-        "guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests` lists them)"
-    )
-    run.add_argument("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
-    run.add_argument("-i", "--initrd", type=Path, help="initial RAM disk")
-    run.add_argument("-p", "--cmdline", default="", help="kernel command line")
-    run.add_argument("-m", "--memory", type=_checked(parse_size), metavar="SIZE", help="guest RAM, such as 512M or 2G")
-    run.add_argument("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
-    run.add_argument(
-        "--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS"
-    )
-    run.add_argument(
+def _machine_options() -> Parser:
+    """What says which machine: the options that `run` and `acpi` share."""
+    options = Parser(add_help=False)
+    add = options.add_argument
+    add("guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests` lists them)")
+    add("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
+    add("-i", "--initrd", type=Path, help="initial RAM disk")
+    add("-p", "--cmdline", default="", help="kernel command line")
+    add("-m", "--memory", type=_checked(parse_size), metavar="SIZE", help="guest RAM, such as 512M or 2G")
+    add("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
+    add("--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS")
+    add(
         "--irqchip",
         choices=("kernel", "split", "user"),
         default="kernel",
         help="where PIC, IOAPIC and PIT live: kernel (default), split (local APICs in the kernel), user",
     )
-    run.add_argument(
+    add(
         "--virtio-input",
         choices=("none", "aero", "standard"),
         help="virtio keyboard and mouse at 00:0a, and who they say they are (default: standard with a kernel)",
     )
-    run.add_argument("--tablet", action="store_true", help="a virtio tablet beside them")
-    run.add_argument("--rng", action="store_true", help="a virtio entropy source")
-    run.add_argument(
-        "--device", action="append", default=[], metavar="FILE:CLASS[,KEY=VALUE...]", help="a PCI device of your own"
+    add("--tablet", action="store_true", help="a virtio tablet beside them")
+    add("--rng", action="store_true", help="a virtio entropy source")
+    add("--root-ports", type=int, choices=range(5), default=0, metavar="N", help="PCI Express root ports, at most 4")
+    add(
+        "--device",
+        action="append",
+        default=[],
+        metavar="FILE:CLASS[,KEY=VALUE...]",
+        help="a PCI device of your own; port=N puts it behind root port N",
     )
-    run.add_argument(
+    add(
         "--input",
         choices=("auto", "ps2", "virtio"),
         default="auto",
         help="which of the guest's keyboards and mice get the input: auto is virtio while it has a driver, else PS/2",
     )
-    run.add_argument(
-        "--display", choices=("none", "x11", "text"), default="none", help="show the guest's screen: a window, or here"
+    add("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
+    add(
+        "--triple-fault",
+        choices=("report", "reset"),
+        default="report",
+        help="what a triple fault does: end with a report (default), or reset the machine as a PC's board does",
     )
-    run.add_argument(
+    add("--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, input, serial, pci, acpi ..., or all")
+    return options
+
+
+def _host_options(run: argparse.ArgumentParser) -> None:
+    """What connects the machine to this host while it runs."""
+    add = run.add_argument
+    add("--display", choices=("none", "x11", "text"), default="none", help="show the guest's screen: a window, or here")
+    add(
         "--keyboard",
         default="auto",
         metavar="WHERE",
         help="keys come from: auto, x11, evdev or evdev=/dev/input/eventN",
     )
-    run.add_argument("--mouse", default="auto", metavar="WHERE", help="the mouse likewise")
-    run.add_argument(
+    add("--mouse", default="auto", metavar="WHERE", help="the mouse likewise")
+    add(
         "--type-after",
         action="append",
         default=[],
         metavar="TEXT:KEYS",
         help="type KEYS (\\n, <enter>, <ctrl-c> ...) when the guest has shown TEXT",
     )
-    run.add_argument("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
-    run.add_argument("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
-    run.add_argument(
-        "--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time"
+    add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
+    add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
+    add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
+
+
+def make_parser() -> Parser:
+    parser = Parser(prog="pyvmm", description="A KVM virtual machine monitor whose machine is written in Python.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    options = _machine_options()
+    run = commands.add_parser(
+        "run",
+        help="run a kernel or one of the guests that come with pyvmm",
+        description="Run a kernel, or one of the guests that come with pyvmm (without any: the default one).",
+        epilog=EXIT_STATUS_HELP + "\nOn a terminal, Ctrl-A h shows the keys that pyvmm keeps for itself.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[options],
     )
-    run.add_argument("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
-    run.add_argument(
-        "--triple-fault",
-        choices=("report", "reset"),
-        default="report",
-        help="what a triple fault does: end with a report (default), or reset the machine as a PC's board does",
-    )
-    run.add_argument(
-        "--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, input, serial, pci, acpi ..., or all"
-    )
+    _host_options(run)
+    acpi = commands.add_parser("acpi", help="write the ACPI tables that such a machine would get", parents=[options])
+    acpi.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go, one file each")
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
     return parser
@@ -198,6 +210,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         virtio_input=virtio_input,
         tablet=arguments.tablet,
         rng=arguments.rng,
+        root_ports=arguments.root_ports,
         devices=tuple(arguments.device),
         input=arguments.input,
         triple_fault=arguments.triple_fault,
@@ -232,6 +245,17 @@ def main(argv: list[str] | None = None) -> int:
                 from .run import run
 
                 return run(make_config(arguments), make_host_config(arguments))
+            case "acpi":
+                from .acpi.build import build, write
+                from .platform import describe
+
+                try:
+                    files = write(build(describe(make_config(arguments))), arguments.out)
+                except OSError as error:
+                    raise UserError(f"--out {arguments.out}: {error.strerror}") from None
+                for file in files:
+                    print(file)
+                return 0
             case "guests":
                 from . import guests
 

@@ -35,6 +35,8 @@ class MachineConfig:
     virtio_input: VirtioInputIdentity = "none"
     tablet: bool = False
     rng: bool = False
+    root_ports: int = 0
+    """PCI Express root ports, from slot 0x1c up."""
     devices: tuple[str, ...] = ()
     """PCI devices from the user's own files: FILE:CLASS,KEY=VALUE,..."""
     input: InputMode = "auto"

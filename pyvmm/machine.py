@@ -46,11 +46,12 @@ from .lifecycle import Lifecycle
 from .outcome import End, Outcome
 from .pci.host import PciHost
 from .pci.host_bridge import HostBridge
+from .pci.root_port import RootPort
 from .platform import describe
 from .ram import Ram
 from .startup import hide_local_apic, set_cpu_state, set_mtrrs
 from .trace import Sink, Trace
-from .userdevice import load_device
+from .userdevice import device_port, load_device
 from .vcpu import VcpuThread
 from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from .virtio.pci import VirtioPci
@@ -195,8 +196,17 @@ class Machine(Lifecycle, Injection):
         self.mmio.map(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
 
+        ports = [RootPort(number) for number in range(self.config.root_ports)]
+        for number, port in enumerate(ports):
+            self.pci.root.add(port, layout.ROOT_PORT_SLOT + number)
         for option in self.config.devices:
-            self.pci.root.add(load_device(option), self.pci.root.free_slot())
+            device, behind = load_device(option), device_port(option)
+            if behind is None:
+                self.pci.root.add(device, self.pci.root.free_slot())
+            elif 0 <= behind < len(ports) and not ports[behind].child.functions:
+                ports[behind].child.add(device, 0)
+            else:
+                raise UserError(f"--device {option}: root port {behind} does not exist or is taken: see --root-ports")
         if self.config.rng:
             self.pci.root.add(VirtioPci(VirtioRng(trace=pci), defer=self.loop.post), self.pci.root.free_slot())
 

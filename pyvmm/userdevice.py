@@ -32,9 +32,18 @@ def parse_device(option: str) -> tuple[Path, str, dict[str, int | str]]:
     return Path(file), name, arguments
 
 
+def device_port(option: str) -> int | None:
+    """The number of the root port that the key `port` names; None for the root bus. Raises UserError."""
+    port = parse_device(option)[2].get("port")
+    if isinstance(port, str):
+        raise UserError(f"--device {option}: port={port} is no number of a root port")
+    return port
+
+
 def load_device(option: str) -> PciDevice:
     """Import the file and make the device; UserError says what is wrong with either."""
     path, name, arguments = parse_device(option)
+    arguments.pop("port", None)
     spec = importlib.util.spec_from_file_location(f"pyvmm_device_{path.stem}", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise UserError(f"--device {option}: {path} is no Python file")
