@@ -377,6 +377,7 @@ class PciDevice:
         bus = self.bus
         if bus is None:
             return
+        self.reset_function()
         for bar in self.bars.values():
             if bar.claim is not None:
                 (bus.host.io_decoder if bar.io else bus.host.memory_decoder).release(bar.claim)

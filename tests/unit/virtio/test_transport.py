@@ -374,6 +374,16 @@ def test_a_bar_that_moves_takes_doorbells_and_registers_with_it(guest: Virtio) -
     assert len(queues[0].used()) == 1
 
 
+def test_a_function_that_is_unplugged_stops(guest: Virtio) -> None:
+    guest.setup(VERSION_1)
+    guest.msix()
+    guest.board.host.root.remove(guest.function)
+    assert echo_of(guest).oks == [True, False]
+    assert not guest.board.doorbells.active and guest.config.read(0, 4) == 0xFFFFFFFF
+    guest.function.kick(0)
+    assert guest.messages == [] and not guest.line
+
+
 class Greedy(Echo):
     """A device whose driver adds a buffer for each one taken."""
 
