@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -47,27 +50,48 @@ def _trace_sink(file: Path | None) -> Sink:
         raise UserError(f"--trace: cannot write {file}: {error.strerror}") from None
 
 
+class Interrupted(BaseException):
+    """A signal came while a machine was being made: the file that it boots from may be a pipe that nobody writes to."""
+
+
+def open_standard_descriptors() -> None:
+    """Open those that were closed on /dev/null, so that nothing of the machine's gets their numbers."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
 def run(config: MachineConfig, host: HostConfig) -> int:
     """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
+    open_standard_descriptors()
     sink = _trace_sink(host.trace_file) if config.trace else None
     console = Console(0, 1)
     current: list[Machine] = []
     ended: list[Outcome] = []
+    making = False
     deadline = None if host.timeout is None else time.monotonic() + host.timeout
     nvram = b""
 
     def end(outcome: Outcome) -> None:
+        """In a signal handler, which may have stopped anything half-way: the loop does the work."""
         ended.append(outcome)
         for machine in current:
-            machine.end(outcome)
+            machine.loop.post(partial(machine.end, outcome))
+        if making:
+            raise Interrupted
 
     try:
         with ending_signals(end):
             while True:
+                making = True
                 try:
                     machine = Machine(config, console.write, sink, nvram)
                 except BootError as error:
                     raise UserError(str(error)) from None
+                finally:
+                    making = False
                 with machine, Session(machine, host, console):
                     current[:] = [machine]
                     if ended:  # a signal came while there was no machine
@@ -77,8 +101,12 @@ def run(config: MachineConfig, host: HostConfig) -> int:
                     current.clear()
                 if outcome.end is not End.RESET or host.no_reboot:
                     break
+    except Interrupted:
+        outcome = ended[0]
     finally:
         console.close()
+    if outcome.end is End.TIMEOUT:
+        outcome = replace(outcome, message=f"after {host.timeout:g} s")  # in all, whatever was left for the last start
     if outcome.end is not End.POWER_OFF:
         print(f"pyvmm: {outcome}", file=sys.stderr)
     if outcome.report:
