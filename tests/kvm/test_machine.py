@@ -17,7 +17,7 @@ from tests.kvm.rig import HARDWARE
 MSI_TO_CPU_0 = 0xFEE00000
 OK = Outcome(End.DEBUG_EXIT, 0)
 FAST = {
-    "ports": {"port_step": 3, "mmio_step": 0x20000},
+    "ports": {"port_step": 7, "mmio_step": 0x20000},
     "pio-bench": {"outs": 1000, "ins": 1000},
     "timer": {"count": 5},
 }
@@ -52,7 +52,7 @@ def test_a_guest_that_needs_nobody(name: str) -> None:
         if name == "timer":
             assert machine.value("ticks") == 5
         elif name == "ports":
-            assert machine.value("accesses") > 50_000
+            assert machine.value("accesses") > 30_000
         elif name == "rtc":
             shown = re.search(rb"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)", machine.output)
             assert shown, bytes(machine.output)
@@ -63,7 +63,7 @@ def test_a_guest_that_needs_nobody(name: str) -> None:
 
 
 @pytest.mark.parametrize("irqchip", ["split", "user"])
-@pytest.mark.parametrize("name", ["timer", "rtc", "uart", "irq-window", "hello", "string-io"])
+@pytest.mark.parametrize("name", ["timer", "uart", "irq-window", "hello", "string-io"])
 def test_the_interrupt_controllers_of_ours(name: str, irqchip: str) -> None:
     with board(name, parameters=FAST.get(name), irqchip=irqchip) as machine:
         if name == "hello":
@@ -71,6 +71,11 @@ def test_the_interrupt_controllers_of_ours(name: str, irqchip: str) -> None:
             assert machine.finish() == Outcome(End.POWER_OFF)
         else:
             assert machine.finish() == OK
+
+
+def test_the_alarm_through_two_pics_of_ours() -> None:
+    with board("rtc", irqchip="user") as machine:
+        assert machine.finish() == OK
 
 
 @pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
@@ -178,7 +183,7 @@ def test_ports_in_full_on_memory_above_the_hole() -> None:
 
 @pytest.mark.parametrize("irqchip", ["split", "user"])
 def test_ports_with_the_interrupt_controllers_of_ours(irqchip: str) -> None:
-    with board("ports", parameters={"port_step": 3, "mmio_step": 0x80000, "seed": 7}, irqchip=irqchip) as machine:
+    with board("ports", parameters={"port_step": 7, "mmio_step": 0x80000, "seed": 7}, irqchip=irqchip) as machine:
         assert machine.finish() == OK
 
 

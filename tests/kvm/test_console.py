@@ -1,0 +1,419 @@
+"""The serial console as a person, a pipe and a script have it: nothing lost, nothing stuck, the terminal given back."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.boot.console import Console
+
+PYVMM = Path(sys.executable).with_name("pyvmm")
+GREETING = "q powers off.\r\n"
+# Prints 'R' on COM1, waits there for a key, then resets by port 0xCF9.
+RESET_AFTER_A_KEY = bytes.fromhex("ba f803 b0 52 ee  ba fd03 ec a8 01 74 fb  ba f90c b0 06 ee f4")
+ALPHABET = bytes(range(0x41, 0x41 + 26))
+# Prints A's for ever.
+PRINT_FOR_EVER = bytes.fromhex("ba f803 b0 41 ee eb fd")
+HLT = bytes.fromhex("fa f4 eb fc")
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Console]:
+    with Console([PYVMM, "run", "hello"], on_pty=True) as console:
+        yield console
+
+
+def flat(tmp_path: Path, code: bytes) -> list[str]:
+    """Arguments that run *code* in real mode."""
+    path = tmp_path / "code.bin"
+    path.write_bytes(code)
+    return ["run", "-m", "16M", "-k", str(path), "--flat", "real@0x1000"]
+
+
+def printer(rounds: int) -> bytes:
+    """Code that prints ALPHABET *rounds* times on COM1, then ends with 7."""
+    count = rounds.to_bytes(2, "little").hex()
+    return bytes.fromhex(f"ba f803 b9 {count} b0 41 bb 1a00 ee fe c0 4b 75 fa 49 75 f2  b0 07 e6 f4")
+
+
+def run(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([PYVMM, *map(str, arguments)], stderr=subprocess.PIPE, timeout=100, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def memory_of(pid: int) -> int:
+    """Resident bytes that are not guest RAM."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("RssAnon:")[2].split()[0]) << 10
+
+
+# On a terminal
+
+
+def test_the_terminal_is_raw_and_what_is_typed_comes_back(on_terminal: Console) -> None:
+    cooked = on_terminal.terminal()
+    on_terminal.expect(GREETING)
+    assert not local_flags(on_terminal) & (termios.ICANON | termios.ECHO | termios.ISIG)
+    on_terminal.send("abc\x03\x1a\x1c")
+    on_terminal.expect("abc\x03\x1a\x1c")
+    on_terminal.send("q")
+    on_terminal.expect("Bye.")
+    assert on_terminal.wait() == 0
+    assert on_terminal.terminal() == cooked
+
+
+def test_ctrl_a_x_quits(on_terminal: Console) -> None:
+    cooked = on_terminal.terminal()
+    on_terminal.expect(GREETING)
+    on_terminal.send("\x01x")
+    on_terminal.expect("pyvmm: quit")
+    assert on_terminal.wait() == 7
+    assert on_terminal.terminal() == cooked
+
+
+def test_ctrl_a_ctrl_a_sends_one(on_terminal: Console) -> None:
+    on_terminal.expect(GREETING)
+    on_terminal.send("<\x01\x01>")
+    on_terminal.expect("<\x01>")
+
+
+def test_ctrl_a_h_helps_and_the_guest_sees_nothing_of_it(on_terminal: Console) -> None:
+    on_terminal.expect(GREETING)
+    on_terminal.send("<\x01h>")
+    passed = on_terminal.expect("send Ctrl-A\r\n")
+    assert "Ctrl-A x" in passed
+    on_terminal.send("!")
+    on_terminal.expect("!")
+    assert "h" not in on_terminal.output.partition(GREETING)[2].replace(passed.partition("Ctrl")[2], "").replace(
+        "h  this help", ""
+    )
+
+
+def test_ctrl_a_r_prints_the_registers_of_a_guest_that_sleeps(on_terminal: Console) -> None:
+    on_terminal.expect(GREETING)
+    on_terminal.send("\x01r")
+    on_terminal.expect("vCPU 0: real mode")
+    on_terminal.expect("RIP 0000")
+    on_terminal.expect("last exits of")
+    on_terminal.send("and on")
+    on_terminal.expect("and on")
+
+
+def test_ctrl_a_and_another_letter_is_dropped(on_terminal: Console) -> None:
+    on_terminal.expect(GREETING)
+    on_terminal.send("<\x01z>")
+    on_terminal.expect("<>")
+
+
+def test_what_was_typed_before_the_guest_listens_is_not_lost() -> None:
+    with Console([PYVMM, "run", "hello"], on_pty=True) as console:
+        while local_flags(console) & termios.ICANON:
+            time.sleep(0.001)
+        console.send("early and longer than sixteen bytes q")
+        assert console.wait() == 0
+        assert "early and longer than sixteen bytes" in console.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back(on_terminal: Console, number: int) -> None:
+    cooked = on_terminal.terminal()
+    on_terminal.expect(GREETING)
+    on_terminal.signal(number)
+    on_terminal.expect(f"pyvmm: signal {number}")
+    assert on_terminal.wait() == 128 + number
+    assert on_terminal.terminal() == cooked
+
+
+@pytest.mark.parametrize(
+    ("guest", "status"), [("shutdown", 5), ("internal-error", 6), ("pio", 16), ("hlt", 124), ("reset-cf9", 16)]
+)
+def test_each_end_gives_the_terminal_back(guest: str, status: int) -> None:
+    with Console([PYVMM, "run", guest, "--timeout", "1"], on_pty=True) as console:
+        cooked = console.terminal()
+        assert console.wait() == status
+        assert console.terminal() == cooked
+        assert "\n" not in console.output.replace("\r\n", ""), "no staircase: the terminal was cooked again by then"
+
+
+def test_a_mistake_gives_the_terminal_back(tmp_path: Path) -> None:
+    """The kernel is gone when the machine resets."""
+    arguments = flat(tmp_path, RESET_AFTER_A_KEY)
+    with Console([PYVMM, *arguments], on_pty=True) as console:
+        cooked = console.terminal()
+        console.expect("R")
+        (tmp_path / "code.bin").unlink()
+        console.send("k")
+        console.expect("No such file or directory")
+        assert console.wait() == 2
+        assert console.terminal() == cooked
+
+
+def test_a_reset_keeps_what_was_typed(tmp_path: Path) -> None:
+    with Console([PYVMM, *flat(tmp_path, RESET_AFTER_A_KEY)], on_pty=True) as console:
+        console.expect("R")
+        console.send("abc")  # one key for each of three starts
+        for _ in range(3):
+            console.expect("R")
+        console.send("\x01x")
+        assert console.wait() == 7
+        assert console.output.partition("\r\n")[0].count("R") + console.output.count("\nR") >= 4
+
+
+def test_a_terminal_that_goes_away(tmp_path: Path) -> None:
+    """Its window is closed: the kernel sends SIGHUP, and every write fails."""
+    ours, theirs = os.openpty()
+    errors = tmp_path / "errors"
+    with (
+        errors.open("wb") as stderr,
+        subprocess.Popen(
+            [PYVMM, "run", "hello"],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=lambda: os.close(os.open(os.ttyname(0), os.O_RDWR)),  # makes it the controlling terminal
+        ) as process,
+    ):
+        os.close(theirs)
+        got = b""
+        while GREETING.encode() not in got:
+            got += os.read(ours, 4096)
+        os.close(ours)
+        assert process.wait(60) == 128 + signal.SIGHUP
+    assert errors.read_text() == "pyvmm: signal 1\n"
+
+
+# Without one
+
+
+def test_through_pipes() -> None:
+    ran = run("run", "hello", input=b"some text\rq", stdout=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.endswith(b"some text\r\n\r\nBye.\r\n") or ran.stdout.endswith(b"some text\r\n\r\nBye."), (
+        ran.stdout
+    )
+
+
+def test_escapes_are_for_terminals_only() -> None:
+    ran = run("run", "hello", input=b"<\x01x>q", stdout=subprocess.PIPE)
+    assert ran.returncode == 0
+    assert b"<\x01x>" in ran.stdout
+
+
+def test_from_and_to_regular_files(tmp_path: Path) -> None:
+    text = b"x" * 10_000
+    (tmp_path / "in").write_bytes(text + b"q")
+    with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
+        ran = run("run", "hello", stdin=stdin, stdout=stdout)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert text in (tmp_path / "out").read_bytes()
+
+
+def test_from_and_to_dev_null() -> None:
+    ran = run("run", "hello", "--timeout", "0.5", stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    assert ran.returncode == 124
+
+
+def test_the_end_of_input_does_not_end_the_guest() -> None:
+    ran = run("run", "hello", "--timeout", "0.5", input=b"abc", stdout=subprocess.PIPE)
+    assert ran.returncode == 124
+    assert ran.stdout.endswith(b"abc")
+
+
+@pytest.mark.parametrize("closed", [[0], [1], [0, 1], [0, 1, 2]])
+def test_descriptors_that_are_closed(closed: list[int]) -> None:
+    def close() -> None:
+        for fd in closed:
+            os.close(fd)
+
+    ran = run("run", "pio", preexec_fn=close)
+    assert ran.returncode == 16, ran.stderr
+    assert ran.stderr == (b"" if 2 in closed else b"pyvmm: debug-exit 0\n")
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    """The guest goes on without a console; nothing raises."""
+    with subprocess.Popen(
+        [PYVMM, *flat(tmp_path, printer(1000))], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1000)
+        process.stdout.close()
+        assert process.stderr.read() == b"pyvmm: debug-exit 7\n"
+        assert process.wait() == 16 + 7
+
+
+# Output faster than its reader
+
+
+def test_much_output_through_a_pipe_loses_nothing(tmp_path: Path) -> None:
+    ran = run(*flat(tmp_path, printer(3000)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    assert ran.returncode == 16 + 7
+    assert ran.stdout == ALPHABET * 3000
+
+
+@pytest.mark.parametrize("on_pty", [False, True], ids=["pipe", "terminal"])
+def test_a_reader_that_stops_holds_the_guest_and_loses_nothing(tmp_path: Path, on_pty: bool) -> None:
+    rounds = 6000 if on_pty else 3000  # more than HIGH_WATER and what the kernel keeps for the reader
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, printer(rounds))]
+    ours, theirs = small_pipe(on_pty)
+    with subprocess.Popen(arguments, stdin=theirs if on_pty else subprocess.DEVNULL, stdout=theirs) as process:
+        os.close(theirs)
+        got = bytearray(os.read(ours, 1))
+        rest = rests(process.pid)
+        assert process.poll() is None, "it waits for its reader"
+        assert rest, "and does nothing meanwhile"
+        with contextlib.suppress(OSError):  # EIO at the end of a terminal
+            while data := os.read(ours, 65536):
+                got += data
+        assert process.wait() == 16 + 7
+    os.close(ours)
+    assert got == ALPHABET * rounds
+
+
+@pytest.mark.parametrize(("how", "on_pty"), [("SIGTERM", False), ("SIGINT", True), ("timeout", True)])
+def test_a_guest_that_prints_for_ever_to_nobody_can_be_ended(tmp_path: Path, on_pty: bool, how: str) -> None:
+    timeout = ["--timeout", "2"] if how == "timeout" else []
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER), *timeout]
+    ours, theirs = small_pipe(on_pty)
+    with subprocess.Popen(
+        arguments, stdin=theirs if on_pty else subprocess.DEVNULL, stdout=theirs, stderr=subprocess.DEVNULL
+    ) as process:
+        os.close(theirs)
+        os.read(ours, 1)
+        assert rests(process.pid)
+        assert memory_of(process.pid) < 64 << 20
+        if how != "timeout":
+            process.send_signal(getattr(signal, how))
+        start = time.monotonic()
+        status = process.wait(30)
+        assert time.monotonic() - start < 20
+    os.close(ours)
+    assert status == {"SIGTERM": 143, "SIGINT": 130, "timeout": 124}[how]
+
+
+def test_ctrl_a_x_while_nobody_reads(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER)]
+    with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=subprocess.DEVNULL) as process:
+        os.close(theirs)
+        os.read(ours, 1)
+        assert rests(process.pid)
+        os.write(ours, b"\x01x")
+        assert process.wait(30) == 7
+    os.close(ours)
+
+
+def local_flags(console: Console) -> int:
+    """ICANON, ECHO and so on of its terminal."""
+    flags = console.terminal()[3]
+    assert isinstance(flags, int)
+    return flags
+
+
+def small_pipe(on_pty: bool) -> tuple[int, int]:
+    """A terminal, or a pipe of one page: the reader's end and the writer's."""
+    if on_pty:
+        return os.openpty()
+    ours, theirs = os.pipe()
+    fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, 4096)
+    return ours, theirs
+
+
+def rests(pid: int) -> bool:
+    """Wait until the process uses no more CPU time; False if it still does after a minute."""
+    for _ in range(300):
+        before = cpu_time(pid)
+        time.sleep(0.2)
+        if cpu_time(pid) - before <= 0.02 and before > 0.1:
+            return True
+    return False
+
+
+def cpu_time(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+# Signals
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_a_guest_that_sleeps(tmp_path: Path, number: int) -> None:
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, b"\xb0\x52\xba\xf8\x03\xee" + HLT), "-c", "2"]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(1) == b"R"
+        process.send_signal(number)
+        assert process.stderr.read() == f"pyvmm: signal {number}\n".encode()
+        assert process.wait() == 128 + number
+
+
+def test_many_signals_at_once(tmp_path: Path) -> None:
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER)]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.read(1000)
+        for _ in range(20):
+            process.send_signal(signal.SIGTERM)
+        process.stdout.read()
+        assert b"Traceback" not in process.stderr.read()
+        assert process.wait() == 143
+
+
+@pytest.mark.parametrize("how", ["signal", "timeout"])
+def test_a_guest_that_resets_for_ever_can_be_ended(tmp_path: Path, how: str) -> None:
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, bytes.fromhex("ba f803 b0 52 ee ba f90c b0 06 ee f4"))]
+    if how == "timeout":
+        arguments += ["--timeout", "1"]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.read(3) == b"RRR"
+        if how == "signal":
+            process.terminate()
+        process.stdout.read()
+        assert (
+            process.stderr.read().splitlines()[0]
+            == {
+                "signal": b"pyvmm: signal 15",
+                "timeout": b"pyvmm: timeout: after 1 s",
+            }[how]
+        )
+        assert process.wait() == {"signal": 143, "timeout": 124}[how]
+
+
+@pytest.mark.parametrize("opened", [False, True], ids=["nobody opened", "nobody writes to"])
+def test_a_signal_while_the_kernel_is_being_read(tmp_path: Path, opened: bool) -> None:
+    """From a FIFO, which can take for ever."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = -1
+    with subprocess.Popen([PYVMM, "run", "-k", fifo], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while writer < 0 and opened:
+            assert process.poll() is None
+            with contextlib.suppress(OSError):  # ENXIO until there is a reader
+                writer = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        if not opened:
+            time.sleep(0.5)  # the state it comes to is the one that is meant, but either is an end by the signal
+        process.terminate()
+        status = process.wait(30)
+        assert status == 143 or (not opened and status == -signal.SIGTERM)
+        assert process.stderr.read() == b"pyvmm: signal 15\n" or status < 0
+    if opened:
+        os.close(writer)
