@@ -194,6 +194,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
             except guests.GuestError as error:
                 raise UserError(str(error)) from None
     channels, _, _ = (arguments.trace or "").partition("=")
+    if arguments.trace is not None and not channels.strip(","):
+        raise UserError(f"--trace {arguments.trace}: name a channel, or all")
     virtio_input: VirtioInputIdentity = arguments.virtio_input or ("none" if arguments.kernel is None else "standard")
     if arguments.tablet and virtio_input == "none":
         raise UserError("--tablet is one of the virtio input devices: add --virtio-input standard")

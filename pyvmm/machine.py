@@ -86,6 +86,7 @@ class Machine(Lifecycle, Injection):
             self._add_input()
             self.vcpus = [self._create_vcpu(n) for n in range(config.cpus)]
             self._start_at(self._load())
+            self._check_trace()
             self._resources = resources.pop_all()
 
     # Building
@@ -265,6 +266,13 @@ class Machine(Lifecycle, Injection):
             VcpuThread(vcpu, self.lock, self.pio, self.mmio, self.on_exit, self.on_error, pic, exits, irq)
         )
         return vcpu
+
+    def _check_trace(self) -> None:
+        for name in ("evdev", "x11"):
+            self.trace.channel(name)  # those of the session around the machine
+        if unknown := self.trace.unknown:
+            names = ", ".join(self.trace.names)
+            raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
 
     # Booting
 

@@ -50,6 +50,16 @@ class Trace:
             self._channels[name] = Channel(name, self._sink if on else None)
         return self._channels[name]
 
+    @property
+    def names(self) -> list[str]:
+        """The channels that there are."""
+        return sorted(self._channels)
+
+    @property
+    def unknown(self) -> list[str]:
+        """What the user asked for and is no channel."""
+        return sorted(self._enabled - {"all"} - self._channels.keys())
+
 
 def text_sink(stream: TextIO) -> Sink:
     """A sink that writes a line a message: seconds since the first one, the channel, the message."""
