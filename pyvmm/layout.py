@@ -15,6 +15,9 @@ VGA_TEXT: Final = 0xB8000
 VGA_TEXT_SIZE: Final = 0x8000
 HIGH_MEMORY: Final = 0xC0000
 """RAM again from here (shadowed ROM area on a PC), up to the hole."""
+ACPI_TABLES: Final = 0xE0000
+ACPI_TABLES_SIZE: Final = 0x10000
+"""Where an OS looks for the RSDP; the MP table follows at 0xF0000."""
 HOLE_START: Final = 3 * GIB
 HOLE_END: Final = 4 * GIB
 """The 3-4 GiB hole of devices; RAM that does not fit below it continues at 4 GiB."""

@@ -289,9 +289,10 @@ class Machine(Lifecycle, Injection):
         from .boot.load import load
 
         flat = Flat.parse(config.flat) if config.flat else None
-        e820 = e820_map(memory.regions, [E820Entry(layout.ECAM_START, layout.ECAM_SIZE, E820_TYPE_RESERVED)])
+        reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
+        e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         if flat is None or flat.mode == "linux32":
-            rsdp = self.acpi_tables().install(memory)
+            rsdp = self.acpi_tables().install(memory, layout.ACPI_TABLES)
             write_bda(memory)
             if self.irqchip.local_apic:
                 routes = [
@@ -347,6 +348,10 @@ class Machine(Lifecycle, Injection):
         return any(self.vm.get_dirty_log(self._vga_slot, layout.VGA_TEXT_SIZE))
 
     # What the host does
+
+    def power_button(self) -> None:
+        """Press the power button: a guest with an ACPI driver shuts down."""
+        self.loop.post(self.acpi_pm.power_button)
 
     @property
     def screen(self) -> Screen:

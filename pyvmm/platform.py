@@ -18,7 +18,7 @@ def describe(config: MachineConfig) -> Platform:
         pm1a_control=base + acpi_pm.PM1_CNT,
         timer=base + acpi_pm.PM_TMR,
         gpe0=base + acpi_pm.GPE0_STS,
-        gpe0_length=4,
+        gpe0_length=acpi_pm.GPE0_LENGTH,
         smi_command=layout.APM,
         acpi_enable=acpi_pm.ACPI_ENABLE,
         acpi_disable=acpi_pm.ACPI_DISABLE,

@@ -134,6 +134,8 @@ class Session:
     def _command(self, letter: str) -> None:
         if letter == "s":
             self.screenshot()
+        elif letter == "p":
+            self._machine.acpi_pm.power_button()
         else:
             self._machine.console_command(letter, self._console)
 

@@ -29,6 +29,7 @@ class RawTerminal:
 CTRL_A = 0x01
 HELP = (
     b"\r\nCtrl-A h  this help\r\nCtrl-A x  quit the machine\r\nCtrl-A r  print the vCPUs' registers\r\n"
+    b"Ctrl-A p  press the power button\r\n"
     b"Ctrl-A s  write the screen to a PNG file (--screenshot FILE, or pyvmm.png)\r\n"
     b"Ctrl-A Ctrl-A  send Ctrl-A\r\n"
 )
@@ -37,7 +38,7 @@ HELP = (
 class EscapeParser:
     """Takes the user's Ctrl-A commands out of what is typed.
 
-    feed() returns the bytes for the guest and the commands met: "x", "h", "r", "s", in order of typing. An unknown
+    feed() returns the bytes for the guest and the commands met: "x", "h", "r", "s", "p", in order of typing. An unknown
     letter is dropped, as the user's slip.
     """
 
@@ -57,6 +58,6 @@ class EscapeParser:
             self._escaped = False
             if byte == CTRL_A:
                 out.append(byte)
-            elif chr(byte).lower() in "xhrs":
+            elif chr(byte).lower() in "xhrsp":
                 commands.append(chr(byte).lower())
         return bytes(out), commands

@@ -80,6 +80,9 @@ class VcpuThread:
         self._irq_trace = irq_trace
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
+        # A signal to a thread that has just ended would crash; reentrant, for a signal handler may kick in mid-kick.
+        self._ending = threading.RLock()
+        self._running = False
         self._thread = threading.Thread(target=self._main, name=f"vcpu{vcpu.id}", daemon=True)
 
     @property
@@ -106,8 +109,10 @@ class VcpuThread:
             return
         self._wake.set()
         self.vcpu.immediate_exit = True
-        if self._thread.ident is not None and self._thread.is_alive():
-            signal.pthread_kill(self._thread.ident, KICK)
+        with self._ending:
+            if self._running:
+                assert self._thread.ident is not None
+                signal.pthread_kill(self._thread.ident, KICK)
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* in the vCPU's thread, outside KVM_RUN and under the machine lock."""
@@ -140,10 +145,14 @@ class VcpuThread:
             self._thread.join()
 
     def _main(self) -> None:
+        self._running = True
         try:
             self._loop()
         except BaseException as error:  # a device that raises ends the machine, never silently a thread
             self._on_error(self, error)
+        finally:
+            with self._ending:
+                self._running = False
 
     def _loop(self) -> None:
         vcpu, lock, pio, mmio = self.vcpu, self._lock, self._pio, self._mmio
