@@ -39,13 +39,15 @@ class Guest:
     image: bytes
 
     def with_parameters(self, **parameters: int) -> Guest:
-        """The same guest with other values in its image; raises GuestError for a name that it does not have."""
+        """The same guest with other values in its image; GuestError for a name it lacks or a value that won't fit."""
         image = bytearray(self.image)
         for name, value in parameters.items():
             if name not in self.symbols:
                 raise GuestError(
                     f"guest {self.name} has no {name}; it has: {', '.join(self.symbols) or 'nothing to set'}"
                 )
+            if not 0 <= value < 1 << 64:
+                raise GuestError(f"guest {self.name}: {value} does not fit into the 8 bytes of {name}")
             offset = self.symbols[name] - self.address
             image[offset : offset + 8] = value.to_bytes(8, "little")
         return replace(self, image=bytes(image))
