@@ -1,0 +1,348 @@
+"""The command itself, in this process: each guest's exit status and messages, and one line for each mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from pyvmm import guests, machine
+from pyvmm.cli import main
+from pyvmm.errors import UserError
+from pyvmm.outcome import EXIT_STATUS_HELP
+from tests.unit.boot.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
+
+
+class Ran(NamedTuple):
+    status: int
+    out: str
+    err: str
+
+
+Pyvmm = Callable[..., Ran]
+
+
+@pytest.fixture
+def pyvmm(capfd: pytest.CaptureFixture[str]) -> Iterator[Pyvmm]:
+    """Run the command with these arguments and stdin on /dev/null."""
+    null, stdin = os.open(os.devnull, os.O_RDONLY), os.dup(0)
+    os.dup2(null, 0)
+
+    def run(*arguments: object) -> Ran:
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as ended:
+            assert isinstance(ended.code, int)
+            status = ended.code
+        return Ran(status, *capfd.readouterr())
+
+    yield run
+    os.dup2(stdin, 0)
+    os.close(stdin)
+    os.close(null)
+
+
+@pytest.fixture
+def mistake(pyvmm: Pyvmm) -> Callable[..., str]:
+    """Run the command; it ends with 2 and one line, which is returned."""
+
+    def run(*arguments: object) -> str:
+        ran = pyvmm(*arguments)
+        assert (ran.status, ran.out) == (2, ""), ran
+        assert ran.err.endswith("\n") and ran.err.count("\n") == 1, ran.err
+        assert ran.err.startswith("pyvmm"), ran.err
+        assert len(ran.err) < 500
+        return ran.err
+
+    return run
+
+
+STATUSES = {
+    "debug": 16, "fetch-mmio": 6, "hello": 124, "hlt": 124, "hyperv-crash": 17, "int3": 16, "internal-error": 6,
+    "irq-window": 16, "kbd-inb60": 124, "keyboard": 124, "mmio": 16, "mmio-cross": 16, "msi": 124, "nmi": 124,
+    "pio": 16, "pio-bench": 16, "ports": 16, "protected": 16, "reset-cf9": 16, "reset-i8042": 16, "reset-port92": 16,
+    "reset-triple-fault": 5, "rtc": 16, "shutdown": 5, "smp": 17, "string-io": 16, "timer": 16, "uart": 16,
+}  # fmt: skip
+"""Each guest's exit status with nobody to type or to interrupt it."""
+FASTER = {
+    "pio-bench": ["--set", "outs=1000", "--set", "ins=1000"],
+    "ports": ["--set", "port_step=5", "--set", "mmio_step=0x100000"],
+    "smp": ["--set", "wait=0x400000"],
+    "timer": ["--set", "count=3"],
+}
+
+
+def test_every_guest_is_here() -> None:
+    assert sorted(STATUSES) == guests.names()
+
+
+@pytest.mark.parametrize("guest", list(STATUSES))
+def test_exit_status(pyvmm: Pyvmm, guest: str) -> None:
+    status = STATUSES[guest]
+    ran = pyvmm("run", guest, *FASTER.get(guest, []), "--timeout", 0.3 if status == 124 else 100)
+    assert ran.status == status
+    first, *rest = ran.err.splitlines()
+    if status >= 16 and status != 124:
+        assert (first, rest) == (f"pyvmm: debug-exit {status - 16}", [])
+    else:
+        assert re.match(r"pyvmm: (timeout: after 0.3 s|triple fault: |internal error: )", first)
+        assert rest[0].startswith("vCPU 0: ")
+        assert any(line.startswith("code at 0x") for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("guest", "how"),
+    [("reset-cf9", "port 0xcf9"), ("reset-i8042", "port 0x64"), ("reset-port92", "port 0x92")],
+)
+def test_no_reboot(pyvmm: Pyvmm, guest: str, how: str) -> None:
+    assert pyvmm("run", guest, "--no-reboot") == Ran(3, "", f"pyvmm: reset: {how}\n")
+
+
+def test_a_triple_fault_can_be_a_reset(pyvmm: Pyvmm) -> None:
+    assert pyvmm("run", "reset-triple-fault", "--triple-fault", "reset").status == 16
+    assert pyvmm("run", "reset-triple-fault", "--triple-fault", "reset", "--no-reboot").status == 3
+
+
+@pytest.mark.parametrize(("value", "status"), [(0, 16), (1, 17), (94, 110), (95, 111), (96, 111), (255, 111)])
+def test_debug_exit_values(pyvmm: Pyvmm, tmp_path: Path, value: int, status: int) -> None:
+    (tmp_path / "code").write_bytes(bytes([0xB0, value, 0xE6, 0xF4, 0xF4]))
+    ran = pyvmm("run", "-m", "1M", "-k", tmp_path / "code", "--flat", "real@0x1000")
+    assert (ran.status, ran.err) == (status, f"pyvmm: debug-exit {value}\n")
+
+
+def test_cpus(pyvmm: Pyvmm) -> None:
+    assert pyvmm("run", "smp", "-c", 3).status == 16 + 3
+
+
+def test_power_off_is_0_and_says_nothing(pyvmm: Pyvmm, tmp_path: Path) -> None:
+    (tmp_path / "code").write_bytes(bytes.fromhex("ba 0406 b8 003c ef f4"))  # SLP_EN and S5 to PM1a_CNT
+    assert pyvmm("run", "-m", "1M", "-k", tmp_path / "code", "--flat", "real@0x1000") == Ran(0, "", "")
+
+
+def test_a_trace_in_a_file(pyvmm: Pyvmm, tmp_path: Path) -> None:
+    file = tmp_path / "trace"
+    assert pyvmm("run", "pio", "--trace", f"exits={file}").err == "pyvmm: debug-exit 0\n"
+    text = file.read_text()
+    assert "KVM_EXIT_IO out port 0x5000 size 2 = 0x2211" in text
+    assert "KVM_EXIT_IO in port 0x5000 size 4" in text
+    assert "gets 0xffffffff from port 0x5000" in text
+
+
+def test_a_trace_on_stderr(pyvmm: Pyvmm) -> None:
+    assert re.search(
+        r"^ +\d+\.\d{6} exits +vcpu0 KVM_EXIT_IO out port 0x5000", pyvmm("run", "pio", "--trace", "exits").err, re.M
+    )
+
+
+def test_guests_lists_them(pyvmm: Pyvmm) -> None:
+    ran = pyvmm("guests")
+    assert (ran.status, ran.err) == (0, "")
+    assert [line.split()[0] for line in ran.out.splitlines()] == guests.names()
+
+
+def test_help_has_the_exit_statuses(pyvmm: Pyvmm) -> None:
+    ran = pyvmm("run", "--help")
+    assert ran.status == 0
+    assert EXIT_STATUS_HELP in ran.out
+    for status in (0, 1, 2, 3, 4, 5, 6, 7, 124):
+        assert re.search(rf"^ +{status} ", ran.out, re.M)
+
+
+def test_doctor(pyvmm: Pyvmm) -> None:
+    ran = pyvmm("doctor")
+    assert ran.status == 0, "guests can run here, or this test would not"
+    assert "ok    /dev/kvm" in ran.out
+    assert "MISS" not in ran.out
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-m", "0"], "'0' is too little: a PC needs 1M at least"),
+        (["-m", "-5"], "'-5' is too little"),
+        (["-m", "1T"], "ask for less"),
+        (["-m", "65T"], "'65T' is more than the 64T"),
+        (["-m", "1025K"], "'1025K' is no multiple of 4 KiB"),
+        (["-m", "much"], "'much' is no size: write it as 512M or 2G"),
+        (["-m", "M"], "'M' is no size"),
+        (["-m", "1M"], "guest keyboard needs 16384 KiB"),
+        (["-c", "0"], "'0' is no number of vCPUs: 1 to 255"),
+        (["-c", "1000"], "'1000' is no number of vCPUs: 1 to 255"),
+        (["-c", "two"], "'two' is no number of vCPUs"),
+        (["-k", "bzImage", "hello"], "both a kernel (-k bzImage) and a guest (hello): give one of them"),
+        (["nobody"], "there is no guest 'nobody'; there are: debug, "),
+        (["../hello"], "there is no guest '../hello'"),
+        (["pio", "hello"], "unrecognized arguments: hello"),
+        (["-i", "initrd"], "-i and -p go with a kernel: name one with -k"),
+        (["-p", "quiet"], "-i and -p go with a kernel: name one with -k"),
+        (["--flat", "real"], "--flat says how a kernel is entered: name one with -k"),
+        (["pio", "--set", "x=1"], "guest pio has no x; it has: port, "),
+        (["pio", "--set", "port"], "--set port: write it as NAME=NUMBER"),
+        (["pio", "--set", "port=many"], "--set port=many: write it as NAME=NUMBER"),
+        (["pio", "--set", "port=-1"], "-1 does not fit"),
+        (["pio", "--set", "port=0x10000000000000000"], "does not fit"),
+        (["--timeout", "0"], "'0' is no time: seconds, more than 0"),
+        (["--timeout", "-1"], "'-1' is no time"),
+        (["--timeout", "nan"], "'nan' is no time"),
+        (["--timeout", "inf"], "'inf' is no time"),
+        (["--trace", "exits=/no/such/place"], "--trace: cannot write /no/such/place: No such file or directory"),
+        (["--trace", "exits=/"], "--trace: cannot write /: Is a directory"),
+        (["--trace", "exit"], "--trace exit: there is no such channel; there are: all, acpi, "),
+        (["--trace", "=file"], "name a channel, or all"),
+        (["--irqchip", "none"], "invalid choice: 'none'"),
+        (["--irqchip", "user", "-c", "2", "smp"], "a PIC serves one CPU: leave -c away"),
+        (["--no-such-option"], "unrecognized arguments: --no-such-option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_the_arguments(mistake: Callable[..., str], arguments: list[str], says: str) -> None:
+    assert says in mistake("run", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["boot"], ["run", "-k"]])
+def test_a_mistake_before_that(mistake: Callable[..., str], arguments: list[str]) -> None:
+    assert "--help" in mistake(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), "does not exist: load kvm_intel or kvm_amd"),
+        (PermissionError(13, "Permission denied"), "no permission for /dev/kvm: add yourself to group kvm"),
+        (OSError(16, "Device or resource busy"), "/dev/kvm: Device or resource busy: ask `pyvmm doctor`"),
+    ],
+)
+def test_no_kvm(
+    mistake: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    says: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    class NoSystem:
+        def __init__(self, path: str) -> None:
+            raise error
+
+    monkeypatch.setattr(machine, "System", NoSystem)
+    assert says in mistake("run", "pio")
+    assert main(["doctor"]) == 2
+    assert "MISS  /dev/kvm" in capfd.readouterr().out
+
+
+def test_a_file_that_is_not_kvm(tmp_path: Path) -> None:
+    for path, says in ((tmp_path / "none", "does not exist"), (Path("/dev/null"), "Inappropriate ioctl")):
+        with pytest.raises(UserError, match=says):
+            machine.open_kvm(str(path))
+
+
+# Files
+
+
+def test_a_kernel_that_is_not_there(mistake: Callable[..., str], tmp_path: Path) -> None:
+    assert f"kernel {tmp_path}/none: No such file or directory" in mistake("run", "-k", tmp_path / "none")
+    assert f"kernel {tmp_path}: is a directory, not a file" in mistake("run", "-k", tmp_path)
+    assert "neither a file nor a pipe" in mistake("run", "-k", "/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"Some text.\n", "a text file"),
+        (b"\x7fELF", ""),
+        (b"\x1f\x8b\x08" + bytes(100), "a gzip file: unpack it first"),
+        (bytes(5000), "no kernel format that is known"),
+        (bytes(0x1FE) + b"\x55\xaa", "boot sector"),
+    ],
+    ids=["empty", "text", "ELF magic alone", "gzip", "zeros", "boot sector"],
+)
+def test_a_file_that_is_no_kernel(mistake: Callable[..., str], tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "kernel").write_bytes(content)
+    assert says in mistake("run", "-k", tmp_path / "kernel")
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "payload"])
+def test_a_bzimage_cut_off_in_each_header_field(mistake: Callable[..., str], tmp_path: Path, field: str) -> None:
+    image = make_bzimage()
+    offset = FIELDS[field][0] if field in FIELDS else len(image) - 100
+    for length in {offset, offset + 1}:
+        (tmp_path / "kernel").write_bytes(image[:length])
+        assert "kernel" in mistake("run", "-m", "64M", "-k", tmp_path / "kernel")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"setup_sects": 255},
+        {"syssize": 0xFFFFFFFF},
+        {"version": 0x0100},
+        {"loadflags": 0},
+        {"init_size": 0xFFFFF000},
+        {"pref_address": 1 << 62, "relocatable_kernel": 0},
+        {"initrd_addr_max": 0x1000},
+    ],
+    ids=lambda changes: " ".join(changes),
+)
+def test_a_bzimage_whose_header_lies(mistake: Callable[..., str], tmp_path: Path, changes: dict[str, int]) -> None:
+    image = make_bzimage()
+    for name, value in changes.items():
+        offset, form = FIELDS[name]
+        struct.pack_into(form, image, offset, value)
+    (tmp_path / "kernel").write_bytes(image)
+    (tmp_path / "initrd").write_bytes(bytes(8192))
+    mistake("run", "-m", "64M", "-k", tmp_path / "kernel", "-i", tmp_path / "initrd")
+
+
+def test_an_elf_and_a_multiboot_kernel_cut_off(mistake: Callable[..., str], tmp_path: Path) -> None:
+    pvh = make_elf([(0x100000, bytes(4096), 4096)], notes=pvh_note(0x100000))
+    multiboot = multiboot_header(0x10000, 0x100000, 0x100000, 0x200000, 0x200000, 0x100020) + bytes(64)
+    for image in (pvh[:100], pvh[:2000], multiboot):
+        (tmp_path / "kernel").write_bytes(image)
+        mistake("run", "-m", "64M", "-k", tmp_path / "kernel")
+
+
+def test_initrds(mistake: Callable[..., str], tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(make_bzimage())
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(65 << 20)
+    (tmp_path / "empty").write_bytes(b"")
+    arguments = ["run", "-m", "64M", "-k", kernel, "-i"]
+    assert f"initrd {large}: 65.0 MiB, larger than RAM: give the guest more with -m" in mistake(*arguments, large)
+    assert "the file is empty" in mistake(*arguments, tmp_path / "empty")
+    assert "is a directory" in mistake(*arguments, tmp_path)
+    assert "No such file" in mistake(*arguments, tmp_path / "none")
+
+
+def test_a_command_line_that_is_too_long(mistake: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(make_bzimage())
+    assert "2047" in mistake("run", "-m", "64M", "-k", tmp_path / "kernel", "-p", "x" * 5000)
+
+
+def test_too_little_memory_for_a_kernel(mistake: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "kernel").write_bytes(make_bzimage())
+    assert "-m" in mistake("run", "-m", "1M", "-k", tmp_path / "kernel")
+    assert "-m" in mistake("run", "-m", "2M", "-k", tmp_path / "kernel")
+
+
+@pytest.mark.parametrize(
+    ("flat", "says"),
+    [
+        ("bogus", "no mode of a flat binary"),
+        ("real@here", "no address"),
+        ("real@0x100000000", "no address"),
+        ("64@-1", ""),
+    ],
+)
+def test_flat_binaries(mistake: Callable[..., str], tmp_path: Path, flat: str, says: str) -> None:
+    (tmp_path / "code").write_bytes(b"\xf4")
+    assert says in mistake("run", "-m", "2M", "-k", tmp_path / "code", "--flat", flat)
