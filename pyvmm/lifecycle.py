@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 
 from kvm_cffi import Exit, Vcpu
@@ -20,6 +22,8 @@ from .vcpu import VcpuThread
 PANIC_LOOK_NS = 250_000_000
 PANIC_LOOKS = 6
 """A kernel that has panicked spins: so many looks, so far apart, must find a vCPU running in the kernel."""
+LOOK_S = 0.01
+"""How often wait() looks again when nothing happens, in seconds."""
 REPORTED = (End.PANIC, End.TRIPLE_FAULT, End.INTERNAL_ERROR, End.TIMEOUT)
 KVM_SYSTEM_EVENT_RESET = 2
 
@@ -40,6 +44,7 @@ class Lifecycle:
         self._error: BaseException | None = None
         self._dead: Vcpu | None = None
         self._insn = b""
+        self._started = False
 
     # What devices and vCPUs tell, under the machine lock
 
@@ -151,6 +156,26 @@ class Lifecycle:
     def _print_registers(self, vcpu: Vcpu, console: Console) -> None:
         console.write(("\n" + vcpu_report(vcpu, self.memory) + "\n").replace("\n", "\r\n").encode())
 
+    def start(self) -> None:
+        """Start the vCPUs, once; run() and wait() do it by themselves."""
+        if not self._started:
+            self._started = True
+            for thread in self.threads:
+                thread.start()
+
+    def wait(self, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
+        """Serve the machine until *condition*, asked under the machine lock, is true; False if *timeout* seconds pass
+        or the guest ends before. Then the vCPUs run on, but timers and input wait for the next wait() or run()."""
+        self.start()
+        deadline = time.monotonic() + timeout
+        while True:
+            with self.lock:
+                if condition():
+                    return True
+            if self.outcome is not None or time.monotonic() >= deadline:
+                return False
+            self.loop.run_once(LOOK_S)
+
     def run(self, timeout: float | None = None) -> Outcome:
         """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""
         if timeout is not None:
@@ -158,8 +183,7 @@ class Lifecycle:
             expired.arm(self.loop.now() + int(timeout * 1e9))
         try:
             if self.outcome is None:
-                for thread in self.threads:
-                    thread.start()
+                self.start()
                 self.loop.run()
         finally:
             self.join()
