@@ -6,18 +6,10 @@ the same number (IRQ 0 at pin 2); PIRQA-PIRQD at IOAPIC pins 16-19 and at the PI
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from kvm_cffi import Vm, constants
 
-from . import layout
-from .bus import Bus
-from .clock import Clock
-from .devices.i8254 import I8254
-from .devices.i8259 import I8259Pair
-from .devices.ioapic import MSI_DATA_LEVEL, IoApic
-from .devices.system_control import SystemControlB
 from .gsi import GsiTable, kernel_pins
 from .irq import Irq, LevelIrq, SharedLine
 from .layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
@@ -30,8 +22,6 @@ LEVEL_IRQS: Final = (IRQ_SCI, *sorted(set(PCI_IRQS)))
 """What firmware makes level-triggered at the PIC."""
 PIC_STATE_ELCR: Final = 14
 """Offset of elcr in struct kvm_pic_state (<asm/kvm.h>)."""
-EXTINT: Final = 7
-"""Delivery mode of an MSI that asks the PIC for the vector."""
 
 
 class Irqchip(Protocol):
@@ -65,7 +55,7 @@ def virtual_wire(lapic: bytes) -> bytes:
     return bytes(state)
 
 
-def _both(first: Irq, second: Irq) -> LevelIrq:
+def both(first: Irq, second: Irq) -> LevelIrq:
     """One wire that ends at two inputs."""
 
     def drive(level: bool) -> None:
@@ -104,81 +94,7 @@ class KernelIrqchip:
         return LevelIrq(drive)
 
     def pci_line(self, pirq: int) -> Irq:
-        return _both(self.line(PCI_GSIS[pirq]), self._isa_pci[PCI_IRQS[pirq]].source())
+        return both(self.line(PCI_GSIS[pirq]), self._isa_pci[PCI_IRQS[pirq]].source())
 
     def eoi(self, vector: int) -> None:
         """Never called: the IOAPIC is in the kernel."""
-
-
-class UserIrqchip:
-    """As in 2007: a pair of 8259A and an 8254 of ours, no APIC at all; interrupts go in with KVM_INTERRUPT.
-
-    *wake* makes the boot CPU look at INTR.
-    """
-
-    local_apic = False
-
-    def __init__(self, vm: Vm, pio: Bus, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
-        def intr(level: bool) -> None:
-            if level:
-                wake()
-
-        def acknowledged(irq: int) -> None:
-            if irq == layout.IRQ_TIMER:
-                self.pit.acknowledged()
-
-        self.i8259 = I8259Pair(intr, acknowledged, trace=trace)
-        self.i8259.elcr.write(0, 2, sum(1 << irq for irq in LEVEL_IRQS))
-        self.pic: InterruptController | None = self.i8259
-        self.pit = I8254(self.line(layout.IRQ_TIMER), clock)
-        self.gsi = GsiTable(vm, [])
-        self._isa_pci = {irq: SharedLine(self.line(irq)) for irq in sorted(set(PCI_IRQS))}
-        pio.map(layout.PIC_MASTER, 2, self.i8259.master)
-        pio.map(layout.PIC_SLAVE, 2, self.i8259.slave)
-        pio.map(layout.ELCR, 2, self.i8259.elcr)
-        pio.map(layout.PIT, 4, self.pit)
-        pio.map(layout.SYSTEM_CONTROL_B, 1, SystemControlB(self.pit.set_gate2, self.pit.out2, clock))
-
-    def line(self, irq: int) -> LevelIrq:
-        return self.i8259.line(irq)
-
-    def pci_line(self, pirq: int) -> Irq:
-        return self._isa_pci[PCI_IRQS[pirq]].source()
-
-    def eoi(self, vector: int) -> None:
-        """Never called: there is no IOAPIC."""
-
-
-class SplitIrqchip(UserIrqchip):
-    """PIC, PIT and IOAPIC of ours, local APICs in the kernel: IOAPIC entries become messages (KVM_SIGNAL_MSI)."""
-
-    local_apic = True
-
-    def __init__(self, vm: Vm, pio: Bus, mmio: Bus, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
-        vm.enable_split_irqchip(layout.IOAPIC_PINS)
-
-        def deliver(address: int, data: int) -> None:
-            if data >> 8 & 7 == EXTINT:
-                return  # the local APIC's LINT0 takes the PIC's INTR; KVM has no message for that
-            if trace.enabled:
-                trace(f"KVM_SIGNAL_MSI: vector {data & 0xFF:#x}{', level' if data & MSI_DATA_LEVEL else ''}")
-            vm.signal_msi(address, data)
-
-        def route(pin: int, address: int, data: int, masked: bool) -> None:
-            if masked or data >> 8 & 7 == EXTINT:
-                self.gsi.clear_message(pin)
-            else:
-                self.gsi.set_message(pin, address, data)
-
-        self.ioapic = IoApic(deliver, route, trace=trace)
-        super().__init__(vm, pio, clock, wake, trace)
-        mmio.map(layout.IOAPIC, 0x1000, self.ioapic)
-
-    def line(self, irq: int) -> LevelIrq:
-        return _both(self.ioapic.line(2 if irq == layout.IRQ_TIMER else irq), self.i8259.line(irq))
-
-    def pci_line(self, pirq: int) -> Irq:
-        return _both(self.ioapic.line(PCI_GSIS[pirq]), self._isa_pci[PCI_IRQS[pirq]].source())
-
-    def eoi(self, vector: int) -> None:
-        self.ioapic.eoi(vector)

@@ -8,17 +8,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from kvm_cffi import Exit, KvmError, System, Vcpu
 from kvm_cffi.exits import IoapicEoi, Shutdown
 
-from . import guests, layout
-from .acpi.build import AcpiTables
-from .acpi.build import build as build_acpi
-from .boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
-from .boot.entry import CpuState, long_mode, protected_mode, real_mode
-from .boot.mptable import PciInterrupt, write_bda, write_mptable
+from . import layout
+from .boot.entry import CpuState
 from .bus import Bus
 from .config import MachineConfig
 from .console import Console
@@ -35,27 +31,25 @@ from .devices.reset_control import ResetControl
 from .devices.system_control import SystemControlA
 from .devices.uart16550 import Uart16550
 from .devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
-from .display.screen import Screen
 from .errors import UserError
 from .eventfds import EventfdMsiRouter, IoeventfdDoorbells
+from .guest import load_guest
 from .hostinput.router import Router
 from .hostinput.typist import Typist
 from .injection import Injection, Keyboard
-from .irqchip import Irqchip, KernelIrqchip, SplitIrqchip, UserIrqchip, virtual_wire
+from .irqchip import Irqchip, KernelIrqchip, virtual_wire
 from .lifecycle import Lifecycle
 from .outcome import End, Outcome
 from .pci.host import PciHost
 from .pci.host_bridge import HostBridge
-from .pci.root_port import RootPort
-from .platform import describe
 from .ram import Ram
 from .startup import hide_local_apic, set_cpu_state, set_mtrrs
-from .trace import Sink, Trace
-from .userdevice import device_port, load_device
+from .trace import Channel, Sink, Trace
 from .vcpu import VcpuThread
-from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
-from .virtio.pci import VirtioPci
-from .virtio.rng import VirtioRng
+
+if TYPE_CHECKING:
+    from .display.screen import Screen
+    from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 
 
 class Machine(Lifecycle, Injection):
@@ -114,6 +108,7 @@ class Machine(Lifecycle, Injection):
         irq, vm = self.trace.channel("irq"), self.vm
         if self.config.irqchip == "kernel":
             return KernelIrqchip(vm, irq)
+        from .user_irqchip import SplitIrqchip, UserIrqchip
 
         def wake() -> None:
             if self.threads:
@@ -197,6 +192,18 @@ class Machine(Lifecycle, Injection):
         self.mmio.map(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
 
+        self._plug_in(pci)
+
+    def _plug_in(self, trace: Channel) -> None:
+        """What the user adds: root ports, devices of the user's own, an entropy source."""
+        config = self.config
+        if not (config.root_ports or config.devices or config.rng):
+            return
+        from .pci.root_port import RootPort
+        from .userdevice import device_port, load_device
+        from .virtio.pci import VirtioPci
+        from .virtio.rng import VirtioRng
+
         ports = [RootPort(number) for number in range(self.config.root_ports)]
         for number, port in enumerate(ports):
             self.pci.root.add(port, layout.ROOT_PORT_SLOT + number)
@@ -209,7 +216,7 @@ class Machine(Lifecycle, Injection):
             else:
                 raise UserError(f"--device {option}: root port {behind} does not exist or is taken: see --root-ports")
         if self.config.rng:
-            self.pci.root.add(VirtioPci(VirtioRng(trace=pci), defer=self.loop.post), self.pci.root.free_slot())
+            self.pci.root.add(VirtioPci(VirtioRng(trace=trace), defer=self.loop.post), self.pci.root.free_slot())
 
     def _add_input(self) -> None:
         """virtio-input at 00:0A, one function a device, and the router that chooses between it and PS/2."""
@@ -218,6 +225,8 @@ class Machine(Lifecycle, Injection):
         mouse: VirtioMouse | None = None
         tablet: VirtioTablet | None = None
         if config.virtio_input != "none":
+            from .virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
+
             identity = config.virtio_input
             keyboard = VirtioKeyboard(
                 identity,
@@ -274,53 +283,13 @@ class Machine(Lifecycle, Injection):
             names = ", ".join(self.trace.names)
             raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
 
-    # Booting
-
-    def acpi_tables(self) -> AcpiTables:
-        """The tables of this machine as it is configured."""
-        return build_acpi(describe(self.config))
-
     def _load(self) -> CpuState:
         """Put what the user boots into RAM, and the tables that it will look for."""
-        config, memory = self.config, self.memory
-        if config.kernel is None:
-            return self._load_guest()
-        from .boot.flat import Flat
-        from .boot.load import load
+        if self.config.kernel is None:
+            return load_guest(self.config, self.memory)
+        from .kernel import load_kernel
 
-        flat = Flat.parse(config.flat) if config.flat else None
-        reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
-        e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
-        if flat is None or flat.mode == "linux32":
-            rsdp = self.acpi_tables().install(memory, layout.ACPI_TABLES)
-            write_bda(memory)
-            if self.irqchip.local_apic:
-                routes = [
-                    PciInterrupt(slot, pin, layout.PCI_GSIS[(slot + pin) % 4]) for slot in range(32) for pin in range(4)
-                ]
-                write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
-        else:
-            rsdp = 0
-        return load(
-            memory, config.kernel, cmdline=config.cmdline, initrd=config.initrd, e820=e820, rsdp=rsdp, flat=flat
-        )
-
-    def _load_guest(self) -> CpuState:
-        config, memory = self.config, self.memory
-        if config.initrd is not None or config.cmdline:
-            raise UserError("-i and -p go with a kernel: name one with -k")
-        try:
-            guest = guests.load(config.guest or guests.DEFAULT).with_parameters(**dict(config.guest_parameters))
-        except guests.GuestError as error:
-            raise UserError(str(error)) from None
-        if guest.memory > config.memory:
-            raise UserError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that with -m")
-        memory.write(guest.address, guest.image)
-        if guest.mode == "real":
-            return real_mode(0, guest.entry, sp=0x7000)
-        if guest.mode == "protected":
-            return protected_mode(memory, guest.entry, esp=0x80000)
-        return long_mode(memory, guest.entry, rsp=0x80000)
+        return load_kernel(self.config, self.memory)
 
     def _start_at(self, state: CpuState) -> None:
         set_cpu_state(self.vcpus[0], state)
@@ -356,6 +325,8 @@ class Machine(Lifecycle, Injection):
     @property
     def screen(self) -> Screen:
         """The guest's screen as it is now; take it under the machine lock."""
+        from .display.screen import Screen
+
         return Screen.of(self.vga)
 
     def attach_console(

@@ -1,0 +1,30 @@
+"""Starting one of the guests that come with pyvmm."""
+
+from __future__ import annotations
+
+from . import guests
+from .boot.entry import CpuState, long_mode, protected_mode, real_mode
+from .config import MachineConfig
+from .errors import UserError
+from .memory import GuestMemory
+
+REAL_MODE_STACK = 0x7000
+STACK = 0x80000
+
+
+def load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
+    """Put the guest that *config* names, or the default one, into RAM; UserError where that does not go."""
+    if config.initrd is not None or config.cmdline:
+        raise UserError("-i and -p go with a kernel: name one with -k")
+    try:
+        guest = guests.load(config.guest or guests.DEFAULT).with_parameters(**dict(config.guest_parameters))
+    except guests.GuestError as error:
+        raise UserError(str(error)) from None
+    if guest.memory > config.memory:
+        raise UserError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that with -m")
+    memory.write(guest.address, guest.image)
+    if guest.mode == "real":
+        return real_mode(0, guest.entry, sp=REAL_MODE_STACK)
+    if guest.mode == "protected":
+        return protected_mode(memory, guest.entry, esp=STACK)
+    return long_mode(memory, guest.entry, rsp=STACK)

@@ -1,0 +1,33 @@
+"""Starting a kernel of the user's: its bytes, and the tables of the machine that it will look for."""
+
+from __future__ import annotations
+
+from . import layout
+from .acpi.build import build
+from .boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
+from .boot.entry import CpuState
+from .boot.flat import Flat
+from .boot.load import load
+from .boot.mptable import PciInterrupt, write_bda, write_mptable
+from .config import MachineConfig
+from .memory import GuestMemory
+from .platform import describe
+
+
+def load_kernel(config: MachineConfig, memory: GuestMemory) -> CpuState:
+    """Put the kernel and the initrd into RAM, with ACPI tables, MP table and BIOS data area unless it is a flat binary
+    that asks for none of them. Raises BootError."""
+    assert config.kernel is not None
+    flat = Flat.parse(config.flat) if config.flat else None
+    reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
+    e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
+    rsdp = 0
+    if flat is None or flat.mode == "linux32":
+        platform = describe(config)
+        rsdp = build(platform).install(memory, layout.ACPI_TABLES)
+        write_bda(memory)
+        if platform.apic is not None:
+            gsis = layout.PCI_GSIS
+            routes = [PciInterrupt(slot, pin, gsis[(slot + pin) % 4]) for slot in range(32) for pin in range(4)]
+            write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
+    return load(memory, config.kernel, cmdline=config.cmdline, initrd=config.initrd, e820=e820, rsdp=rsdp, flat=flat)
