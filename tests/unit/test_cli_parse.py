@@ -1,0 +1,141 @@
+"""Arguments to a MachineConfig: sizes, counts, times, and what goes together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.cli import MAX_MEMORY, make_config, make_host_config, make_parser, parse_count, parse_seconds, parse_size
+from pyvmm.config import HostConfig, MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.layout import GIB, KIB, MIB
+
+
+def config(*arguments: str) -> MachineConfig:
+    return make_config(make_parser().parse_args(["run", *arguments]))
+
+
+def host(*arguments: str) -> HostConfig:
+    return make_host_config(make_parser().parse_args(["run", *arguments]))
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("512M", 512 * MIB),
+        ("512m", 512 * MIB),
+        ("512", 512 * MIB),
+        ("2G", 2 * GIB),
+        ("2g", 2 * GIB),
+        ("1024K", MIB),
+        ("1028K", 1028 * KIB),
+        ("1T", 1 << 40),
+        ("64T", MAX_MEMORY),
+    ],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,30}[KMGTkmgt]?", fullmatch=True))
+def test_any_text_is_a_size_or_one_line(text: str) -> None:
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert MIB <= size <= MAX_MEMORY
+    assert size % 4096 == 0
+
+
+@given(st.text(max_size=8) | st.integers().map(str))
+def test_any_text_is_a_count_or_one_line(text: str) -> None:
+    try:
+        count = parse_count(text)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert 1 <= count <= 255
+
+
+@given(st.text(max_size=8) | st.floats().map(str))
+def test_any_text_is_a_time_or_one_line(text: str) -> None:
+    try:
+        seconds = parse_seconds(text)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert 0 < seconds < 1e9
+
+
+def test_defaults() -> None:
+    assert config() == MachineConfig(memory=16 * MIB)
+    assert config("-k", "bzImage") == MachineConfig(memory=512 * MIB, kernel=Path("bzImage"), virtio_input="standard")
+    assert host() == HostConfig()
+
+
+def test_everything() -> None:
+    assert config(
+        *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4"],
+        *["--irqchip", "split", "--virtio-input", "aero", "--tablet", "--rng", "--trace", "irq,exits=trace.txt"],
+    ) == MachineConfig(
+        memory=GIB,
+        cpus=4,
+        kernel=Path("bzImage"),
+        initrd=Path("initrd"),
+        cmdline="console=ttyS0 quiet",
+        irqchip="split",
+        virtio_input="aero",
+        tablet=True,
+        rng=True,
+        trace=frozenset({"irq", "exits"}),
+    )
+    assert host("--timeout", "1.5", "--no-reboot", "--trace", "irq=a=b") == HostConfig(
+        timeout=1.5, no_reboot=True, trace_file=Path("a=b")
+    )
+
+
+def test_a_guest_brings_its_memory_and_its_parameters() -> None:
+    wanted = config("timer", "--set", "count=5", "--set", "ticks=0x10")
+    assert (wanted.guest, wanted.memory) == ("timer", 16 * MIB)
+    assert wanted.guest_parameters == (("count", 5), ("ticks", 16))
+    assert config("timer", "-m", "32M").memory == 32 * MIB
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-k", "x", "hello"], "give one of them"),
+        (["--flat", "real"], "name one with -k"),
+        (["--set", "x"], "NAME=NUMBER"),
+        (["nobody"], "there is no guest 'nobody'"),
+        (["--tablet"], "--virtio-input"),
+        (["--trace", ""], "name a channel"),
+        (["--trace", ",,=file"], "name a channel"),
+    ],
+)
+def test_what_does_not_go_together(arguments: list[str], says: str) -> None:
+    with pytest.raises(UserError, match=says) as error:
+        config(*arguments)
+    assert "\n" not in str(error.value)
+
+
+@given(
+    st.lists(st.sampled_from(["-k", "-m", "-c", "1", "2G", "hello", "--set", "x=1", "--flat", "-i", "--trace", "="]))
+)
+def test_any_arguments_are_a_config_or_one_line(arguments: list[str]) -> None:
+    import contextlib
+    import io
+
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        try:
+            assert isinstance(config(*arguments), MachineConfig)
+        except UserError as error:
+            assert "\n" not in str(error)
+        except SystemExit as ended:
+            assert ended.code == 2
+            assert errors.getvalue().count("\n") == 1

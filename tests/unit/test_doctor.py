@@ -1,0 +1,143 @@
+"""pyvmm doctor on hosts that a folder of files stands for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyvmm import doctor
+from pyvmm.doctor import (
+    NEEDED,
+    OPTIONAL,
+    Finding,
+    backend,
+    display_findings,
+    input_findings,
+    kvm_findings,
+    vfio_findings,
+)
+from pyvmm.errors import UserError
+
+
+class FakeSystem:
+    """A KVM with some capabilities."""
+
+    def __init__(self, missing: set[str]) -> None:
+        self.missing = missing
+        self.closed = False
+
+    def check_extension(self, name: str) -> int:
+        return 0 if name in self.missing else 4
+
+    def __enter__(self) -> FakeSystem:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.closed = True
+
+
+def findings(missing: set[str]) -> dict[str, Finding]:
+    system = FakeSystem(missing)
+    found = {finding.subject: finding for finding in kvm_findings(lambda: system)}  # type: ignore[arg-type, return-value]
+    assert system.closed
+    return found
+
+
+@pytest.mark.parametrize(
+    ("flags", "modules", "says"),
+    [
+        ("flags : fpu vmx sse", ["kvm", "kvm_intel"], "hardware (vmx, kvm_intel)"),
+        ("flags : fpu svm sse", ["kvm", "kvm_amd"], "hardware (svm, kvm_amd)"),
+        ("flags : fpu svm", [], "hardware (svm, vendor module built in)"),
+        ("flags : fpu sse", ["kvm"], "software-backed: neither vmx nor svm"),
+        ("", [], "software-backed"),
+    ],
+)
+def test_backend(tmp_path: Path, flags: str, modules: list[str], says: str) -> None:
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\n{flags}\n")
+    for module in modules:
+        (tmp_path / "module" / module).mkdir(parents=True)
+    assert backend(tmp_path, tmp_path).startswith(says)
+
+
+def test_everything_there() -> None:
+    found = findings(set())
+    assert all(finding.ok and not finding.hint for finding in found.values())
+    assert len(found) == 2 + len(NEEDED) + len(OPTIONAL)
+    assert found["vCPUs"].text == "up to 4, recommended 4"
+
+
+@pytest.mark.parametrize("name", list(NEEDED))
+def test_a_needed_capability_is_missing(name: str) -> None:
+    finding = findings({name})[name.removeprefix("KVM_CAP_").lower()]
+    assert not finding.ok
+    assert finding.hint
+
+
+@pytest.mark.parametrize("name", list(OPTIONAL))
+def test_an_optional_one(name: str) -> None:
+    finding = findings({name})[name.removeprefix("KVM_CAP_").lower()]
+    assert finding.ok
+    assert finding.hint.startswith("optional")
+
+
+def test_no_kvm() -> None:
+    def refuse() -> None:
+        raise UserError("no permission for /dev/kvm: add yourself to group kvm")
+
+    (finding,) = kvm_findings(refuse)  # type: ignore[arg-type]
+    assert not finding.ok
+    assert "group kvm" in finding.hint
+
+
+def test_input_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (finding,) = input_findings(tmp_path)
+    assert finding.ok and "no input devices" in finding.text and finding.hint.startswith("optional")
+    for name in ("event0", "event1", "mice"):
+        (tmp_path / name).touch()
+    (finding,) = input_findings(tmp_path)
+    assert (finding.text, finding.hint) == ("2 of 2 event devices readable", "")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (finding,) = input_findings(tmp_path)
+    assert finding.text.startswith("0 of 2")
+    assert "group input" in finding.hint
+
+
+def test_vfio(tmp_path: Path) -> None:
+    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    assert "no IOMMU groups" in finding.text and "intel_iommu=on" in finding.hint
+    for group in ("0", "1"):
+        (tmp_path / "sys/kernel/iommu_groups" / group).mkdir(parents=True)
+    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    assert finding.text == "2 IOMMU groups, bound to VFIO: none" and "vfio-pci" in finding.hint
+    (tmp_path / "dev/vfio").mkdir(parents=True)
+    (tmp_path / "dev/vfio/vfio").touch()
+    (tmp_path / "dev/vfio/1").touch()
+    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    assert (finding.text, finding.hint) == ("2 IOMMU groups, bound to VFIO: 1", "")
+
+
+@pytest.mark.parametrize("display", [None, ""])
+def test_no_display(display: str | None) -> None:
+    (finding,) = display_findings(display)
+    assert finding.ok and finding.hint.startswith("optional")
+
+
+def test_a_display() -> None:
+    assert list(display_findings(":0")) == [Finding("DISPLAY", ":0")]
+
+
+@pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 2)])
+def test_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ok: bool, status: int
+) -> None:
+    nothing: Callable[..., list[Finding]] = lambda *_: []  # noqa: E731
+    monkeypatch.setattr(doctor, "kvm_findings", lambda: [Finding("/dev/kvm", "text", ok, "" if ok else "do this")])
+    for name in ("input_findings", "vfio_findings", "display_findings"):
+        monkeypatch.setattr(doctor, name, nothing)
+    assert doctor.doctor() == status
+    out = capsys.readouterr().out
+    assert out == ("ok    /dev/kvm     text\n" if ok else "MISS  /dev/kvm     text\n                   -> do this\n")

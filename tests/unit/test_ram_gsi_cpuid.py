@@ -1,0 +1,262 @@
+"""RAM around its holes, the GSI table, and the CPUID of each vCPU."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvm_cffi import CpuidEntry, IrqchipRoute, KvmError, MsiRoute, constants
+from pyvmm import ram as ram_module
+from pyvmm.cpuid import guest_cpuid
+from pyvmm.errors import UserError
+from pyvmm.gsi import GsiTable, kernel_pins
+from pyvmm.layout import FIRST_MSI_GSI, GIB, HIGH_MEMORY, HOLE_END, HOLE_START, KIB, LOW_RAM_END, MIB
+from pyvmm.ram import Ram, host_memory
+
+# RAM
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize(
+    ("size", "regions"),
+    [
+        (MIB, [(0, 640 * KIB), (HIGH_MEMORY, 256 * KIB)]),
+        (128 * MIB, [(0, 640 * KIB), (HIGH_MEMORY, 128 * MIB - HIGH_MEMORY)]),
+        (3 * GIB, [(0, 640 * KIB), (HIGH_MEMORY, HOLE_START - HIGH_MEMORY)]),
+        (3 * GIB + 4096, [(0, 640 * KIB), (HIGH_MEMORY, HOLE_START - HIGH_MEMORY), (HOLE_END, 4096)]),
+        (5 * GIB, [(0, 640 * KIB), (HIGH_MEMORY, HOLE_START - HIGH_MEMORY), (HOLE_END, 2 * GIB)]),
+    ],
+)
+def test_regions(size: int, regions: list[tuple[int, int]]) -> None:
+    before = open_files()
+    ram = Ram(size)
+    assert list(ram.memory.regions) == regions
+    assert (ram.below_4g + ram.above_4g, ram.size) == (size, size)
+    assert LOW_RAM_END == 640 * KIB
+    gpa, length = regions[-1]
+    ram.memory.write(gpa + length - 4, b"last")
+    assert os.pread(ram.fd, 4, size - 4) == b"last", "the file in the order of the addresses"
+    ram.close()
+    assert open_files() == before
+
+
+def test_a_view_that_is_held_outlives_the_ram() -> None:
+    ram = Ram(MIB)
+    view = ram.memory.view(0x1000, 4)
+    view[:] = b"kept"
+    ram.close()
+    assert bytes(view) == b"kept"
+
+
+def test_more_than_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ram_module, "host_memory", lambda: 2 * GIB)
+    with pytest.raises(UserError, match="-m 2049M: this host has 2048 MiB of memory and swap: ask for less"):
+        Ram(2049 * MIB)
+    Ram(2 * GIB).close()
+
+
+def test_host_memory_is_what_proc_says() -> None:
+    kib = [line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines() if "Total:" in line[:10]]
+    assert host_memory() >> 10 in (int(kib[0]) + int(swap) for swap in [*kib[1:], "0"])
+
+
+@pytest.mark.parametrize("step", ["ftruncate", "mmap"])
+def test_a_host_that_refuses(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(os if step == "ftruncate" else mmap, step, refuse)
+    before = open_files()
+    with pytest.raises(UserError, match="-m 1M: Cannot allocate memory: ask for less"):
+        Ram(MIB)
+    assert open_files() == before
+
+
+def test_a_kvm_that_refuses() -> None:
+    class Vm:
+        def set_user_memory_region(self, slot: int, gpa: int, buffer: memoryview) -> None:
+            raise KvmError(12, "KVM_SET_USER_MEMORY_REGION")
+
+    ram = Ram(2 * MIB)
+    with pytest.raises(UserError, match="KVM refuses 0 MiB of guest RAM"):
+        ram.attach(Vm())  # type: ignore[arg-type]
+    ram.close()
+
+
+# GSIs
+
+
+class FakeVm:
+    """Takes the routing tables."""
+
+    def __init__(self, limit: int = 4096) -> None:
+        self.limit = limit
+        self.tables: list[list[IrqchipRoute | MsiRoute]] = []
+
+    def check_extension(self, name: str) -> int:
+        assert name == "KVM_CAP_IRQ_ROUTING"
+        return self.limit
+
+    def set_gsi_routing(self, routes: list[IrqchipRoute | MsiRoute]) -> None:
+        self.tables.append(list(routes))
+
+
+def test_the_wiring_of_a_pc() -> None:
+    pins = kernel_pins()
+    pic = {r.gsi: (r.irqchip, r.pin) for r in pins if r.irqchip != constants.KVM_IRQCHIP_IOAPIC}
+    ioapic = {r.gsi: r.pin for r in pins if r.irqchip == constants.KVM_IRQCHIP_IOAPIC}
+    assert pic == {
+        n: (constants.KVM_IRQCHIP_PIC_MASTER if n < 8 else constants.KVM_IRQCHIP_PIC_SLAVE, n % 8)
+        for n in range(16)
+        if n != 2
+    }
+    assert ioapic == {0: 2, **{n: n for n in range(24) if n not in (0, 2)}}
+
+
+def test_messages_are_added_to_the_pins() -> None:
+    vm, pins = FakeVm(), kernel_pins()
+    table = GsiTable(vm, pins)  # type: ignore[arg-type]
+    assert vm.tables == [pins]
+    gsi = table.allocate()
+    assert gsi == FIRST_MSI_GSI
+    table.set_message(gsi, 0xFEE00000, 0x41)
+    table.set_message(gsi, 0xFEE00000, 0x41)
+    assert vm.tables[1:] == [[*pins, MsiRoute(gsi, 0xFEE00000, 0x41)]], "once: nothing changed the second time"
+    table.set_message(gsi, 0xFEE01000, 0x42)
+    assert vm.tables[-1] == [*pins, MsiRoute(gsi, 0xFEE01000, 0x42)]
+    table.free(gsi)
+    assert vm.tables[-1] == pins
+    assert table.allocate() == gsi
+
+
+def test_a_full_table() -> None:
+    table = GsiTable(FakeVm(FIRST_MSI_GSI + 2), [])  # type: ignore[arg-type]
+    table.allocate()
+    last = table.allocate()
+    with pytest.raises(RuntimeError, match="all 26 GSIs are in use"):
+        table.allocate()
+    table.free(last)
+    assert table.allocate() == last
+
+
+@given(st.lists(st.tuples(st.sampled_from(["allocate", "free", "set"]), st.integers(0, 5), st.integers(0, 3))))
+def test_the_kernel_has_what_was_set_last(actions: list[tuple[str, int, int]]) -> None:
+    vm = FakeVm()
+    table = GsiTable(vm, kernel_pins()[:1])  # type: ignore[arg-type]
+    live: dict[int, int | None] = {}
+    for action, index, data in actions:
+        if action == "allocate":
+            gsi = table.allocate()
+            assert gsi not in live
+            live[gsi] = None
+        elif live:
+            gsi = sorted(live)[index % len(live)]
+            if action == "free":
+                table.free(gsi)
+                del live[gsi]
+            else:
+                table.set_message(gsi, 0xFEE00000, data)
+                live[gsi] = data
+        expected = {gsi: data for gsi, data in live.items() if data is not None}
+        assert {r.gsi: r.data for r in vm.tables[-1] if isinstance(r, MsiRoute)} == expected
+
+
+# CPUID
+
+INTEL = [
+    CpuidEntry(0, eax=0x1F),
+    CpuidEntry(1, ebx=0x00800800, ecx=1 << 21 | 1 << 27, edx=0x0FFFFFFF),
+    CpuidEntry(4, 0, 1, eax=0xFC01C121),
+    CpuidEntry(4, 3, 1, eax=0xFC0FC163),
+    CpuidEntry(4, 4, 1, eax=0),
+    CpuidEntry(7, ebx=5),
+    CpuidEntry(0xB, 0, 1, eax=1, ebx=2, ecx=0x100, edx=77),
+    CpuidEntry(0x1F, 0, 1, eax=1, ebx=2, ecx=0x100, edx=77),
+    CpuidEntry(0x40000001, eax=0xFFFFFFFF),
+    CpuidEntry(0x80000001, ecx=1, edx=1 << 9),
+    CpuidEntry(0x80000008, ecx=0xF0FF),
+]
+AMD = [
+    CpuidEntry(0, eax=0xD),
+    CpuidEntry(1, ebx=0x00800800, edx=0),
+    CpuidEntry(0x80000001, ecx=1 << 22, edx=1 << 9),
+    CpuidEntry(0x80000008, eax=0x3030, ecx=0xABF0FF),
+    CpuidEntry(0x8000001D, 0, 1, eax=0x3FFC121),
+    CpuidEntry(0x8000001D, 3, 1, eax=0x3FFC163),
+    CpuidEntry(0x8000001E, eax=9, ebx=0x900),
+]
+
+
+def table(
+    entries: list[CpuidEntry], apic_id: int, cpus: int, local_apic: bool = True, tsc_deadline: bool = True
+) -> dict[tuple[int, int], CpuidEntry]:
+    made = guest_cpuid(entries, apic_id, cpus, local_apic=local_apic, tsc_deadline=tsc_deadline)
+    keyed = {(e.function, e.index): e for e in made}
+    assert len(keyed) == len(made), "no leaf twice"
+    return keyed
+
+
+@given(st.integers(1, 255), st.sampled_from([INTEL, AMD]), st.data())
+def test_topology(cpus: int, entries: list[CpuidEntry], data: st.DataObject) -> None:
+    apic_id = data.draw(st.integers(0, cpus - 1))
+    bits = (cpus - 1).bit_length()
+    before = [replace(e) for e in entries]
+    leaves = table(entries, apic_id, cpus)
+    assert entries == before, "what the host supports is not changed"
+    one = leaves[1, 0]
+    assert one.ebx >> 24 == apic_id
+    assert one.ebx & 0xFFFF == 0x0800
+    assert bool(one.edx & 1 << 28) == (cpus > 1)
+    if cpus > 1:
+        assert one.ebx >> 16 & 0xFF == min(1 << bits, 255)
+    if entries is INTEL:
+        for function in (0xB, 0x1F):
+            threads, cores, end = (leaves[function, n] for n in range(3))
+            assert (threads.eax, threads.ebx, threads.ecx) == (0, 1, 0x100)
+            assert (cores.eax, cores.ebx, cores.ecx) == (bits, cpus, 0x201)
+            assert (end.ebx, end.ecx) == (0, 2)
+            assert apic_id >> cores.eax == 0, "one package"
+            assert {e.edx for e in (threads, cores, end)} == {apic_id}
+            assert all(e.flags & constants.KVM_CPUID_FLAG_SIGNIFCANT_INDEX for e in (threads, cores, end))
+        first, third = leaves[4, 0], leaves[4, 3]
+        assert first.eax >> 14 & 0xFFF == 0, "a core has its first level to itself"
+        assert third.eax >> 14 & 0xFFF == (1 << bits) - 1, "all share the third"
+        assert first.eax >> 26 == min((1 << bits) - 1, 63)
+        assert leaves[4, 4].eax == 0, "no more caches"
+    else:
+        assert (0xB, 0) not in leaves or leaves[0xB, 0].edx == apic_id
+        assert leaves[0x8000001E, 0].eax == apic_id
+        assert leaves[0x8000001E, 0].ebx >> 8 & 0xFF == 0, "one thread a core"
+        assert leaves[0x8000001D, 3].eax >> 14 & 0xFFF == (1 << bits) - 1
+        size = leaves[0x80000008, 0]
+        assert size.ecx & 0xFF == cpus - 1
+        assert size.ecx >> 12 & 0xF == bits
+        assert size.eax == 0x3030 and size.ecx >> 16 == 0xAB, "the rest stays"
+    assert bool(leaves[0x80000001, 0].ecx & 2) == (cpus > 1)
+
+
+def test_features() -> None:
+    leaves = table(INTEL, 0, 1)
+    assert leaves[1, 0].ecx == 1 << 31 | 1 << 24 | 1 << 21, "a hypervisor, TSC deadline, x2APIC, and no OSXSAVE yet"
+    assert leaves[7, 0] == INTEL[5]
+    assert not table(INTEL, 0, 1, tsc_deadline=False)[1, 0].ecx & 1 << 24
+    assert table(AMD, 0, 1)[1, 0].edx & 1 << 9, "the local APIC, whatever the host's table says"
+
+
+def test_without_a_local_apic_all_that_needs_one_is_hidden() -> None:
+    leaves = table(INTEL, 0, 1, local_apic=False)
+    assert not leaves[1, 0].ecx & (1 << 21 | 1 << 24)
+    assert not leaves[1, 0].edx & 1 << 9
+    assert not leaves[0x80000001, 0].edx & 1 << 9
+    features = leaves[0x40000001, 0].eax
+    assert features & 1 << 3, "kvm-clock stays"
+    assert not features & (1 << 4 | 1 << 6 | 1 << 7 | 1 << 11 | 1 << 14 | 1 << 15)
