@@ -54,8 +54,8 @@ def load_device(option: str) -> PciDevice:
         made = getattr(module, name)(**arguments)
     except AttributeError as error:
         raise UserError(f"--device {option}: {error}") from None
-    except Exception as error:  # whatever the user's own code raises is the user's to mend
-        raise UserError(f"--device {option}: {type(error).__name__}: {error}") from None
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises is the user's to mend
+        raise UserError(f"--device {option}: {type(error).__name__}: {' '.join(str(error).split())}") from None
     if not isinstance(made, PciDevice):
         raise UserError(f"--device {option}: {name} is no pyvmm.pci.device.PciDevice")
     return made
