@@ -57,7 +57,8 @@ class Loop:
     def _schedule(self, timer: LoopTimer, deadline: int) -> None:
         heapq.heappush(self._heap, (deadline, next(self._order), timer))
         if len(self._heap) > 4096:  # a guest that re-arms without end leaves stale entries behind
-            self._heap = [entry for entry in self._heap if entry[2].deadline == entry[0]]
+            live = {entry[2]: entry for entry in self._heap if entry[2].deadline == entry[0]}  # one of equal ones
+            self._heap = list(live.values())
             heapq.heapify(self._heap)
         if deadline < self._sleeping_until:
             self._wake()
