@@ -22,8 +22,8 @@ from pyvmm.startup import set_cpu_state
 CPUINFO = Path("/proc/cpuinfo").read_text()
 HARDWARE = " vmx" in CPUINFO or " svm" in CPUINFO
 """A processor runs the guests, a real one or QEMU's; else KVM is software-backed."""
-TRAPS_INT3 = HARDWARE and "QEMU TCG" not in CPUINFO
-"""INT3 can be made an exit: SVM and VMX can, QEMU's emulation of SVM cannot."""
+EMULATED = "QEMU TCG" in CPUINFO
+"""It is QEMU's, whose SVM neither traps INT3 nor loads the debug registers for a guest."""
 
 RSP = 0x80000
 Irqchip = Literal["none", "kernel", "split"]

@@ -6,10 +6,14 @@ import pytest
 
 from kvm_cffi import Debugregs, KvmError, Translation, constants
 from kvm_cffi.exits import Debug, InternalError, Shutdown
-from tests.kvm.rig import HARDWARE, TRAPS_INT3, Rig
+from tests.kvm.rig import EMULATED, HARDWARE, Rig
 
 DB, BP = 1, 3
 """Exception vectors."""
+TRAPS_INT3 = HARDWARE and not EMULATED
+BREAKS_AT_CODE = not EMULATED
+BREAKS_AT_DATA = HARDWARE and not EMULATED
+"""What a KVM can: the emulator of a software-backed one breaks at instructions only, QEMU's SVM at nothing."""
 DR6_BS = 1 << 14
 DR6_FIXED = 0xFFFF0FF0
 DR7_G0, DR7_G1 = 1 << 1, 1 << 3
@@ -24,7 +28,7 @@ SOFTWARE_BREAKPOINTS = ENABLE | constants.KVM_GUESTDBG_USE_SW_BP
 def test_hardware_breakpoint_each_time_round() -> None:
     with Rig("debug") as rig:
         vcpu, watched = rig.vcpu, rig.symbol("watched")
-        for turns in range(16):
+        for turns in range(16 if BREAKS_AT_CODE else 0):
             vcpu.set_guest_debug(HARDWARE_BREAKPOINTS, (watched, 0, 0, 0, 0, 0, 0, DR7_G0))
             exit = vcpu.run()
             assert isinstance(exit, Debug)
@@ -44,16 +48,16 @@ def test_which_of_two_breakpoints_it_was() -> None:
         watched = rig.symbol("watched")
         rig.vcpu.set_guest_debug(HARDWARE_BREAKPOINTS, (0x9000, watched, 0, 0, 0, 0, 0, DR7_G0 | DR7_G1))
         exit = rig.vcpu.run()
-        assert isinstance(exit, Debug)
-        assert exit.dr6 & 0xF == 2
+        assert isinstance(exit, Debug) == BREAKS_AT_CODE
+        if isinstance(exit, Debug):
+            assert exit.dr6 & 0xF == 2
 
 
 def test_watchpoint() -> None:
-    """The processor watches data; the emulator of a software-backed KVM watches instructions only."""
     with Rig("debug") as rig:
         control = DR7_G0 | DR7_WRITE_0 | DR7_LEN_4_0
         rig.vcpu.set_guest_debug(HARDWARE_BREAKPOINTS, (rig.symbol("variable"), 0, 0, 0, 0, 0, 0, control))
-        if not HARDWARE:
+        if not BREAKS_AT_DATA:
             assert rig.run() == ([], 0)
             return
         for turn in range(1, 17):
@@ -70,9 +74,9 @@ def test_single_steps() -> None:
     """nop; incl; loop: three steps a turn."""
     with Rig("debug") as rig:
         vcpu, watched = rig.vcpu, rig.symbol("watched")
-        vcpu.set_guest_debug(HARDWARE_BREAKPOINTS, (watched, 0, 0, 0, 0, 0, 0, DR7_G0))
-        assert isinstance(vcpu.run(), Debug)
         vcpu.set_guest_debug(STEP)
+        while vcpu.get_regs().rip != watched:
+            assert isinstance(vcpu.run(), Debug)
         places = []
         for _ in range(9):
             exit = vcpu.run()

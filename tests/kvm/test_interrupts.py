@@ -76,11 +76,6 @@ def test_pit2_state() -> None:
         assert rig.vm.get_pit2()[PIT_MODE_0] == 3
 
 
-def test_pit2_needs_an_irqchip() -> None:
-    with Rig() as rig, pytest.raises(KvmError, match="KVM_CREATE_PIT2"):
-        rig.vm.create_pit2()
-
-
 @pytest.mark.parametrize("speaker_dummy", [True, False])
 def test_pit2_answers_port_0x61_where_it_is_told_to(speaker_dummy: bool) -> None:
     with Rig(irqchip="kernel") as rig:
