@@ -1,10 +1,12 @@
 """pvpanic-pci: the guest's kernel tells that it has panicked, through one register.
 
-    pyvmm run --device docs/examples/pvpanic.py:PvPanic ...     Linux: modprobe pvpanic-pci
+    pyvmm run --device docs/examples/pvpanic.py:PvPanic,events=1 ...     Linux: modprobe pvpanic-pci
 
 BAR 0, memory, 16 bytes: offset 0 reads the events that are understood, a write tells of them.
 Source: QEMU's docs/specs/pvpanic.txt; Linux drivers/misc/pvpanic.
 """
+
+import sys
 
 from pyvmm.pci.device import PciDevice
 
@@ -15,16 +17,15 @@ PVPANIC_CRASH_LOADED = 2
 class PvPanic(PciDevice):
     vendor_id, device_id, class_code, revision_id = 0x1B36, 0x0011, 0x088000, 1
 
-    def __init__(self, log: str = "/dev/stderr") -> None:
+    def __init__(self, events: int = PVPANIC_PANICKED | PVPANIC_CRASH_LOADED) -> None:
         super().__init__()
-        self.log = log
+        self.events = events
         self.add_memory_bar(0, 16, self)
 
     def read(self, offset: int, size: int) -> int:
-        return PVPANIC_PANICKED | PVPANIC_CRASH_LOADED if offset == 0 else 0
+        return self.events if offset == 0 else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        if offset == 0 and value & (PVPANIC_PANICKED | PVPANIC_CRASH_LOADED):
+        if offset == 0 and value & self.events:
             what = "has panicked" if value & PVPANIC_PANICKED else "has panicked and starts its crash kernel"
-            with open(self.log, "a") as log:
-                log.write(f"pvpanic: the guest {what}\n")
+            print(f"pvpanic: the guest {what}", file=sys.stderr, flush=True)

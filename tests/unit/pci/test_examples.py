@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pyvmm.userdevice import load_device
 from tests.unit.pci.scan import Board
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
 
-def test_pvpanic(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("option", "events"), [("", 3), (",events=1", 1)])
+def test_pvpanic(option: str, events: int, capsys: pytest.CaptureFixture[str]) -> None:
     """pvpanic_pci_probe maps BAR 0, reads the capability and writes an event."""
-    board, log = Board(), tmp_path / "log"
-    board.host.root.add(load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic,log={log}"), 3)
+    board = Board()
+    board.host.root.add(load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}"), 3)
     config = board.ecam(0, 3)
     assert config.read(0, 4) == 0x00111B36 and config.size_bar(0) == (0, 16)
     config.write(0x10, 4, 0xC0000000)
     config.write(4, 2, 2)
-    assert board.memory_bus.read(0xC0000000, 1) == 3
+    assert board.memory_bus.read(0xC0000000, 1) == events
     board.memory_bus.write(0xC0000000, 1, 1)
+    assert capsys.readouterr().err == "pvpanic: the guest has panicked\n"
     board.memory_bus.write(0xC0000000, 1, 2)
-    assert (
-        log.read_text()
-        == "pvpanic: the guest has panicked\npvpanic: the guest has panicked and starts its crash kernel\n"
-    )
+    told = "pvpanic: the guest has panicked and starts its crash kernel\n"
+    assert capsys.readouterr().err == (told if events & 2 else "")
 
 
 def test_idio16() -> None:
