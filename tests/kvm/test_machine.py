@@ -27,7 +27,7 @@ BY_THEMSELVES = [
     "debug", "int3", "irq-window", "mmio", "mmio-cross", "pio", "pio-bench", "ports", "protected", "rtc", "string-io",
     "timer", "uart",
 ]  # fmt: skip
-DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "smp"]
+DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "pci", "smp"]
 DYING = {"shutdown": End.TRIPLE_FAULT, "internal-error": End.INTERNAL_ERROR, "fetch-mmio": End.INTERNAL_ERROR}
 RESETS = {
     "reset-i8042": "port 0x64",

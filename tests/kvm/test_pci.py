@@ -1,0 +1,58 @@
+"""A guest that drives a PCI device: BARs that move while it runs, a doorbell by ioeventfd, interrupts by irqfd."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm import eventfds
+from pyvmm.outcome import End, Outcome
+from tests.kvm.board import Board, board
+
+OK = Outcome(End.DEBUG_EXIT, 0)
+NO_DEVICE = Outcome(End.DEBUG_EXIT, 1)
+
+
+def finish(machine: Board) -> None:
+    """The guest's value is the number of the step that went wrong: see guests/pci/main.c."""
+    outcome = machine.finish(30)
+    assert outcome == OK, f"step {machine.value('step')} after {machine.value('interrupts')} interrupts"
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split"])
+def test_msix(irqchip: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rung: list[int] = []
+    sent: list[int] = []
+    ring, pulse = eventfds.IoeventfdDoorbell._rung, eventfds.EventfdMsi.pulse
+
+    def count_ring(self: eventfds.IoeventfdDoorbell) -> None:
+        rung.append(self._address)
+        ring(self)
+
+    def count_pulse(self: eventfds.EventfdMsi) -> None:
+        sent.append(self._gsi)
+        pulse(self)
+
+    monkeypatch.setattr(eventfds.IoeventfdDoorbell, "_rung", count_ring)
+    monkeypatch.setattr(eventfds.EventfdMsi, "pulse", count_pulse)
+    with board("pci", rng=True, irqchip=irqchip) as machine:
+        finish(machine)
+        assert machine.value("interrupts") == 5
+    assert rung == [0xD0004000 + 0x1000] + 4 * [0xD0000000 + 0x1000], "each kick came by the ioeventfd, none by an exit"
+    assert len(sent) == 5 and len(set(sent)) == 1, "one vector, one GSI"
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_intx_through_the_pics(irqchip: str) -> None:
+    with board("pci", rng=True, irqchip=irqchip, parameters={"intx": 1}) as machine:
+        finish(machine)
+        assert machine.value("interrupts") == 3
+
+
+def test_among_other_devices() -> None:
+    with board("pci", rng=True, virtio_input="standard", tablet=True, root_ports=2) as machine:
+        finish(machine)
+
+
+def test_no_such_device() -> None:
+    with board("pci", virtio_input="standard") as machine:
+        assert machine.finish(30) == NO_DEVICE
