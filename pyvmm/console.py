@@ -1,7 +1,8 @@
 """The serial console on stdin and stdout: no byte is lost in either direction, and nothing here blocks.
 
 Output gathers in a buffer that the loop writes when the descriptor takes it; when more than HIGH_WATER waits, the
-guest is held until it has drained. Input is read only while the serial port has room.
+guest is held until it has drained. Input is read only while the serial port has room; from a terminal, up to HIGH_WATER
+bytes more.
 """
 
 from __future__ import annotations
@@ -140,7 +141,8 @@ class Console:
             self._input.clear()
         elif self._input and port.listening:
             del self._input[: port.receive(bytes(self._input))]
-        self._read_on(not self._input)
+        # On a terminal read on, for Ctrl-A x must be seen whether or not the guest takes what was typed before.
+        self._read_on(len(self._input) < (HIGH_WATER if self._terminal is not None else 1))
 
     def _read_on(self, wanted: bool) -> None:
         loop = self._loop

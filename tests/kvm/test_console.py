@@ -123,6 +123,17 @@ def test_what_was_typed_before_the_guest_listens_is_not_lost() -> None:
         assert "early and longer than sixteen bytes" in console.output
 
 
+def test_ctrl_a_x_after_typing_at_a_guest_that_does_not_listen(tmp_path: Path) -> None:
+    with Console([PYVMM, *flat(tmp_path, HLT)], on_pty=True) as console:
+        while local_flags(console) & termios.ICANON:
+            time.sleep(0.001)
+        console.send("anybody there?")
+        while not rests(console.pid):
+            pass
+        console.send("\x01x")
+        assert console.wait() == 7
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_gives_the_terminal_back(on_terminal: Console, number: int) -> None:
     cooked = on_terminal.terminal()
