@@ -42,6 +42,43 @@ def shell(terminal: Terminal, command: str, timeout: float = 30, status: int | N
     return output.replace("\r", "")
 
 
+def irq_counts(table: str) -> dict[str, list[int]]:
+    """/proc/interrupts as {"1": [count on each CPU], "LOC": …}; a device that has a name is found by it too."""
+    lines = table.splitlines()
+    start = next(i for i, line in enumerate(lines) if "CPU0" in line)
+    cpus = len(lines[start].split())
+    counts: dict[str, list[int]] = {}
+    for line in lines[start + 1 :]:
+        label, _, rest = line.partition(":")
+        words = rest.split()
+        numbers = [int(word) for word in words[:cpus] if word.isdigit()]
+        counts[label.strip()] = numbers
+        if label.strip().isdigit() and len(words) > cpus:
+            counts[words[-1]] = numbers
+    return counts
+
+
+def system_ram(iomem: str) -> list[int]:
+    """The sizes of the pieces of RAM in /proc/iomem."""
+    pieces = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) : System RAM$", iomem, re.MULTILINE)
+    return [int(last, 16) + 1 - int(first, 16) for first, last in pieces]
+
+
+LABS_OWN = (
+    re.compile(r"XSAVE consistency problem(.|\n)*?\[ end trace 0+ \]---|CPUID\[0d, .*|-+\[ cut here \]-+(?=\n.*XSAVE)"),
+    re.compile(r"Unstable clock detected(.|\n)*?on the kernel command line"),
+)
+"""Warnings that the lab's processor is to blame for, not the machine under test. QEMU's TCG lets a nested guest set
+XCR0 without telling KVM, so CPUID's size of the XSAVE area is not what it should be; its TSCs differ from CPU to CPU."""
+
+
+def warnings(log: str) -> list[str]:
+    """The lines of `dmesg -r` that are warnings or worse, but for LABS_OWN."""
+    for pattern in LABS_OWN:
+        log = pattern.sub("", log)
+    return [line for line in log.splitlines() if re.match(r"<[0-4]>\[ *\d+\.\d+\] .*\S", line)]
+
+
 class Guest(Transcript):
     """Runs from its construction until it ends, close() or LIFETIME; what it sends on COM1 is the transcript."""
 

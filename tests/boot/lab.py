@@ -13,6 +13,7 @@ GUESTS26 = Path(os.environ.get("PYVMM_GUESTS26") or ROOT.parent / "shared" / "gu
 
 CLOUD_KERNEL = CACHE / "guest" / "vmlinuz-cloud"
 GENERIC_KERNEL = CACHE / "guest" / "vmlinuz-generic"
+GENERIC_VMLINUX = CACHE / "lab" / "vmlinux"  # the same, unpacked: an ELF file with a PVH note
 INITRAMFS = CACHE / "guest" / "initramfs.gz"  # busybox alone
 INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that scripts/guest-images lists
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"

@@ -1,0 +1,44 @@
+"""What a process in the guest reads from /dev/input/event*: evtest with busybox alone."""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from tests.boot.guest import Guest
+
+INPUT_EVENT = struct.Struct("<qqHHi")
+"""struct input_event of a 64-bit guest: seconds, microseconds, type, code, value."""
+Event = tuple[int, int, int]
+
+
+def input_devices(guest: Guest) -> dict[str, dict[str, str]]:
+    """/proc/bus/input/devices by name: the I, P and H lines, and "event", the name of the device's node."""
+    devices = {}
+    for block in guest.shell("cat /proc/bus/input/devices").split("\n\n"):
+        if name := re.search(r'N: Name="(.*)"', block):
+            device = dict(re.findall(r"^([IPH]): (.*)$", block, re.MULTILINE))
+            found = re.search(r"\bevent\d+", device["H"])
+            devices[name[1]] = device | {"event": found[0] if found else ""}
+    return devices
+
+
+class Events:
+    """A reader of one event device; it reads from now on."""
+
+    def __init__(self, guest: Guest, name: str) -> None:
+        node = input_devices(guest)[name]["event"]
+        self._guest = guest
+        self._file = f"/tmp/{node}"
+        self._seen = 0
+        guest.shell(f"cat /dev/input/{node} >{self._file} & sleep 0.2")
+
+    def read(self, count: int) -> list[Event]:
+        """Wait until *count* events have come since the last call; all that have, as (type, code, value)."""
+        size = (self._seen + count) * INPUT_EVENT.size
+        wait = f'while [ "$(wc -c <{self._file})" -lt {size} ]; do usleep 20000; done'
+        dump = self._guest.shell(f"{wait}; od -An -v -tx1 -j{self._seen * INPUT_EVENT.size} {self._file}")
+        data = bytes.fromhex("".join(dump.split()))
+        events = [event[2:] for event in INPUT_EVENT.iter_unpack(data)]
+        self._seen += len(events)
+        return events

@@ -1,0 +1,106 @@
+"""Linux 2.6: the images of the folder guests26, whose README says what each can do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from pyvmm.config import Irqchip, MachineConfig
+from pyvmm.outcome import End
+from tests.boot.guest import Guest, irq_counts
+
+MIB = 1 << 20
+IRQCHIPS = ("kernel", "split", "user")
+LINUX_2_6_10 = "root=/dev/ram0 ramdisk_size=8192 panic=1 {} init=/bin/sh"
+
+
+@pytest.mark.parametrize("irqchip", IRQCHIPS)
+def test_2_6_10_takes_a_typed_command_and_shows_the_result(guests26: Path, irqchip: Irqchip) -> None:
+    """Keys go through i8042 and atkbd, the result is read off the VGA screen."""
+    config = MachineConfig(
+        memory=128 * MIB,
+        kernel=guests26 / "vmlinuz-2.6.10",
+        initrd=guests26 / "initrd-2.6.10",
+        cmdline="console=tty0 " + LINUX_2_6_10.format("acpi=off noapic nolapic"),
+        irqchip=irqchip,
+    )
+    with Guest(config) as guest:
+        guest.expect_screen("# ", 90)
+        guest.type('echo "Result: {$((6 * 7))} <~!@#%^&*_+|?>"\n')
+        guest.expect_screen("\nResult: {42} <~!@#%^&*_+|?>\n")
+        guest.type("mount -t proc proc /proc; cat /proc/interrupts\n")
+        guest.expect_screen("ERR:")
+        counts = irq_counts("\n".join(guest.screen.text()))
+        assert counts["i8042"][0] > 80 and counts["timer"][0] > 1000
+
+
+def test_2_6_10_has_acpi_and_scans_the_bus(guests26: Path) -> None:
+    config = MachineConfig(
+        memory=128 * MIB,
+        kernel=guests26 / "vmlinuz-2.6.10",
+        initrd=guests26 / "initrd-2.6.10",
+        cmdline="console=ttyS0 " + LINUX_2_6_10.format("noapic"),
+        virtio_input="standard",
+    )
+    with Guest(config) as guest:
+        guest.expect("ACPI: Interpreter enabled")
+        guest.expect("ACPI: PCI Root Bridge [PCI0]")
+        guest.expect("# ")
+        guest.shell("mount -t proc proc /proc")
+        devices = guest.shell("while read -r line; do echo $line; done </proc/bus/pci/devices")
+        found = {line.split()[0]: line.split() for line in devices.splitlines()}
+        assert {slot: fields[1] for slot, fields in found.items()} == {
+            "0000": "808629c0",
+            "0050": "1af41052",
+            "0051": "1af41052",
+        }
+        for slot in ("0050", "0051"):
+            assert int(found[slot][2], 16) in (10, 11), "INTx is routed to one of the ISA IRQs"
+            assert [int(size, 16) for size in found[slot][10:13]] == [0x4000, 0, 0x1000]
+        counts = irq_counts(guest.shell('while read -r line; do echo "$line"; done </proc/interrupts'))
+        assert counts["acpi"] == [0]
+        guest.send("echo o >/proc/sysrq-trigger\n")
+        assert guest.wait().end is End.POWER_OFF
+
+
+def test_2_6_11_brings_up_two_cpus_and_panics(guests26: Path) -> None:
+    """It has no support for an initial RAM disk, so it ends for want of a root file system."""
+    config = MachineConfig(
+        memory=256 * MIB,
+        cpus=2,
+        kernel=guests26 / "bzImage-2.6.11",
+        cmdline="earlyprintk=serial,ttyS0,115200 console=ttyS0",
+        virtio_input="standard",
+    )
+    with Guest(config) as guest:
+        outcome = guest.wait(120)
+        assert outcome.end is End.PANIC and outcome.status == 4
+        assert outcome.message == "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(3,1)"
+        for text in ("Processor #1", "Brought up 2 CPUs", "ACPI: Interpreter enabled", "PCI Root Bridge [PCI0]"):
+            assert text in guest.output
+        assert re.search(r"input: AT Translated Set 2 keyboard on isa0060/serio0", guest.output)
+        assert re.search(r"input: ImExPS/2 Generic Explorer Mouse on isa0060/serio1", guest.output)
+        assert "vCPU 1: " in outcome.report
+
+
+@pytest.mark.parametrize("irqchip", IRQCHIPS)
+def test_2_6_20_has_a_shell_on_the_serial_port(guests26: Path, irqchip: Irqchip) -> None:
+    """A raw image, entered in 32-bit mode at 0x100000."""
+    config = MachineConfig(
+        memory=64 * MIB,
+        kernel=guests26 / "vmlinux-2.6.20.bin",
+        flat="linux32",
+        initrd=guests26 / "root.bin",
+        cmdline="console=ttyS0 root=/dev/ram0 rw init=/bin/sh",
+        irqchip=irqchip,
+    )
+    with Guest(config) as guest:
+        guest.expect("/ # ")
+        assert guest.shell("echo $((6 * 7)); uname -srm").split() == ["42", "Linux", "2.6.20", "i686"]
+        guest.shell("mkdir -p /proc; mount -t proc proc /proc")
+        counts = irq_counts(guest.shell("cat /proc/interrupts"))
+        assert counts["timer"][0] > 100 and counts["serial"][0] > 10
+        guest.send("reboot -f\n")
+        assert guest.wait().end is End.RESET
