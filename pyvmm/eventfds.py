@@ -81,6 +81,25 @@ class EventfdMsiRouter:
         self._vectors.clear()
 
 
+class NoMsi:
+    """A vector, and the router of it, where there is no local APIC: a message is a write that nobody answers."""
+
+    fd: int | None = None
+
+    def allocate(self) -> NoMsi:
+        return self
+
+    def update(self, address: int, data: int) -> None: ...
+
+    def mask(self) -> None: ...
+
+    def unmask(self) -> None: ...
+
+    def pulse(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class IoeventfdDoorbell:
     """One ioeventfd in the loop; see pci.decoder.Doorbell."""
 

@@ -32,7 +32,7 @@ from .devices.system_control import SystemControlA
 from .devices.uart16550 import Uart16550
 from .devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from .errors import UserError
-from .eventfds import EventfdMsiRouter, IoeventfdDoorbells
+from .eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
 from .guest import load_guest
 from .hostinput.router import Router
 from .hostinput.typist import Typist
@@ -169,7 +169,9 @@ class Machine(Lifecycle, Injection):
 
     def _add_pci(self) -> None:
         pci = self.trace.channel("pci")
-        router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.trace.channel("irq"))
+        router: EventfdMsiRouter | NoMsi = NoMsi()
+        if self.irqchip.local_apic:
+            router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.trace.channel("irq"))
         self._resources.callback(router.close)
         doorbells = IoeventfdDoorbells(self.vm, self.loop, self.pio)
         self._resources.callback(doorbells.close)

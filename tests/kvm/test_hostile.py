@@ -1,0 +1,38 @@
+"""What a guest may do to its machine without ending it: each of these once raised in the monitor, or hung the guest."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyvmm.config import MachineConfig
+from pyvmm.layout import ECAM_START, MIB, PCI_MMIO_START
+from pyvmm.machine import Machine
+from pyvmm.pci.regs import PCI_CAP_ID_MSIX
+from tests.kvm.board import Board
+
+MSI_TO_CPU_0 = 0xFEE00000
+
+
+def config_of(machine: Machine, device_id: int) -> int:
+    """Where in ECAM the function of *device_id* on bus 0 is."""
+    for slot in range(32):
+        config = ECAM_START + (slot << 15)
+        if machine.mmio.read(config + 2, 2) == device_id:
+            return config
+    raise AssertionError(f"no device {device_id:#x}")
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_msix_with_any_interrupt_controller(irqchip: str) -> None:
+    with Board(MachineConfig(guest="hello", memory=16 * MIB, irqchip=irqchip, rng=True)) as machine:  # type: ignore[arg-type]
+        mmio, config = machine.mmio, config_of(machine, 0x1044)
+        capability = mmio.read(config + 0x34, 1)
+        while mmio.read(config + capability, 1) != PCI_CAP_ID_MSIX:
+            capability = mmio.read(config + capability + 1, 1)
+        table = PCI_MMIO_START
+        mmio.write(config + 0x10 + 4 * (mmio.read(config + capability + 4, 4) & 7), 4, table)
+        mmio.write(config + 4, 2, 6)
+        mmio.write(config + capability + 2, 2, 0x8000)
+        for register, value in enumerate((MSI_TO_CPU_0, 0, 0x41, 0)):
+            mmio.write(table + 4 * register, 4, value)
+        assert [mmio.read(table + 4 * n, 4) for n in range(4)] == [MSI_TO_CPU_0, 0, 0x41, 0]
