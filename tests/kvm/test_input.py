@@ -1,0 +1,186 @@
+"""Input from a script to a guest's driver on a whole machine: each way in, each step of a key, on every irqchip."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pyvmm import guests
+from pyvmm.config import MachineConfig
+from pyvmm.hostinput.keymap import key_code
+from pyvmm.input_codes import BTN_LEFT, KEY_A, KEY_B
+from pyvmm.layout import MIB
+from pyvmm.machine import Machine
+from pyvmm.outcome import End, Outcome
+from tests.boot.console import Console
+from tests.kvm.board import board
+from tests.unit.display.xserver import read_text
+
+PYVMM = Path(sys.executable).with_name("pyvmm")
+IRQCHIPS = ["kernel", "split", "user"]
+
+
+def settled(machine: Machine, text: str) -> None:
+    assert machine.wait(lambda: text in machine.screen, 60), machine.screen.text()
+
+
+@pytest.mark.parametrize("irqchip", IRQCHIPS)
+def test_the_keyboard_driver(irqchip: str) -> None:
+    """What is typed reaches its screen; Ctrl-C kills the command that runs, Ctrl-D ends the guest."""
+    with board("keyboard", irqchip=irqchip) as machine:
+        settled(machine, "> ")
+        machine.keyboard.type("echo Shift and 'quotes': ~!@#\n")
+        settled(machine, "\nShift and 'quotes': ~!@#\n>")
+        machine.keyboard.type("count\n")
+        settled(machine, "> count\n1\n")
+        machine.keyboard.press("ctrl", "c")
+        settled(machine, "^C\n>")
+        machine.keyboard.press("ctrl", "d")
+        assert machine.finish() == Outcome(End.POWER_OFF)
+
+
+def test_ten_thousand_keys_typed_fast(tmp_path: Path) -> None:
+    """To a guest that polls the i8042, translating, and keeps each byte from 0x10000 on; after 20,000 it ends."""
+    code = (
+        "fa b0 60 e6 64 b0 44 e6 60 b8 0010 8e c0 31 ff fc e4 64 a8 01 74 fa e4 60 aa 81 ff 204e 72 f1 b0 00 e6 f4 f4"
+    )
+    (tmp_path / "code").write_bytes(bytes.fromhex(code))
+    text = "the quick brown fox jumps over the lazy dog 0123456789" * 200
+    with Machine(MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000")) as machine:
+        machine.keyboard.type(text[:10_000])
+        assert machine.run(60) == Outcome(End.DEBUG_EXIT, 0)
+        seen = machine.memory.read(0x10000, 20_000)
+    keys = [key_code("space" if character == " " else character) for character in text[:10_000]]
+    assert seen == bytes(byte for key in keys for byte in (key, key | 0x80)), (
+        "of these keys scan code set 1 is the code"
+    )
+
+
+def test_what_finds_no_room_is_dropped_and_overwrites_nothing() -> None:
+    with board("keyboard") as machine:
+        settled(machine, "> ")
+        machine.keyboard.type("sleep 300\n" + "x" * 200)
+        machine.keyboard.press("ctrl", "c")
+        settled(machine, "^C")
+        machine.keyboard.type("buf\n")
+        settled(machine, "dropped")
+        shown = re.search(rb"data (\d+) room (\d+) dropped (\d+)", machine.output)
+        assert shown and [int(text) for text in shown.groups()] == [0, 128, 200 - 128]
+
+
+def test_the_cursor_blinks_every_half_second() -> None:
+    with board("keyboard") as machine:
+        settled(machine, "> ")
+        for shown in (False, True, False):
+            assert machine.wait(lambda: (machine.screen.cursor is not None) is shown, 30)  # noqa: B023
+            assert machine.value("cursor_on") == shown
+            assert machine.value("ticks") // 10 % 2 != shown, "ten ticks of 20 Hz each way"
+
+
+def test_events_injected_from_python() -> None:
+    with board("kbd-inb60", virtio_input="standard", tablet=True) as machine:
+        assert not machine.keyboard.driver_ok
+        machine.inject_rel(3, -4)
+        machine.inject_wheel(1, -1)
+        machine.inject_abs(100, 200)
+        machine.inject_button(BTN_LEFT, 1)
+        machine.inject_button(BTN_LEFT, 0)
+        assert machine.wait(lambda: machine.output == b"K")
+        machine.inject_key(KEY_A, 1)
+        machine.inject_key(KEY_A, 0)
+        assert machine.finish() == Outcome(End.DEBUG_EXIT, 0)
+        assert machine.output == b"K\x1e\x9e"
+
+
+@pytest.mark.parametrize(("mode", "output"), [("ps2", b"K\x30\xb0"), ("virtio", b"K")])
+def test_who_gets_the_keys_where_virtio_has_no_driver(mode: str, output: bytes) -> None:
+    with board("kbd-inb60", virtio_input="standard", input=mode) as machine:
+        assert machine.wait(lambda: machine.output == b"K")
+        machine.inject_key(KEY_B, 1)
+        machine.inject_key(KEY_B, 0)
+        machine.wait(lambda: machine.outcome is not None, 1 if mode == "virtio" else 30)
+        assert machine.output == output
+
+
+@pytest.mark.parametrize(
+    ("irqchip", "raised", "entered"),
+    [
+        ("kernel", r"irq      KVM_IRQ_LINE: IRQ 1 up", None),
+        ("user", r"i8042    IRQ 1 up", r"irq      KVM_INTERRUPT vector 0x21"),
+    ],
+)
+def test_the_steps_of_a_key_in_the_trace(irqchip: str, raised: str, entered: str | None) -> None:
+    lines: list[str] = []
+
+    def sink(ns: int, channel: str, message: str) -> None:
+        lines.append(f"{channel:<8} {message}")
+
+    trace = frozenset({"input", "i8042", "irq", "exits"})
+    memory = guests.load("keyboard").memory
+    config = MachineConfig(guest="keyboard", memory=memory, irqchip=irqchip, trace=trace)  # type: ignore[arg-type]
+    with Machine(config, trace_sink=sink) as machine:
+        settled(machine, "> ")
+        del lines[:]
+        machine.keyboard.press("a")
+        settled(machine, "> a")
+    steps = [
+        r"input    script: KEY_A pressed",
+        r"i8042    keyboard: KEY_A down -> 1c \(scan code set 2\)",
+        r"i8042    translation 1c -> 1e",
+        r"i8042    output buffer = 0x1e, OBF",
+        raised,
+        *([entered] if entered else []),
+        r"exits    vcpu0 KVM_RUN",
+        r"exits    vcpu0 KVM_EXIT_IO in port 0x60 size 1",
+        r"i8042    read of port 0x60 returns 0x1e, OBF clear",
+        r"exits    vcpu0 gets 0x1e from port 0x60",
+        r"exits    vcpu0 KVM_RUN",
+        r"exits    vcpu0 KVM_EXIT_IO out port 0x3f8 size 1 = 0x61",
+    ]
+    at = 0
+    for step in steps:
+        found = next((i for i in range(at, len(lines)) if re.match(step, lines[i])), None)
+        assert found is not None, f"{step} is not in\n" + "\n".join(lines[at : at + 60])
+        at = found + 1
+
+
+# The keys of the console
+
+
+def test_ctrl_a_s_writes_the_screen_while_the_guest_runs(tmp_path: Path) -> None:
+    with Console([PYVMM, "run", "--screenshot", "shot.png", "keyboard"], on_pty=True, cwd=tmp_path) as console:
+        console.expect("> ")
+        for word in ("first", "second"):
+            console.send(f"echo {word}\r")
+            console.expect(f"{word}\r\n")  # the echo
+            console.expect("> ")
+            console.send("\x01s\x01h")
+            console.expect("send Ctrl-A")
+            image = Image.open(tmp_path / "shot.png").convert("RGB")
+            lines = [line.rstrip() for line in read_text(image.tobytes(), 640, 3)]
+            assert word in lines
+        console.send("\x01x")
+        assert console.wait() == 7
+
+
+def test_ctrl_a_p_presses_the_power_button(tmp_path: Path) -> None:
+    """Prints 'R' on COM1, polls GPE0_STS for the button's event, then ends with 9."""
+    (tmp_path / "code").write_bytes(bytes.fromhex("ba f803 b0 52 ee  ba 2006 ec a8 04 74 fb  b0 09 e6 f4 f4"))
+    command: list[str | Path] = [PYVMM, "run", "-m", "1M", "-k", "code", "--flat", "real@0x1000"]
+    with Console(command, on_pty=True, cwd=tmp_path) as console:
+        console.expect("R")
+        console.send("\x01p")
+        assert console.wait() == 16 + 9
+
+
+def test_a_screenshot_that_cannot_be_written_is_one_line() -> None:
+    ran = subprocess.run([PYVMM, "run", "--screenshot", "/no/such.png", "pio"], capture_output=True, text=True)
+    assert ran.stderr.splitlines() == [
+        "pyvmm: cannot write /no/such.png: No such file or directory",
+        "pyvmm: debug-exit 0",
+    ]

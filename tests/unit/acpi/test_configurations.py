@@ -1,0 +1,87 @@
+"""The ACPI tables of machines as users configure them: `pyvmm acpi`, its files, and iasl on each of them."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyvmm import layout
+from pyvmm.cli import main
+
+CONFIGURATIONS = [
+    ["--irqchip", irqchip, "-c", cpus]
+    for irqchip, cpus in itertools.product(("kernel", "split", "user"), ("1", "2", "16"))
+    if irqchip != "user" or cpus == "1"
+] + [
+    ["-c", "255", "-m", "5G"],
+    ["--root-ports", "4", "--rng", "--virtio-input", "aero", "--tablet"],
+    ["--root-ports", "1", "--irqchip", "user", "--virtio-input", "standard"],
+]  # fmt: skip
+
+
+def tables(directory: Path) -> dict[str, bytes]:
+    return {file.stem: file.read_bytes() for file in directory.iterdir()}
+
+
+@pytest.mark.parametrize("options", CONFIGURATIONS, ids=" ".join)
+def test_iasl_has_nothing_to_say(
+    options: list[str],
+    tmp_path: Path,
+    recompile: Callable[[dict[str, bytes]], dict[str, bytes]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "tables"
+    assert main(["acpi", "--out", str(out), *options]) == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(map(str, out.iterdir()))
+    written = tables(out)
+    common = {"rsdp", "rsdt", "xsdt", "facp", "facs", "dsdt", "ssdt", "mcfg"}
+    assert set(written) == (common if "user" in options else common | {"apic"})
+    del written["rsdp"]
+    for name, theirs in recompile(written).items():
+        ours = written[name]
+        assert ours == theirs or (ours[10:28], ours[36:]) == (theirs[10:28], theirs[36:])
+
+
+def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
+    assert main(["acpi", "--out", str(tmp_path), "-c", "3"]) == 0
+    written = tables(tmp_path)
+    assert struct.unpack_from("<Q", written["mcfg"], 44) == (layout.ECAM_START,)
+    facp = written["facp"]
+    assert struct.unpack_from("<H", facp, 46) == (layout.IRQ_SCI,)
+    assert struct.unpack_from("<II", facp, 56)[0] == layout.ACPI_PM
+    assert struct.unpack_from("<I", facp, 48) == (layout.APM,)
+    assert struct.unpack_from("<BBBBQB", facp, 116) == (1, 8, 0, 1, 0xCF9, 6), "RESET_REG and RESET_VALUE"
+    madt = written["apic"]
+    kinds = []
+    at = 44
+    while at < len(madt):
+        kinds.append(madt[at])
+        at += madt[at + 1]
+    assert kinds.count(0) == 3 and kinds.count(1) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--out"),
+        (["--out", "/proc/tables"], "--out /proc/tables: No such file or directory"),
+        (["--out", "/dev/null/tables"], "--out /dev/null/tables: Not a directory"),
+        (["--out", "x", "-c", "0"], "'0' is no number of vCPUs"),
+        (["--out", "x", "nobody"], "there is no guest 'nobody'"),
+        (["--out", "x", "--display", "x11"], "unrecognized arguments: --display"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(["acpi", *arguments])
+    except SystemExit as ended:
+        assert isinstance(ended.code, int)
+        status = ended.code
+    shown = capsys.readouterr()
+    assert (status, shown.out, shown.err.count("\n")) == (2, "", 1)
+    assert says in shown.err
