@@ -88,6 +88,12 @@ class Debug(NamedTuple):
     dr7: int
 
 
+class SetTpr(NamedTuple):
+    """KVM_EXIT_SET_TPR: without an in-kernel local APIC, the guest lowered its task priority (CR8) to *cr8*."""
+
+    cr8: int
+
+
 class SystemEvent(NamedTuple):
     """KVM_EXIT_SYSTEM_EVENT: KVM_SYSTEM_EVENT_* in type."""
 
@@ -127,6 +133,7 @@ Exit = (
     | FailEntry
     | InternalError
     | Debug
+    | SetTpr
     | SystemEvent
     | ExceptionExit
     | IoapicEoi

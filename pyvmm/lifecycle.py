@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kvm_cffi import Exit, Vcpu
-from kvm_cffi.exits import FailEntry, InternalError, Shutdown, SystemEvent, UnknownExit
+from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
 
 from .console import Console
 from .loop import Loop
@@ -103,6 +103,8 @@ class Lifecycle:
                 self._die(
                     thread, End.INTERNAL_ERROR, f"{who}: KVM_EXIT_FAIL_ENTRY, reason {reason:#x} on host CPU {cpu}"
                 )
+            case SetTpr():
+                pass  # the PIC knows no priorities of a processor
             case SystemEvent(kind) if kind == KVM_SYSTEM_EVENT_RESET:
                 self.reset_requested("KVM_SYSTEM_EVENT_RESET")
             case SystemEvent(kind):

@@ -20,6 +20,7 @@ from kvm_cffi.exits import (
     IrqWindowOpen,
     MmioWrite,
     PioOut,
+    SetTpr,
     Shutdown,
     SystemEvent,
     UnknownExit,
@@ -53,6 +54,12 @@ def test_hlt_with_one_sleeps_in_the_kernel_until_an_nmi() -> None:
             rig.vcpu.nmi()
         assert rig.run() == ([], 0)
         assert rig.value("halts") == 3
+
+
+def test_a_lowered_task_priority() -> None:
+    with Rig("tpr") as rig:
+        # Where the guest's code is emulated, so is CR8, without an exit.
+        assert rig.run() == ([SetTpr(4), SetTpr(0)] if HARDWARE else [], 0)
 
 
 def test_shutdown() -> None:
@@ -296,3 +303,18 @@ def test_kvm_run_that_fails_is_an_error() -> None:
             os._exit(255)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == errno.EIO
         assert rig.vcpu.run() == PioOut(0x5000, 1, 0x11), "nothing happened to the parent's"
+
+
+def test_one_interrupt_an_entry() -> None:
+    """A second one between the items of string I/O would take the place of the first."""
+    with Rig() as rig:
+        rig.memory.write_int(0x20 * 4, 4, 0x600)
+        rig.memory.write(0x600, bytes.fromhex("b0 07 e6 f4"))
+        rig.code("fb 90 b9 0400 be 0020 ba e900 f3 6e  b0 01 e6 f4")
+        assert isinstance(rig.vcpu.run(), PioOut)
+        assert rig.vcpu.ready_for_interrupt_injection
+        rig.vcpu.interrupt(0x20)
+        assert not rig.vcpu.ready_for_interrupt_injection
+        exits, value = rig.run()
+        assert value == 7 and len(exits) == 3
+        assert rig.vcpu.exits == 2, "all the items in one"
