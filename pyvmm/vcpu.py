@@ -78,6 +78,7 @@ class VcpuThread:
         self._pic = pic
         self._trace = trace
         self._irq_trace = irq_trace
+        self._vector: int | None = None  # acknowledged at the PIC, not yet taken by the kernel
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         # A signal to a thread that has just ended would crash; reentrant, for a signal handler may kick in mid-kick.
@@ -208,15 +209,17 @@ class VcpuThread:
         pic = self._pic
         assert pic is not None
         with self._lock:
-            if not pic.intr:
+            if self._vector is None and not pic.intr:
                 self.vcpu.request_interrupt_window(False)
             elif self.vcpu.ready_for_interrupt_injection:
-                vector = pic.acknowledge()
+                vector = pic.acknowledge() if self._vector is None else self._vector
                 try:
                     self.vcpu.interrupt(vector)
                 except KvmError:  # the kernel has one queued already, from an entry that was kicked out
+                    self._vector = vector
                     self.vcpu.request_interrupt_window(True)
                     return
+                self._vector = None
                 if self._irq_trace.enabled:
                     self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
                 self.vcpu.request_interrupt_window(pic.intr)

@@ -19,6 +19,7 @@ from kvm_cffi.exits import (
     IoapicEoi,
     IrqWindowOpen,
     MmioWrite,
+    PioIn,
     PioOut,
     SetTpr,
     Shutdown,
@@ -310,11 +311,12 @@ def test_one_interrupt_an_entry() -> None:
     with Rig() as rig:
         rig.memory.write_int(0x20 * 4, 4, 0x600)
         rig.memory.write(0x600, bytes.fromhex("b0 07 e6 f4"))
-        rig.code("fb 90 b9 0400 be 0020 ba e900 f3 6e  b0 01 e6 f4")
-        assert isinstance(rig.vcpu.run(), PioOut)
+        rig.code("fb 90 b9 0400 bf 0020 ba 0050 f3 6c  b0 01 e6 f4")
+        assert rig.vcpu.run() == PioIn(0x5000, 1)
         assert rig.vcpu.ready_for_interrupt_injection
         rig.vcpu.interrupt(0x20)
         assert not rig.vcpu.ready_for_interrupt_injection
-        exits, value = rig.run()
-        assert value == 7 and len(exits) == 3
-        assert rig.vcpu.exits == 2, "all the items in one"
+        for _ in range(3):
+            assert rig.vcpu.run() == PioIn(0x5000, 1) and rig.vcpu.exits == 1, "the next item, no entry"
+            assert not rig.vcpu.ready_for_interrupt_injection
+        assert rig.run() == ([], 7), "the handler"
