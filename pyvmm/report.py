@@ -7,6 +7,8 @@ from kvm_cffi import ExitRecord, KvmError, Regs, Sregs, Vcpu, constants
 from .memory import GuestMemory, GuestMemoryError
 
 CODE_BEFORE, CODE_AFTER = 16, 16
+RESET_CS = 0xF000
+"""The selector in CS after reset or INIT (Intel SDM volume 3, table 9-1)."""
 RFLAGS_NAMES = ((0, "CF"), (2, "PF"), (4, "AF"), (6, "ZF"), (7, "SF"), (8, "TF"), (9, "IF"), (10, "DF"), (11, "OF"))
 
 
@@ -79,6 +81,8 @@ def vcpu_report(vcpu: Vcpu, memory: GuestMemory, insn_bytes: bytes = b"") -> str
     if insn_bytes:
         lines.append(f"instruction that KVM could not emulate: {insn_bytes.hex(' ')}")
     records = vcpu.last_exits()
+    if records and records[-1].reason == constants.KVM_EXIT_SHUTDOWN and sregs.cs.selector == RESET_CS:
+        lines.append("an AMD processor loses its state in a shutdown: these are the registers as KVM's INIT left them")
     lines.append(f"last exits of {vcpu.exits}:" if records else "no exit yet")
     lines.extend(f"  {record.number:>8} {describe_exit(record)}" for record in records)
     return "\n".join(lines)
