@@ -22,6 +22,7 @@ from pyvmm.startup import set_cpu_state
 CPUINFO = Path("/proc/cpuinfo").read_text()
 HARDWARE = " vmx" in CPUINFO or " svm" in CPUINFO
 """A processor runs the guests, a real one or QEMU's; else KVM is software-backed."""
+SVM = " svm" in CPUINFO
 EMULATED = "QEMU TCG" in CPUINFO
 """It is QEMU's, whose SVM neither traps INT3 nor loads the debug registers for a guest."""
 

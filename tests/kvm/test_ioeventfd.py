@@ -143,10 +143,10 @@ def test_a_full_ring_makes_an_exit_and_loses_nothing() -> None:
             got += waiting
             if isinstance(exit, PioOut) and exit.size == 4:
                 full += 1
-                assert len(waiting) > 100
+                assert len(waiting) > 50
                 got.append(exit.value)
         assert got == list(range(2049))
-        assert full >= 2049 // 170 - 1
+        assert full >= 2049 // 170 - 1, "no ring holds more"
 
 
 def test_coalescing_taken_away() -> None:

@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from pyvmm import guests
+from pyvmm import guests, ram
 from pyvmm.layout import COM1, DEBUGCON, MIB
 from pyvmm.outcome import End, Outcome
 from tests.kvm.board import board
-from tests.kvm.rig import HARDWARE
+from tests.kvm.rig import HARDWARE, SVM
 
 MSI_TO_CPU_0 = 0xFEE00000
 OK = Outcome(End.DEBUG_EXIT, 0)
@@ -25,10 +25,14 @@ FAST = {
 
 BY_THEMSELVES = [
     "debug", "int3", "irq-window", "mmio", "mmio-cross", "pio", "pio-bench", "ports", "protected", "rtc", "string-io",
-    "timer", "uart",
+    "timer", "tpr", "uart",
 ]  # fmt: skip
-DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "pci", "smp"]
+DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "smp"]
+ELSEWHERE = ["pci"]
+"""In test_pci.py."""
 DYING = {"shutdown": End.TRIPLE_FAULT, "internal-error": End.INTERNAL_ERROR, "fetch-mmio": End.INTERNAL_ERROR}
+LOST = {"shutdown": SVM, "internal-error": False, "fetch-mmio": False}
+"""On AMD's processors KVM resets a vCPU that has shut down."""
 RESETS = {
     "reset-i8042": "port 0x64",
     "reset-cf9": "port 0xcf9",
@@ -42,7 +46,7 @@ def discard(value: object) -> None:
 
 
 def test_every_guest_is_tested_here() -> None:
-    assert sorted([*BY_THEMSELVES, *DRIVEN, *DYING, *RESETS]) == guests.names()
+    assert sorted([*BY_THEMSELVES, *DRIVEN, *DYING, *RESETS, *ELSEWHERE]) == guests.names()
 
 
 @pytest.mark.parametrize("name", BY_THEMSELVES)
@@ -156,8 +160,8 @@ def test_a_guest_that_dies(name: str) -> None:
     with board(name) as machine:
         outcome = machine.finish()
         assert outcome.end is DYING[name]
-        assert "vCPU 0: 64-bit long mode, paging on, CPL 0" in outcome.report
-        assert outcome.value == 0
+        assert ("vCPU 0: real mode" if LOST[name] else "vCPU 0: 64-bit long mode, paging on, CPL 0") in outcome.report
+        assert ("loses its state" in outcome.report) == LOST[name]
 
 
 @pytest.mark.parametrize("name", list(RESETS))
@@ -174,11 +178,18 @@ def test_a_reset(name: str) -> None:
         assert machine.finish() == OK, "the second start finds the note of the first"
 
 
+@pytest.fixture
+def large_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that gives a guest more memory than it has: pages exist once they are touched."""
+    monkeypatch.setattr(ram, "host_memory", lambda: 1 << 40)
+
+
+@pytest.mark.usefixtures("large_host")
 def test_ports_in_full_on_memory_above_the_hole() -> None:
     """Every port; RAM on both sides of the hole, so that a stray write has somewhere to go."""
-    with board("ports", memory=3072 * MIB + 16 * MIB, parameters={"mmio_step": 0x40000}, rng=True) as machine:
+    with board("ports", memory=3072 * MIB + 16 * MIB, parameters={"mmio_step": 0x100000}, rng=True) as machine:
         assert machine.finish() == OK
-        assert machine.value("accesses") > 200_000
+        assert machine.value("accesses") > 150_000
 
 
 @pytest.mark.parametrize("irqchip", ["split", "user"])
@@ -239,7 +250,7 @@ def test_the_report_of_a_triple_fault_shows_the_last_exits() -> None:
         outcome = machine.finish()
     lines = outcome.report.splitlines()
     assert outcome.message == "vCPU 0: KVM_EXIT_SHUTDOWN"
-    assert lines[0] == "vCPU 0: 64-bit long mode, paging on, CPL 0"
+    assert lines[0] == ("vCPU 0: real mode" if SVM else "vCPU 0: 64-bit long mode, paging on, CPL 0")
     assert "IDT base" in outcome.report
     assert lines[-1].endswith("KVM_EXIT_SHUTDOWN")
     assert re.search(r"^last exits of \d+:$", outcome.report, re.MULTILINE)
@@ -273,6 +284,7 @@ def test_the_default_guest_starts_within_the_default_memory() -> None:
     assert guest.end == "power-off"
 
 
+@pytest.mark.usefixtures("large_host")
 @pytest.mark.parametrize("memory", [16 * MIB, 64 * MIB + 4096, 3072 * MIB, 3073 * MIB, 5120 * MIB])
 def test_sizes_of_memory(memory: int) -> None:
     with board("mmio-cross" if memory == 16 * MIB else "pio", memory=memory) as machine:
