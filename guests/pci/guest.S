@@ -1,13 +1,13 @@
 /* A PCI driver of the smallest kind, for the virtio entropy device (run it with --rng): finds it by ports 0xCF8 and 0xCFC and
    again by ECAM, sizes its BARs, moves them and turns them off while it runs, asks it for random bytes through a
-   virtqueue, and takes the interrupts: MSI-X with its masks, or with the parameter `intx` the PIC's. Ends with the number
-   of the step that went wrong, 0 if none did; 1 is that there is no such device. */
+   virtqueue, and takes the interrupts: MSI-X with its masks, or with the parameter `intx` INTA, through the PICs or the
+   IOAPIC. Ends with the number of the step that went wrong, 0 if none did; 1 is that there is no such device. */
 #include "long.h"
 
-        .set    MSI_VECTOR, 0x41
+        .set    VECTOR, 0x41
 
         LONG_START
-        VALUE   intx                    /* parameter: 1 takes INTx through the PICs instead of MSI-X */
+        VALUE   intx                    /* parameter: 1 takes INTA through the PICs instead of MSI-X, 2 through the IOAPIC */
         VALUE   interrupts              /* results: how many came, */
         VALUE   step                    /* and how far it got */
         LONG_BEGIN
@@ -18,7 +18,7 @@
         rep stosb
 
         IDT_INIT unexpected
-        SET_GATE MSI_VECTOR, message
+        SET_GATE VECTOR, local_apic
         leaq    idt + 16 * PIC1_BASE(%rip), %rdi
         leaq    irq(%rip), %rax
         movl    $16, %ecx
@@ -29,7 +29,7 @@
         call    guest_main
         EXIT_AL
 
-message:
+local_apic:
         pushq   %rdi
         movl    $1, %edi
         jmp     2f

@@ -37,7 +37,14 @@
 #define VIRTQ_DESC_F_WRITE 2
 
 #define MSI_ADDRESS 0xFEE00000
-#define MSI_VECTOR 0x41
+#define VECTOR 0x41              /* of messages and of the IOAPIC */
+#define IOAPIC 0xFEC00000
+#define IOAPIC_REGSEL 0x00
+#define IOAPIC_WIN 0x10
+#define IOAPIC_REDIRECTION 0x10
+#define IOAPIC_ACTIVE_LOW 0x2000
+#define IOAPIC_LEVEL 0x8000
+#define IOAPIC_FIRST_PIRQ 16     /* the pin of PIRQA */
 #define LAPIC_EOI 0xB0
 #define SIZE 8                   /* of the queue */
 #define LENGTH 64                /* of a buffer */
@@ -103,18 +110,17 @@ static void command(uint16_t value)
     outw(PCI_CONFIG_DATA, value);
 }
 
-/* Both interrupts end here, with interrupts off */
-void interrupt(int message)
+/* All interrupts end here, with interrupts off: those of the local APIC, from a message or the IOAPIC, and the PICs' */
+void interrupt(int local_apic)
 {
-    if (message) {
+    if (!intx || *mmio8(bar0 + ISR) & 1)  /* the read lowers the line */
         interrupts++;
+    if (local_apic) {
         *mmio32(LAPIC + LAPIC_EOI) = 0;
-        return;
+    } else {
+        outb(PIC2_CMD, PIC_EOI);
+        outb(PIC1_CMD, PIC_EOI);
     }
-    if (*mmio8(bar0 + ISR) & 1)  /* the read lowers the line */
-        interrupts++;
-    outb(PIC2_CMD, PIC_EOI);
-    outb(PIC1_CMD, PIC_EOI);
 }
 
 static void wait_for_interrupts(uint64_t count)
@@ -211,10 +217,9 @@ static int queue_start(int vector)
     return 1;
 }
 
-/* Both PICs, and let the device's line through */
-static void pic_init(uint8_t irq)
+/* Both PICs, and let the interrupts through whose bit of mask is 0 */
+static void pic_init(uint16_t mask)
 {
-    uint16_t mask = ~(1 << irq | 1 << 2);
     outb(PIC1_CMD, PIC_ICW1);
     outb(PIC2_CMD, PIC_ICW1);
     outb(PIC1_DATA, PIC1_BASE);
@@ -225,6 +230,17 @@ static void pic_init(uint8_t irq)
     outb(PIC2_DATA, PIC_ICW4);
     outb(PIC1_DATA, mask);
     outb(PIC2_DATA, mask >> 8);
+}
+
+/* The pin of the IOAPIC where INTA of the device's slot arrives: level-triggered, active low, as PCI's are */
+static void ioapic_init(void)
+{
+    uint32_t pin = IOAPIC_FIRST_PIRQ + (slot >> 11) % 4;
+    *mmio32(IOAPIC + IOAPIC_REGSEL) = IOAPIC_REDIRECTION + 2 * pin + 1;
+    *mmio32(IOAPIC + IOAPIC_WIN) = 0;
+    *mmio32(IOAPIC + IOAPIC_REGSEL) = IOAPIC_REDIRECTION + 2 * pin;
+    *mmio32(IOAPIC + IOAPIC_WIN) = VECTOR | IOAPIC_ACTIVE_LOW | IOAPIC_LEVEL;
+    *mmio32(LAPIC + LAPIC_SVR) |= LAPIC_SVR_ENABLE;
 }
 
 /* The next step begins: if it is the last of this run, its number is the guest's value */
@@ -260,7 +276,12 @@ int guest_main(void)
 
     if (intx) {
         CHECK(queue_start(0xFFFF));                                                 /* 17 */
-        pic_init(config_read(slot, PCI_INTERRUPT_LINE) & 0xF);
+        if (intx == 2) {
+            pic_init(0xFFFF);
+            ioapic_init();
+        } else {
+            pic_init(~(1 << (config_read(slot, PCI_INTERRUPT_LINE) & 0xF) | 1 << 2));
+        }
         for (int i = 1; i <= 3; i++) {
             request();
             wait_for_interrupts(i);
@@ -278,9 +299,9 @@ int guest_main(void)
     config_write(slot, PCI_BASE_ADDRESS_2, BAR2);
     *mmio32(table) = MSI_ADDRESS;
     *mmio32(table + 4) = 0;
-    *mmio32(table + 8) = MSI_VECTOR;
+    *mmio32(table + 8) = VECTOR;
     *mmio32(table + 12) = 0;
-    CHECK(*mmio32(table + 8) == MSI_VECTOR);                                        /* 19 */
+    CHECK(*mmio32(table + 8) == VECTOR);                                        /* 19 */
     msix_flags(msix, PCI_MSIX_FLAGS_ENABLE);
     *mmio32(LAPIC + LAPIC_SVR) |= LAPIC_SVR_ENABLE;
     CHECK(queue_start(1));                                                          /* 20 */
@@ -309,9 +330,9 @@ int guest_main(void)
     wait_for_interrupts(4);
     CHECK(answered(4));                                                             /* 26 */
 
-    *mmio32(table + 8) = MSI_VECTOR + 1;                                            /* a vector that nobody takes ... */
+    *mmio32(table + 8) = VECTOR + 1;                                            /* a vector that nobody takes ... */
     *mmio32(table + 12) = 1;
-    *mmio32(table + 8) = MSI_VECTOR;                                                /* ... and back, while masked */
+    *mmio32(table + 8) = VECTOR;                                                /* ... and back, while masked */
     *mmio32(table + 12) = 0;
     request();
     wait_for_interrupts(5);

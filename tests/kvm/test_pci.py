@@ -48,6 +48,14 @@ def test_intx_through_the_pics(irqchip: str) -> None:
         assert machine.value("interrupts") == 3
 
 
+@pytest.mark.parametrize("irqchip", ["kernel", "split"])
+def test_intx_through_the_ioapic(irqchip: str) -> None:
+    """Level-triggered: with a split irqchip the IOAPIC is ours and each EOI an exit."""
+    with board("pci", rng=True, irqchip=irqchip, parameters={"intx": 2}) as machine:
+        finish(machine)
+        assert machine.value("interrupts") == 3
+
+
 def test_among_other_devices() -> None:
     with board("pci", rng=True, virtio_input="standard", tablet=True, root_ports=2) as machine:
         finish(machine)
