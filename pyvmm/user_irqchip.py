@@ -80,10 +80,10 @@ class SplitIrqchip(UserIrqchip):
             vm.signal_msi(address, data)
 
         def route(pin: int, address: int, data: int, masked: bool) -> None:
-            if masked or data >> 8 & 7 == EXTINT:
+            if data >> 8 & 7 == EXTINT:
                 self.gsi.clear_message(pin)
             else:
-                self.gsi.set_message(pin, address, data)
+                self.gsi.set_message(pin, address, data)  # masked or not: KVM tells of an EOI only where a route is
 
         self.ioapic = IoApic(deliver, route, trace=trace)
         super().__init__(vm, pio, clock, wake, trace)

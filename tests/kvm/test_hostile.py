@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.config import MachineConfig
+from pyvmm.devices.ioapic import IOAPIC_REG_TABLE, IOREGSEL, IOWIN, RTE_LEVEL, RTE_MASKED
 from pyvmm.layout import ECAM_START, MIB, PCI_MMIO_START
 from pyvmm.machine import Machine
+from pyvmm.outcome import End, Outcome
 from pyvmm.pci.regs import PCI_CAP_ID_MSIX
-from tests.kvm.board import Board
+from pyvmm.user_irqchip import SplitIrqchip
+from tests.kvm.board import Board, board
 
 MSI_TO_CPU_0 = 0xFEE00000
 
@@ -36,3 +39,22 @@ def test_msix_with_any_interrupt_controller(irqchip: str) -> None:
         for register, value in enumerate((MSI_TO_CPU_0, 0, 0x41, 0)):
             mmio.write(table + 4 * register, 4, value)
         assert [mmio.read(table + 4 * n, 4) for n in range(4)] == [MSI_TO_CPU_0, 0, 0x41, 0]
+
+
+def test_a_level_interrupt_that_is_masked_before_its_eoi_comes_again() -> None:
+    """As Linux does with one that a thread handles (IRQF_ONESHOT): mask, EOI, and unmask when the thread is done."""
+    with board("msi", parameters={"count": 3}, irqchip="split") as machine:
+        assert isinstance(machine.irqchip, SplitIrqchip)
+        ioapic, pin = machine.irqchip.ioapic, 16
+
+        def unmask_and_mask() -> None:
+            for entry in (RTE_LEVEL | 0x45, RTE_MASKED | RTE_LEVEL | 0x45):
+                ioapic.write(IOREGSEL, 4, IOAPIC_REG_TABLE + 2 * pin)
+                ioapic.write(IOWIN, 4, entry)
+            timer.arm(machine.loop.now() + 20_000_000)
+
+        ioapic.line(pin).set_level(True)
+        timer = machine.loop.timer(unmask_and_mask)
+        timer.arm(machine.loop.now())
+        assert machine.finish(10) == Outcome(End.DEBUG_EXIT, 0)
+        assert machine.value("taken") == 3
