@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from kvm_cffi import Exit, Vcpu
+from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
 
 from .console import Console
@@ -97,8 +97,7 @@ class Lifecycle:
             case Shutdown():
                 self._die(thread, End.TRIPLE_FAULT, f"{who}: KVM_EXIT_SHUTDOWN")
             case InternalError():
-                self._insn = exit.insn_bytes
-                self._die(thread, End.INTERNAL_ERROR, f"{who}: {exit.name}")
+                self._die(thread, End.INTERNAL_ERROR, f"{who}: {exit.name}", exit.insn_bytes)
             case FailEntry(reason, cpu):
                 self._die(
                     thread, End.INTERNAL_ERROR, f"{who}: KVM_EXIT_FAIL_ENTRY, reason {reason:#x} on host CPU {cpu}"
@@ -114,12 +113,16 @@ class Lifecycle:
             case _:
                 self._die(thread, End.INTERNAL_ERROR, f"{who}: unexpected {exit}")
 
-    def _die(self, thread: VcpuThread, end: End, message: str) -> None:
-        self._dead = thread.vcpu
-        self.end(Outcome(end, message=message))
+    def _die(self, thread: VcpuThread, end: End, message: str, insn_bytes: bytes = b"") -> None:
+        if self.outcome is None:
+            self._dead, self._insn = thread.vcpu, insn_bytes
+            self.end(Outcome(end, message=message))
 
     def on_error(self, thread: VcpuThread, error: BaseException) -> None:
-        """A bug of ours in a device: end the machine; run() raises it again."""
+        """KVM_RUN failed, or a bug of ours in a device, which run() raises again: end the machine."""
+        if isinstance(error, KvmError) and error.request == "KVM_RUN":
+            self._die(thread, End.INTERNAL_ERROR, f"vCPU {thread.vcpu.id}: {error}")
+            return
         self._error = error
         self._die(thread, End.INTERNAL_ERROR, "".join(traceback.format_exception_only(error)).strip())
 
