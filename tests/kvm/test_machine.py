@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from kvm_cffi import Exit, KvmError
+from kvm_cffi.exits import Debug, ExceptionExit, FailEntry, InternalError, Shutdown, SystemEvent, UnknownExit
 from pyvmm import guests, ram
 from pyvmm.layout import COM1, DEBUGCON, MIB
 from pyvmm.outcome import End, Outcome
@@ -228,6 +230,62 @@ def test_a_device_that_raises_ends_the_machine_and_is_raised() -> None:
         with pytest.raises(ZeroDivisionError, match="broken"):
             machine.finish()
         assert machine.outcome is not None and machine.outcome.end is End.INTERNAL_ERROR
+
+
+def test_a_kvm_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does where the host has no page for the guest any more: EFAULT."""
+    with board("pio", cpus=2) as machine:
+
+        def fail(result: int = 0) -> Exit:
+            raise KvmError(14, "KVM_RUN")
+
+        monkeypatch.setattr(machine.vcpus[0], "run", fail)
+        outcome = machine.finish()
+        assert (outcome.end, outcome.message) == (End.INTERNAL_ERROR, "vCPU 0: KVM_RUN: Bad address")
+        assert outcome.report.startswith("vCPU 0: real mode")
+        assert "vCPU 1" not in outcome.report
+
+
+def test_the_first_vcpu_that_dies_is_the_one_reported() -> None:
+    with board("hlt", cpus=2) as machine:
+        first, second = machine.threads
+        machine.on_exit(first, Shutdown())
+        machine.on_exit(second, InternalError(1, (), b"\xd9\x03"))
+        outcome = machine.finish()
+        assert (outcome.end, outcome.message) == (End.TRIPLE_FAULT, "vCPU 0: KVM_EXIT_SHUTDOWN")
+        assert outcome.report.startswith("vCPU 0:")
+        assert "vCPU 1" not in outcome.report and "d9 03" not in outcome.report
+
+
+@pytest.mark.parametrize(
+    ("exit", "end", "says"),
+    [
+        (FailEntry(0x80000021, 3), End.INTERNAL_ERROR, "KVM_EXIT_FAIL_ENTRY, reason 0x80000021 on host CPU 3"),
+        (SystemEvent(3, ()), End.PANIC, "KVM_EXIT_SYSTEM_EVENT 3"),
+        (SystemEvent(2, ()), End.RESET, "KVM_SYSTEM_EVENT_RESET"),
+        (UnknownExit(4711, 0), End.INTERNAL_ERROR, "unknown exit 4711"),
+        (ExceptionExit(6, 0), End.INTERNAL_ERROR, "unexpected ExceptionExit(exception=6, error_code=0)"),
+        (Debug(1, 0x1000, 0, 0), End.INTERNAL_ERROR, "unexpected Debug("),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_exits_that_no_guest_here_causes(exit: Exit, end: End, says: str) -> None:
+    with board("hlt") as machine:
+        machine.on_exit(machine.threads[0], exit)
+        outcome = machine.finish()
+        assert outcome.end is end
+        assert says in outcome.message
+
+
+def test_wait_serves_the_machine_until_a_condition() -> None:
+    with board("hello") as machine:
+        assert machine.wait(lambda: b"powers off" in machine.output, 60)
+        machine.serial.receive(b"abc")
+        assert machine.wait(lambda: machine.output.endswith(b"abc"), 60)
+        assert not machine.wait(lambda: False, 0.05)
+        machine.serial.receive(b"q")
+        assert not machine.wait(lambda: False, 60), "the guest has ended"
+        assert machine.finish() == Outcome(End.POWER_OFF)
 
 
 def test_the_report_of_an_internal_error() -> None:
