@@ -62,13 +62,23 @@ class Trace:
 
 
 def text_sink(stream: TextIO) -> Sink:
-    """A sink that writes a line a message: seconds since the first one, the channel, the message."""
+    """A sink that writes a line a message: seconds since the first one, the channel, the message.
+
+    It falls silent when *stream* takes no more (a reader that has gone, a full disk): the machine runs on.
+    """
     start: list[int] = []
+    silent = False
 
     def sink(ns: int, channel: str, message: str) -> None:
+        nonlocal silent
+        if silent:
+            return
         if not start:
             start.append(ns)
-        stream.write(f"{(ns - start[0]) / 1e9:12.6f} {channel:<8} {message}\n")
-        stream.flush()
+        try:
+            stream.write(f"{(ns - start[0]) / 1e9:12.6f} {channel:<8} {message}\n")
+            stream.flush()
+        except OSError:
+            silent = True
 
     return sink
