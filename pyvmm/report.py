@@ -74,7 +74,10 @@ def _registers(regs: Regs, sregs: Sregs) -> list[str]:
 
 def vcpu_report(vcpu: Vcpu, memory: GuestMemory, insn_bytes: bytes = b"") -> str:
     """Everything about one vCPU, several lines; call it while the vCPU is not in KVM_RUN."""
-    regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    try:
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+    except KvmError as error:  # KVM refuses every call to a VM that it has given up; how it died must still be told
+        return f"vCPU {vcpu.id}: {error}"
     linear = (sregs.cs.base if not sregs.cs.l else 0) + regs.rip
     lines = [f"vCPU {vcpu.id}: {describe_mode(sregs, regs.rflags)}", *_registers(regs, sregs)]
     lines.append(f"code at {linear:#x}: {code_at(vcpu, memory, linear)}")
