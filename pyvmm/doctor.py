@@ -111,6 +111,13 @@ def display_findings(display: str | None) -> Iterator[Finding]:
             "DISPLAY", "not set", hint="optional; start from an X session to see the guest's screen in a window"
         )
         return
+    from .display.x11 import open_display  # python-xlib takes its time
+
+    try:
+        open_display(display).close()
+    except UserError as error:
+        yield Finding("DISPLAY", f"{display}: nobody answers", hint=f"optional; {error}")
+        return
     yield Finding("DISPLAY", display)
 
 

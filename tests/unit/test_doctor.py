@@ -20,6 +20,7 @@ from pyvmm.doctor import (
     vfio_findings,
 )
 from pyvmm.errors import UserError
+from tests.unit.display.xserver import start_server
 
 
 class FakeSystem:
@@ -127,7 +128,19 @@ def test_no_display(display: str | None) -> None:
 
 
 def test_a_display() -> None:
-    assert list(display_findings(":0")) == [Finding("DISPLAY", ":0")]
+    process, name = start_server()
+    try:
+        assert list(display_findings(name)) == [Finding("DISPLAY", name)]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("display", [":4711", "no display"])
+def test_a_display_that_nobody_serves(display: str) -> None:
+    (finding,) = display_findings(display)
+    assert finding.ok and finding.text == f"{display}: nobody answers"
+    assert finding.hint.startswith("optional; ") and "--display" in finding.hint and "\n" not in finding.hint
 
 
 @pytest.mark.parametrize(("ok", "status"), [(True, 0), (False, 2)])
