@@ -27,12 +27,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextmanager
 def ending_signals(end: Callable[[Outcome], None]) -> Iterator[None]:
-    """Let the signals that end a process end the machine instead, so that everything is closed and restored."""
+    """Let the signals that end a process end the machine instead, so that everything is closed and restored; one that
+    is ignored (nohup) stays so."""
 
     def handler(number: int, frame: FrameType | None) -> None:
         end(Outcome(End.SIGNAL, number))
 
-    old = {number: signal.signal(number, handler) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:

@@ -371,6 +371,15 @@ def test_a_signal_ends_a_guest_that_sleeps(tmp_path: Path, number: int) -> None:
         assert process.wait() == 128 + number
 
 
+def test_nohup(tmp_path: Path) -> None:
+    """A signal that was ignored before stays ignored; the next one ends the machine."""
+    with Console(["nohup", PYVMM, *flat(tmp_path, HLT)]) as console:
+        assert rests(console.pid)
+        console.signal(signal.SIGHUP)
+        console.signal(signal.SIGTERM)
+        assert console.wait() == 128 + signal.SIGTERM
+
+
 def test_many_signals_at_once(tmp_path: Path) -> None:
     arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER)]
     with subprocess.Popen(
