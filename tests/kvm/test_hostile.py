@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from kvm_cffi import Exit, KvmError, Regs, Vcpu
+from kvm_cffi import KvmError, Regs, Vcpu
 from pyvmm.config import MachineConfig
 from pyvmm.devices.ioapic import IOAPIC_REG_TABLE, IOREGSEL, IOWIN, RTE_LEVEL, RTE_MASKED
 from pyvmm.layout import ECAM_START, MIB, PCI_MMIO_START
@@ -61,19 +61,6 @@ def test_a_level_interrupt_that_is_masked_before_its_eoi_comes_again() -> None:
         timer.arm(machine.loop.now())
         assert machine.finish(10) == Outcome(End.DEBUG_EXIT, 0)
         assert machine.value("taken") == 3
-
-
-def test_kvm_run_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with EFAULT, where the host has no page for the guest: no bug of ours, and the report says where it was."""
-
-    def run(vcpu: Vcpu, result: int = 0) -> Exit:
-        raise KvmError(errno.EFAULT, "KVM_RUN")
-
-    monkeypatch.setattr(Vcpu, "run", run)
-    with board("hello") as machine:
-        outcome = machine.finish()
-    assert (outcome.end, outcome.message) == (End.INTERNAL_ERROR, "vCPU 0: KVM_RUN: Bad address")
-    assert "vCPU 0: real mode" in outcome.report
 
 
 def test_a_report_that_fails_does_not_hide_the_death(monkeypatch: pytest.MonkeyPatch) -> None:
