@@ -60,7 +60,7 @@ def test_a_bar_over_ram_is_hidden_and_comes_back(board: Board) -> None:
     config = board.ecam(0, 3)
     config.write(4, 2, 2)
     config.write(0x10, 4, 0x00200000)
-    assert toy.bar0.claim is not None and toy.bar0.claim.visible == ()
+    assert toy.bar0.claim is not None and not toy.bar0.claim.visible
     config.write(0x10, 4, 0xC0000000)
     assert toy.bar0.claim.visible == ((0xC0000000, 0xC0001000),)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
@@ -150,7 +151,7 @@ class PackedDriver:
             event = off_wrap & 0x7FFF
             if off_wrap >> 15 != self.avail_wrap:
                 event -= self.size
-            return (self.next_avail - event - 1) & 0xFFFF < added
+            return bool((self.next_avail - event - 1) & 0xFFFF < added)
         return bool(flags == 0)
 
     def arm(self, wanted: bool = True) -> None:
@@ -162,7 +163,7 @@ class PackedDriver:
             self.memory.write(self.driver, bytes(4))
 
     def used(self) -> list[tuple[int, int]]:
-        found = []
+        found: list[tuple[int, int]] = []
         while True:
             _, length, buffer_id, flags = struct.unpack("<QIHH", self.memory.read(self.desc + 16 * self.next_used, 16))
             if flags & (AVAIL | USED) != (AVAIL | USED if self.used_wrap else 0):
@@ -190,7 +191,7 @@ class Virtio:
     bar2: int = BAR2
 
     @classmethod
-    def of(cls, device: VirtioDevice, board: Board | None = None, doorbells: bool = True, **kwargs: int) -> Virtio:
+    def of(cls, device: VirtioDevice, board: Board | None = None, doorbells: bool = True, **kwargs: Any) -> Virtio:
         board = board or Board(doorbells)
         function = VirtioPci(device, **kwargs)
         board.host.root.add(function, 10)

@@ -148,7 +148,7 @@ def test_the_first_descriptor_of_a_packed_batch_is_used_last() -> None:
         assert chain is not None
         ring.push(chain, 8)
     spy = Spy(ring._words)  # type: ignore[union-attr]
-    ring._words = spy  # type: ignore[union-attr,assignment]
+    ring._words = spy  # type: ignore[union-attr]
     ring.flush()
     assert spy.order[-1] == 7 and sorted(spy.order) == [7, 15, 23]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
@@ -398,7 +400,7 @@ class Greedy(Echo):
 
 
 def test_a_driver_that_never_stops_can_not_hold_the_device() -> None:
-    later = []
+    later: list[Callable[[], None]] = []
     device, board = Greedy(), Board()
     function = VirtioPci(device, defer=later.append)
     board.host.root.add(function, 10)
