@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from ._call import ioctl, ioctl_value
+from ._call import KvmError, ioctl, ioctl_value
 from ._kvm import ffi, lib
 from .vcpu import Vcpu
 
 PAGE_SIZE = 4096
+EPERM = 1
 
 
 @dataclass(frozen=True)
@@ -221,10 +222,15 @@ class Vm:
         ioctl(self.fd, "KVM_SET_GSI_ROUTING", table)
 
     def signal_msi(self, address: int, data: int) -> bool:
-        """KVM_SIGNAL_MSI: send one message now; False where the guest blocked it."""
+        """KVM_SIGNAL_MSI: send one message now; False where the guest blocked it, or no vCPU is where it goes."""
         msi = ffi.new("struct kvm_msi *")
         msi.address_lo, msi.address_hi, msi.data = address & 0xFFFFFFFF, address >> 32, data
-        return ioctl(self.fd, "KVM_SIGNAL_MSI", msi) > 0
+        try:
+            return ioctl(self.fd, "KVM_SIGNAL_MSI", msi) > 0
+        except KvmError as error:
+            if error.errno == EPERM:  # what the kernel's search for the destination ends with where there is none
+                return False
+            raise
 
     def irqfd(self, fd: int, gsi: int, *, resamplefd: int | None = None, deassign: bool = False) -> None:
         """KVM_IRQFD: a write to eventfd *fd* raises *gsi*; with resamplefd, a level that the guest's EOI re-samples."""

@@ -20,7 +20,7 @@ from .errors import UserError
 from .machine import Machine
 from .outcome import End, Outcome
 from .session import Session
-from .trace import Sink, text_sink
+from .trace_writer import TraceWriter
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -42,12 +42,12 @@ def ending_signals(end: Callable[[Outcome], None]) -> Iterator[None]:
             signal.signal(number, previous)
 
 
-def _trace_sink(file: Path | None) -> Sink:
+def _trace_writer(file: Path | None) -> TraceWriter:
     """Where the trace goes: *file*, or stderr."""
     if file is None:
-        return text_sink(sys.stderr)
+        return TraceWriter(sys.stderr)
     try:
-        return text_sink(open(file, "w"))  # open as long as the process
+        return TraceWriter(open(file, "w"))  # open as long as the process
     except OSError as error:
         raise UserError(f"--trace: cannot write {file}: {error.strerror}") from None
 
@@ -68,7 +68,7 @@ def open_standard_descriptors() -> None:
 def run(config: MachineConfig, host: HostConfig) -> int:
     """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
     open_standard_descriptors()
-    sink = _trace_sink(host.trace_file) if config.trace else None
+    trace = _trace_writer(host.trace_file) if config.trace else None
     console = Console(0, 1)
     current: list[Machine] = []
     ended: list[Outcome] = []
@@ -89,7 +89,7 @@ def run(config: MachineConfig, host: HostConfig) -> int:
             while True:
                 making = True
                 try:
-                    machine = Machine(config, console.write, sink, nvram)
+                    machine = Machine(config, console.write, trace, nvram)
                 except BootError as error:
                     raise UserError(str(error)) from None
                 finally:
@@ -107,10 +107,15 @@ def run(config: MachineConfig, host: HostConfig) -> int:
         outcome = ended[0]
     finally:
         console.close()
+        if trace is not None:
+            trace.close()
     if outcome.end is End.TIMEOUT:
         outcome = replace(outcome, message=f"after {host.timeout:g} s")  # in all, whatever was left for the last start
-    if outcome.end is not End.POWER_OFF:
-        print(f"pyvmm: {outcome}", file=sys.stderr)
-    if outcome.report:
-        print(outcome.report, file=sys.stderr)
+    try:
+        if outcome.end is not End.POWER_OFF:
+            print(f"pyvmm: {outcome}", file=sys.stderr)
+        if outcome.report:
+            print(outcome.report, file=sys.stderr)
+    except OSError:  # nobody reads it; the status still says how the guest ended
+        pass
     return outcome.status
