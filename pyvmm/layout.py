@@ -63,6 +63,8 @@ PCI_GSIS: Final = (16, 17, 18, 19)
 """Where PIRQA-PIRQD arrive at the IOAPIC ..."""
 PCI_IRQS: Final = (10, 11, 10, 11)
 """... and, for a guest that uses the PIC, which ISA IRQs they are."""
+PCI_IO: Final = (0xC000, 0x10000)
+"""Where firmware puts I/O BARs."""
 IOAPIC_PINS: Final = 24
 FIRST_MSI_GSI: Final = IOAPIC_PINS
 

@@ -78,6 +78,7 @@ class Machine(Lifecycle, Injection):
             self._add_devices()
             self._add_pci()
             self._add_input()
+            self._assign_pci_resources()
             self.vcpus = [self._create_vcpu(n) for n in range(config.cpus)]
             self._start_at(self._load())
             self._check_trace()
@@ -219,6 +220,17 @@ class Machine(Lifecycle, Injection):
                 raise UserError(f"--device {option}: root port {behind} does not exist or is taken: see --root-ports")
         if self.config.rng:
             self.pci.root.add(VirtioPci(VirtioRng(trace=trace), defer=self.loop.post), self.pci.root.free_slot())
+
+    def _assign_pci_resources(self) -> None:
+        """What firmware would do: a guest that does not place BARs itself finds them placed."""
+        if len(self.pci.all_functions()) == 1:  # the host bridge, which has none
+            return
+        from .pci.firmware import assign_resources
+
+        try:
+            assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
+        except ValueError as error:
+            raise UserError(f"{error}: leave a --device away") from None
 
     def _add_input(self) -> None:
         """virtio-input at 00:0A, one function a device, and the router that chooses between it and PS/2."""
