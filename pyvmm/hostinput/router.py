@@ -57,6 +57,10 @@ class WidePointerTarget(PointerTarget, Protocol):
 class TabletTarget(Protocol):
     """A pointer of the guest that is told where to be, both coordinates 0 to 32767."""
 
+    @property
+    def has_wheel(self) -> bool:
+        """Whether it has a wheel of its own; where it has none, the mouse's turns."""
+
     def absolute(self, x: int, y: int, /) -> None: ...
 
     def button(self, code: int, pressed: bool, /) -> None: ...
@@ -354,8 +358,10 @@ class Router:
             tablet.absolute(min(max(x, 0), 32767), min(max(y, 0), 32767))
 
     def _wheel(self, vertical: int, horizontal: int) -> None:
-        pointer = self._tablet or self._pointer
-        if vertical and pointer is not None:
+        tablet = self._tablet
+        if tablet is not None and not tablet.has_wheel:
+            tablet = None
+        if vertical and (pointer := tablet or self._pointer) is not None:
             pointer.wheel(vertical)
-        if horizontal and (wide := self._tablet or self._wide_pointer) is not None:
+        if horizontal and (wide := tablet or self._wide_pointer) is not None:
             wide.hwheel(horizontal)

@@ -364,6 +364,11 @@ class VirtioTablet(VirtioInput):
         more = {BTN_GEAR_UP, BTN_GEAR_DOWN, BTN_TOUCH}
         return {EV_KEY: buttons | more, EV_ABS: {ABS_X, ABS_Y}, EV_REL: {REL_WHEEL}}
 
+    @property
+    def has_wheel(self) -> bool:
+        """Only the standard identity has one."""
+        return EV_REL in self._bits
+
     def absolute(self, x: int, y: int) -> None:
         """Put the pointer at (*x*, *y*)."""
         self.send(((EV_ABS, ABS_X, x), (EV_ABS, ABS_Y, y)))

@@ -29,15 +29,15 @@ class Events:
     def __init__(self, guest: Guest, name: str) -> None:
         node = input_devices(guest)[name]["event"]
         self._guest = guest
-        self._file = f"/tmp/{node}"
+        self.file = f"/tmp/{node}"
         self._seen = 0
-        guest.shell(f"cat /dev/input/{node} >{self._file} & sleep 0.2")
+        guest.shell(f"cat /dev/input/{node} >{self.file} & sleep 0.2")
 
     def read(self, count: int) -> list[Event]:
         """Wait until *count* events have come since the last call; all that have, as (type, code, value)."""
         size = (self._seen + count) * INPUT_EVENT.size
-        wait = f'while [ "$(wc -c <{self._file})" -lt {size} ]; do usleep 20000; done'
-        dump = self._guest.shell(f"{wait}; od -An -v -tx1 -j{self._seen * INPUT_EVENT.size} {self._file}")
+        wait = f'while [ "$(wc -c <{self.file})" -lt {size} ]; do usleep 20000; done'
+        dump = self._guest.shell(f"{wait}; od -An -v -tx1 -j{self._seen * INPUT_EVENT.size} {self.file}")
         data = bytes.fromhex("".join(dump.split()))
         events = [event[2:] for event in INPUT_EVENT.iter_unpack(data)]
         self._seen += len(events)

@@ -31,6 +31,7 @@ class FakeKeyboard:
 class FakePointer:
     def __init__(self) -> None:
         self.events: list[tuple[str, int, int]] = []
+        self.has_wheel = True
 
     def motion(self, dx: int, dy: int) -> None:
         self.events.append(("motion", dx, dy))

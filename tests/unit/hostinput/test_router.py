@@ -177,6 +177,19 @@ def test_pointers() -> None:
     assert board.tablet.events == [("absolute", 0, 32767), ("button", BTN_LEFT, 1), ("hwheel", -1, 0)]
 
 
+def test_the_mouses_wheel_turns_where_the_tablet_has_none() -> None:
+    board = Board()
+    source = board.router.source("test")
+    board.tablet.has_wheel = False
+    board.router.virtio_tablet_driver(True)
+    source.wheel(1)
+    board.router.virtio_mouse_driver(True)
+    source.wheel(-1, 2)
+    assert board.mouse.events == [("wheel", 1, 0)]
+    assert board.virtio_mouse.events == [("wheel", -1, 0), ("hwheel", 2, 0)]
+    assert board.tablet.events == []
+
+
 def test_the_boards_own_keyboard_and_mouse_are_targets() -> None:
     keyboard = Ps2Keyboard(FakeClock())
     router = Router(ps2_keyboard=keyboard, ps2_mouse=Ps2Mouse(FakeClock()))
