@@ -69,7 +69,7 @@ LABS_OWN = (
     re.compile(r"Unstable clock detected(.|\n)*?on the kernel command line"),
 )
 """Warnings that the lab's processor is to blame for, not the machine under test. QEMU's TCG lets a nested guest set
-XCR0 without telling KVM, so CPUID's size of the XSAVE area is not what it should be; its TSCs differ from CPU to CPU."""
+XCR0 without telling KVM, so CPUID's size of the XSAVE area is not what it should be; its CPUs' TSCs differ."""
 
 
 def warnings(log: str) -> list[str]:
