@@ -10,7 +10,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.machine import Machine
 from pyvmm.outcome import Outcome
 
-LONGEST = 100.0
+LONGEST = 250.0
 """Seconds; a guest that takes longer hangs."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-LONGEST = 120
+LONGEST = 300
 """Seconds. A test that takes longer hangs: the stacks of all threads are printed and the run ends."""
 
 

@@ -235,7 +235,7 @@ def test_from_and_to_dev_null() -> None:
 
 
 def test_the_end_of_input_does_not_end_the_guest() -> None:
-    ran = run("run", "hello", "--timeout", "0.5", input=b"abc", stdout=subprocess.PIPE)
+    ran = run("run", "hello", "--timeout", "1.5", input=b"abc", stdout=subprocess.PIPE)
     assert ran.returncode == 124
     assert ran.stdout.endswith(b"abc")
 
