@@ -97,12 +97,12 @@ class Loop:
 
     def run_once(self, limit: float | None = None) -> None:
         """Wait for the next thing to do, at most *limit* seconds, and do all that is due."""
-        with self._lock:
-            timeout = self._timeout(limit)
-        # epoll.poll() counts in milliseconds; select() on the epoll descriptor counts in microseconds.
-        select.select((self._epoll,), (), (), timeout)
+        timeout = self._timeout(limit)
+        if timeout:  # epoll.poll() counts in milliseconds; select() on the epoll descriptor counts in microseconds
+            select.select((self._epoll,), (), (), timeout)
+        events = self._epoll.poll(None if timeout is None else 0)
         self._sleeping_until = 0
-        for fd, _ in self._epoll.poll(0):
+        for fd, _ in events:
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
                 continue
@@ -114,9 +114,18 @@ class Loop:
             callback = self._posted.popleft()
             with self._lock:
                 callback()
-        self._run_timers()
+        if self._heap:
+            self._run_timers()
 
     def _timeout(self, limit: float | None) -> float | None:
+        """Seconds to wait, None without end. Without timers this takes no lock, which would be most of its time."""
+        self._sleeping_until = 1 << 63  # before the look at the heap: whoever arms a timer after it wakes the loop
+        if limit is None and not (self._heap or self._posted or self._stopped):
+            return None
+        with self._lock:
+            return self._timeout_of_heap(limit)
+
+    def _timeout_of_heap(self, limit: float | None) -> float | None:
         if self._posted or self._stopped:
             return 0
         while self._heap and self._heap[0][2].deadline != self._heap[0][0]:

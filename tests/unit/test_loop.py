@@ -34,3 +34,27 @@ def test_a_timer_that_is_armed_without_end_keeps_little(loop: Loop, step: int) -
     timer.arm(0)
     loop.run_once(0)
     assert fired == [0, 1]
+
+
+def test_a_timer_that_another_thread_arms_wakes_the_loop(loop: Loop) -> None:
+    """As a vCPU does while the loop goes to sleep for good: at any point of its way there."""
+    fired = threading.Event()
+    timer = loop.timer(fired.set)
+    count = 0
+
+    def arm() -> None:
+        nonlocal count
+        while count < 3000:
+            with loop._lock:
+                timer.arm(loop.now())
+            if not fired.wait(5):
+                break
+            fired.clear()
+            count += 1
+        loop.stop()
+
+    thread = threading.Thread(target=arm)
+    thread.start()
+    loop.run()
+    thread.join()
+    assert count == 3000
