@@ -17,6 +17,7 @@ GENERIC_VMLINUX = CACHE / "lab" / "vmlinux"  # the same, unpacked: an ELF file w
 INITRAMFS = CACHE / "guest" / "initramfs.gz"  # busybox alone
 INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that scripts/guest-images lists
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
+INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
 
 
 def monitor(line: str) -> str:
