@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from . import boot, document, host, keys, pio, start
+from . import boot, document, doorbell, host, keys, pio, start
 from .programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -22,6 +22,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
     "pio": lambda rounds: pio.measure(rounds, pio.Load(20000, 10000), goal=1.35),
     "start": start.measure,
     "keys": keys.measure,
+    "doorbell": doorbell.measure,
 }
 """What is measured on this machine, by the name of its place in the document."""
 IN_LAB: Final[dict[str, Callable[[int], str]]] = {
