@@ -1,10 +1,20 @@
-"""What holds for all tests."""
+"""For all tests."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
-# A background job or nohup leaves these ignored, every child inherits that, and pyvmm then rightly does not end by them.
+import pytest
+
+# A background job or nohup leaves these ignored, every child inherits that, and pyvmm then rightly does not end by it.
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """A failure in the lab is shown at once, because a lab that dies later takes pytest's report with it."""
+    if report.failed and os.environ.get("PYVMM_IN_LAB"):
+        print(f"\n{report.nodeid} ({report.when}, {report.duration:.1f} s)\n{report.longreprtext}", file=sys.stderr)
