@@ -15,6 +15,11 @@ in with that call; at most MAX_BACKLOG nanoseconds' worth is owed, so that a lon
 Where nobody calls acknowledged(), and with reinject=False (right for guests that count lost ticks by the TSC, as Linux
 does), such edges merge into one.
 
+A guest that takes longer for a tick than ticks are apart (1000 a second, each with seven exits, on a slow host) would
+do nothing else: the next always waits. When what is owed runs over though the guest has been taking one after the
+other, all of it is lost, and the ticks pause for as long as that went on: about half of the time is the guest's own.
+From then on only SLOW_BACKLOG ticks are owed, until KEEPS_UP ticks in a row have found none waiting.
+
 Where this differs from the chip: a control word that takes OUT of counter 0 up makes no interrupt, as with KVM's PIT.
 """
 
@@ -49,6 +54,8 @@ MIN_PERIOD: Final = 200_000
 """Nanoseconds between two interrupts of a periodic counter, at the least, whatever the guest programs; as KVM's PIT."""
 
 MAX_BACKLOG: Final = 100_000_000
+SLOW_BACKLOG: Final = 8
+KEEPS_UP: Final = 100
 
 
 def ns_of(ticks: int) -> int:
@@ -284,6 +291,11 @@ class I8254:
         self._seen = 0
         self._owed = 0
         self._earliest = 0
+        self._row = 0  # ticks taken one after the other, each with the next one waiting
+        self._row_since = 0  # when the one before them was taken
+        self._free = 0  # ticks taken with none waiting
+        self._slow = False
+        self._paused_until = 0
         self._timer.cancel()
         self._irq.set_level(False)
 
@@ -301,9 +313,17 @@ class I8254:
         """The processor took IRQ 0 (the INTA cycle, not the EOI). A tick that is owed goes in now."""
         self._acknowledges = True
         self._in_irr = False
-        if self._owed:
-            self._owed -= 1
-            self._edge()
+        if not self._owed:
+            self._row = 0
+            self._row_since = self._clock.now()
+            self._free += 1
+            if self._free >= KEEPS_UP:
+                self._slow = False
+            return
+        self._row += 1
+        self._free = 0
+        self._owed -= 1
+        self._edge()
 
     # The guest's side
 
@@ -357,7 +377,7 @@ class I8254:
     def _changed(self, now: int) -> None:
         """The guest programmed counter 0."""
         counter = self._counters[0]
-        self._owed = 0
+        self._owed = self._row = self._paused_until = 0
         self._seen = counter.rising_edges(now)
         if counter.mode == 0:
             self._irq.set_level(counter.out(now))
@@ -371,7 +391,7 @@ class I8254:
         elif counter.mode in (2, 3) and ns_of(counter.count) < MIN_PERIOD:
             self._timer.arm(max(ns_of(edge), self._earliest))
         else:
-            self._timer.arm(ns_of(edge))
+            self._timer.arm(max(ns_of(edge), self._paused_until))
 
     def _on_timer(self) -> None:
         now = self._now()
@@ -392,17 +412,30 @@ class I8254:
             return
         period = ns_of(counter.count)
         keep = 0
-        if self._reinject and self._acknowledges and period >= MIN_PERIOD:
-            keep = MAX_BACKLOG // period
+        if self._reinject and self._acknowledges and period >= MIN_PERIOD and not self._paused_until:
+            keep = min(MAX_BACKLOG // period, SLOW_BACKLOG if self._slow else MAX_BACKLOG)
+        self._paused_until = 0
         merged = self._in_irr and self._acknowledges
         owed = self._owed + due - (0 if merged else 1)
-        self._owed = min(owed, keep)
         if owed > keep:
-            self.lost += owed - keep
+            kept = keep
+            if self._row >= keep > 0:
+                kept = 0
+                self._pause()
+            self.lost += owed - kept
+            owed = kept
             if self._trace.enabled:
                 self._trace(f"{self.lost} ticks lost so far")
+        self._owed = owed
         # An edge is driven even while one waits: the guest may have initialized the PIC and lost that one.
         self._edge()
+
+    def _pause(self) -> None:
+        """The guest has done nothing but take ticks since _row_since."""
+        now = self._clock.now()
+        self._slow = True
+        self._row = self._free = 0
+        self._paused_until = now + min(now - self._row_since, MAX_BACKLOG)
 
     def _edge(self) -> None:
         self._in_irr = True

@@ -323,6 +323,39 @@ def test_a_long_pause_is_not_replayed(board: Board) -> None:
     assert board.pit.lost > 4890
 
 
+def guest_time(board: Board, cost: int, duration: int) -> float:
+    """The share of *duration* that a guest has to itself if each tick takes it *cost*; both in ns."""
+    clock, own, taken = board.clock, 0, 0
+    end = clock.now() + duration
+    while clock.now() < end:
+        if board.irq.edges > taken:
+            taken = board.irq.edges
+            board.pit.acknowledged()
+            clock.advance(cost)
+        else:
+            clock.advance(10_000)
+            own += 10_000
+    return own / duration
+
+
+@pytest.mark.parametrize(("cost", "own"), [(200_000, 0.8), (700_000, 0.3), (1_400_000, 0.5), (5_000_000, 0.45)])
+def test_a_guest_that_is_slow_keeps_about_half_of_its_time(board: Board, cost: int, own: float) -> None:
+    board.program(0, 2, LATCH_1000)
+    guest_time(board, cost, SECOND)
+    assert guest_time(board, cost, 2 * SECOND) == pytest.approx(own, abs=0.08)
+
+
+def test_a_guest_that_becomes_fast_gets_every_tick_again(board: Board) -> None:
+    board.program(0, 2, LATCH_1000)
+    guest_time(board, 2_000_000, SECOND)
+    guest_time(board, 100_000, SECOND)
+    lost, edges = board.pit.lost, board.irq.edges
+    late_ticks(board, 60)
+    guest_time(board, 100_000, SECOND)
+    assert board.pit.lost == lost
+    assert 1055 <= board.irq.edges - edges <= 1070
+
+
 @pytest.mark.parametrize("reinject", [False, True])
 def test_without_acknowledgement_or_reinjection_ticks_merge(reinject: bool) -> None:
     board = Board(reinject)
