@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -63,6 +66,49 @@ def test_2_6_10_has_acpi_and_scans_the_bus(guests26: Path) -> None:
         assert counts["acpi"] == [0]
         guest.send("echo o >/proc/sysrq-trigger\n")
         assert guest.wait().end is End.POWER_OFF
+
+
+POWER_OFF_C = """
+static long call(long number, long a, long b, long c)
+{
+    long result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    return result;
+}
+void _start(void)
+{
+    call(1, 1, (long)"userspace of ours\\n", 18);    /* write */
+    call(169, 0xfee1dead, 672274793, 0x4321fedc);    /* reboot, LINUX_REBOOT_CMD_POWER_OFF */
+    for (;;)
+        ;
+}
+"""
+
+
+def initramfs(directory: Path, source: str) -> Path:
+    """An initial RAM file system with one program, /init, for kernels that are too old for any C library of today."""
+    (directory / "init.c").write_text(source)
+    (directory / "tree").mkdir()
+    flags = "-Os -nostdlib -static -fno-stack-protector -fcf-protection=none -Wl,--build-id=none,-z,max-page-size=4096"
+    subprocess.run(["gcc", *flags.split(), "-o", directory / "tree" / "init", directory / "init.c"], check=True)
+    (directory / "tree" / "dev").mkdir()
+    os.mknod(directory / "tree" / "dev" / "console", 0o600 | stat.S_IFCHR, os.makedev(5, 1))
+    archive = "find . | cpio -o -H newc --quiet | gzip >../initramfs.gz"
+    subprocess.run(["sh", "-c", archive], cwd=directory / "tree", check=True)
+    return directory / "initramfs.gz"
+
+
+def test_2_6_10_powers_off_through_acpi(guests26: Path, tmp_path: Path) -> None:
+    config = MachineConfig(
+        memory=128 * MIB,
+        kernel=guests26 / "vmlinuz-2.6.10",
+        initrd=initramfs(tmp_path, POWER_OFF_C),
+        cmdline="console=ttyS0 panic=1 noapic",
+    )
+    with Guest(config) as guest:
+        assert guest.wait(90).end is End.POWER_OFF
+        assert "userspace of ours" in guest.output
+        assert "Power down." in guest.output
 
 
 def test_2_6_11_brings_up_two_cpus_and_panics(guests26: Path) -> None:
