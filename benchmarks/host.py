@@ -1,8 +1,9 @@
-"""The machine that was measured, in a line: processor, kernel, and what runs KVM's guests. No names, no paths."""
+"""The machine that was measured, in a line: processor, kernel, what runs KVM's guests, Python. No names, no paths."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 from pathlib import Path
 
@@ -21,9 +22,15 @@ def kvm_backend(cpuinfo: str) -> str:
     return f"KVM in hardware ({found[1]})" if found else "software-backed KVM (no vmx or svm)"
 
 
+def python_build(maps: str) -> str:
+    """The interpreter; one with a shared libpython, as version managers build it, is slower than a distribution's."""
+    return f"Python {platform.python_version()}{' (shared libpython)' if 'libpython' in maps else ''}"
+
+
 def describe() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text()
     system = os.uname()
     count = os.cpu_count() or 1
     cpus = f"{count} CPU{'s' if count > 1 else ''}"
-    return f"{cpu_model(cpuinfo)}, {cpus}, Linux {system.release}, {kvm_backend(cpuinfo)}"
+    python = python_build(Path("/proc/self/maps").read_text())
+    return f"{cpu_model(cpuinfo)}, {cpus}, Linux {system.release}, {kvm_backend(cpuinfo)}, {python}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvm_cffi._kvm import lib
-from kvm_cffi.exits import MmioRead, MmioWrite, PioIn, PioOut
+from kvm_cffi.exits import PioIn, PioOut
 from pyvmm import guests
 from pyvmm.config import MachineConfig
 from pyvmm.layout import DEBUG_EXIT
@@ -32,13 +32,10 @@ def match(machine: Machine) -> None:
     """And the match on its type."""
     run, last = machine.vcpus[0].run, 0
     while last != DEBUG_EXIT:
-        match run(0xFF):
-            case PioOut(port, _size, _value):
-                last = port
-            case PioIn(port, _size):
-                last = port
-            case MmioWrite() | MmioRead():
-                pass
+        exit = run(0xFF)
+        match exit:
+            case PioOut() | PioIn():
+                last = exit.port
 
 
 def lock(machine: Machine) -> None:
@@ -48,12 +45,8 @@ def lock(machine: Machine) -> None:
         exit = run(0xFF)
         with machine_lock:
             match exit:
-                case PioOut(port, _size, _value):
-                    last = port
-                case PioIn(port, _size):
-                    last = port
-                case MmioWrite() | MmioRead():
-                    pass
+                case PioOut() | PioIn():
+                    last = exit.port
 
 
 def coalesced(machine: Machine) -> None:
@@ -66,12 +59,8 @@ def coalesced(machine: Machine) -> None:
             if vcpu.coalesced:
                 raise AssertionError("nothing is coalesced here")
             match exit:
-                case PioOut(port, _size, _value):
-                    last = port
-                case PioIn(port, _size):
-                    last = port
-                case MmioWrite() | MmioRead():
-                    pass
+                case PioOut() | PioIn():
+                    last = exit.port
 
 
 def bus(machine: Machine) -> None:
@@ -84,13 +73,11 @@ def bus(machine: Machine) -> None:
             if vcpu.coalesced:
                 raise AssertionError("nothing is coalesced here")
             match exit:
-                case PioOut(port, size, value):
-                    pio.write(port, size, value)
-                    last = port
-                case PioIn(port, size):
-                    result = pio.read(port, size)
-                case MmioWrite() | MmioRead():
-                    pass
+                case PioOut():
+                    pio.write(*exit)
+                    last = exit.port
+                case PioIn():
+                    result = pio.read(*exit)
 
 
 LAYERS: dict[str, Loop] = {

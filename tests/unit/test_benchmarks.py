@@ -202,3 +202,5 @@ def test_machine() -> None:
     assert host.kvm_backend(cpuinfo) == "KVM in hardware (svm)"
     assert "software" in host.kvm_backend(cpuinfo.replace("svm", "svme"))
     assert host.cpu_model("") == "unknown processor"
+    assert "shared" in host.python_build("7f00-7f01 r-xp 0 0:0 0 /usr/lib/libpython3.11.so.1.0\n")
+    assert "shared" not in host.python_build("")
