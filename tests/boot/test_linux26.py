@@ -36,7 +36,7 @@ def test_2_6_10_takes_a_typed_command_and_shows_the_result(guests26: Path, irqch
         guest.type("mount -t proc proc /proc; cat /proc/interrupts\n")
         guest.expect_screen("ERR:")
         counts = irq_counts("\n".join(guest.screen.text()))
-        assert counts["i8042"][0] > 80 and counts["timer"][0] > 1000
+        assert counts["i8042"][0] > 80 and counts["timer"][0] > 200
 
 
 def test_2_6_10_has_acpi_and_scans_the_bus(guests26: Path) -> None:
