@@ -24,7 +24,8 @@ HARDWARE = " vmx" in CPUINFO or " svm" in CPUINFO
 """A processor runs the guests, a real one or QEMU's; else KVM is software-backed."""
 SVM = " svm" in CPUINFO
 EMULATED = "QEMU TCG" in CPUINFO
-"""It is QEMU's, whose SVM neither traps INT3 nor loads the debug registers for a guest."""
+"""It is QEMU's, whose SVM does not trap INT3, and neither takes the debug registers from a guest nor gives them back:
+hardware break-points come to nothing and leave QEMU's own half set, so no guest is run with any there."""
 
 RSP = 0x80000
 Irqchip = Literal["none", "kernel", "split"]
