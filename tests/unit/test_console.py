@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,6 +75,13 @@ class Ends:
     def turn(self, times: int = 5) -> None:
         for _ in range(times):
             self.loop.run_once(0)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """A terminal hands on what it is given when the kernel gets to it."""
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline
+            self.loop.run_once(0.01)
 
     def close(self) -> None:
         self.console.close()
@@ -274,7 +282,7 @@ def test_keys_take_the_input_and_the_port_is_not_shown(ends: Ends) -> None:
 def test_escapes_on_a_terminal(terminal: Ends) -> None:
     terminal.attach(Port(room=100))
     terminal.type(b"a\x01rb\x01\x01c\x01xd")
-    terminal.turn()
+    terminal.until(lambda: len(terminal.port.taken) == 5)
     assert terminal.port.taken == b"ab\x01cd"
     assert terminal.commands == ["r", "x"]
 
@@ -282,8 +290,14 @@ def test_escapes_on_a_terminal(terminal: Ends) -> None:
 def test_help_is_shown(terminal: Ends) -> None:
     terminal.attach()
     terminal.type(b"\x01h")
-    terminal.turn()
-    assert terminal.shown() == HELP
+    got = bytearray()
+
+    def all_there() -> bool:
+        got.extend(terminal.shown())
+        return len(got) >= len(HELP)
+
+    terminal.until(all_there)
+    assert got == HELP
     assert terminal.commands == []
 
 
@@ -291,7 +305,7 @@ def test_an_escape_works_while_the_guest_takes_nothing(terminal: Ends) -> None:
     terminal.attach(Port(room=100))
     terminal.port.room = 0
     terminal.type(b"\x01x")
-    terminal.turn()
+    terminal.until(lambda: bool(terminal.commands))
     assert terminal.commands == ["x"]
 
 
