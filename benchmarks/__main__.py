@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from . import boot, document, doorbell, host, keys, pio, start
+from . import boot, document, doorbell, host, keys, pio, start, virtio
 from .programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -28,6 +28,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
 IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "pio-lab": lambda rounds: pio.measure(rounds, pio.Load(5000, 2000), goal=2.0),
     "boot-lab": boot.measure,
+    "virtio-lab": virtio.measure,
 }
 """What is measured in the lab, all of it in one boot."""
 ROUNDS: Final = 5
@@ -63,6 +64,8 @@ def measure(names: list[str], rounds: int) -> dict[str, str]:
 
 def measure_in_lab(names: list[str], rounds: int) -> tuple[dict[str, str], str]:
     """The results of measurements made in one lab boot, and what the lab says it is."""
+    if "virtio-lab" in names:
+        virtio.prepare()
     with tempfile.TemporaryDirectory() as directory:
         command = [str(ROOT / "scripts" / "lab"), "--out", directory, "--", str(PYTHON), "-m", "benchmarks", *names]
         command += ["--rounds", str(rounds), "--json", "/run/lab/out/results.json"]

@@ -30,7 +30,7 @@ from typing import Final
 from pyvmm import guests
 
 from .document import table
-from .latency import Latency, latency, microseconds, over_rounds
+from .latency import Latency, elapsed, latency, microseconds, over_rounds
 from .pio import QEMU_DEBUG_EXIT_0, bios
 from .programs import PYTHON, ROOT, BenchError, output_of, say
 from .stats import in_turn, paired_ratio, verdict
@@ -148,13 +148,6 @@ def drive(command: Sequence[str | Path], count: int, status: int) -> Driver:
     return driver
 
 
-def elapsed(starts: Sequence[int], ends: Sequence[int]) -> list[float]:
-    """The time from each start to its end, in µs, without those that only warm up; BenchError unless they pair."""
-    if len(starts) != len(ends) or len(starts) <= WARM_UP:
-        raise BenchError(f"{len(starts)} events began and {len(ends)} ended")
-    return [(end - start) / 1000 for start, end in zip(starts, ends, strict=True)][WARM_UP:]
-
-
 def traced(log: str, count: int) -> tuple[list[int], list[int]]:
     """From QEMU's trace: when each key arrived and when it was read, in ns of the clock that shows the time of day.
 
@@ -198,7 +191,7 @@ class Keys:
             "read": (driver.sent, steps["read"]),
         }
         for name, (starts, ends) in ways.items():
-            value = self.note(f"{OURS} {name}", elapsed(starts, ends))
+            value = self.note(f"{OURS} {name}", elapsed(starts, ends, WARM_UP))
         return value
 
     def inject(self) -> float:
@@ -206,7 +199,7 @@ class Keys:
             file = Path(directory) / "steps"
             output_of([*MACHINE, file, str(self.count)], 0)
             steps = json.loads(file.read_text())
-        return self.note(INJECT, elapsed(steps["received"], steps["read"]))
+        return self.note(INJECT, elapsed(steps["received"], steps["read"], WARM_UP))
 
     def qemu(self, trace: bool) -> float:
         guest = guests.load("kbd-inb60").with_parameters(count=self.count)
@@ -224,11 +217,11 @@ class Keys:
                     command += ["-trace", name]
             driver = drive(command, self.count, QEMU_DEBUG_EXIT_0)
             if not trace:
-                return self.note(f"{QEMU} byte", elapsed(driver.sent, driver.byte))
+                return self.note(f"{QEMU} byte", elapsed(driver.sent, driver.byte, WARM_UP))
             offset = time.time_ns() - time.monotonic_ns()
             arrived, read = traced(log.read_text(), self.count)
-        self.note(f"{QEMU} inside", elapsed(arrived, read))
-        return self.note(f"{QEMU} read", elapsed([sent + offset for sent in driver.sent], read))
+        self.note(f"{QEMU} inside", elapsed(arrived, read, WARM_UP))
+        return self.note(f"{QEMU} read", elapsed([sent + offset for sent in driver.sent], read, WARM_UP))
 
     def contenders(self) -> dict[str, Callable[[], float]]:
         return {

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
+from .programs import BenchError
+
 
 class Latency(NamedTuple):
     """One round, in the unit of its values."""
@@ -23,6 +25,13 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 def latency(values: Sequence[float]) -> Latency:
     return Latency(median(values), percentile(values, 99))
+
+
+def elapsed(starts: Sequence[int], ends: Sequence[int], warm_up: int) -> list[float]:
+    """The µs from each start to its end, both in ns, without the first *warm_up*; BenchError unless they pair."""
+    if len(starts) != len(ends) or len(starts) <= warm_up:
+        raise BenchError(f"{len(starts)} events began and {len(ends)} ended")
+    return [(end - start) / 1000 for start, end in zip(starts, ends, strict=True)][warm_up:]
 
 
 def over_rounds(rounds: Sequence[Latency]) -> Latency:

@@ -18,13 +18,13 @@ class BenchError(Exception):
     """Something that was to be measured does not work; the text says what."""
 
 
-def compiled(name: str) -> Path:
-    """The program made from benchmarks/NAME.c."""
+def compiled(name: str, *flags: str) -> Path:
+    """The program made from benchmarks/NAME.c; *flags* are the compiler's."""
     source = Path(__file__).with_name(f"{name}.c")
     program = CACHE / "bench" / name
     if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
         program.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", "-o", program, source], check=True)
+        subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", *flags, "-o", program, source], check=True)
     return program
 
 

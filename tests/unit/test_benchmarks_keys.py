@@ -10,8 +10,8 @@ import threading
 import pytest
 
 from benchmarks import keys
-from benchmarks.keys import WARM_UP, Driver, elapsed, event, firmware, report, traced
-from benchmarks.latency import Latency, latency, microseconds, over_rounds, percentile
+from benchmarks.keys import WARM_UP, Driver, event, firmware, report, traced
+from benchmarks.latency import Latency, elapsed, latency, microseconds, over_rounds, percentile
 from benchmarks.pio import bios
 from benchmarks.programs import BenchError
 
@@ -55,11 +55,11 @@ def test_firmware_goes_on_in_the_other_firmware() -> None:
 def test_elapsed_leaves_the_warm_up_out() -> None:
     starts = [1000 * n for n in range(WARM_UP + 2)]
     ends = [start + 5000 for start in starts]
-    assert elapsed(starts, ends) == [5.0, 5.0]
+    assert elapsed(starts, ends, WARM_UP) == [5.0, 5.0]
     with pytest.raises(BenchError, match="ended"):
-        elapsed(starts, ends[1:])
+        elapsed(starts, ends[1:], WARM_UP)
     with pytest.raises(BenchError, match="ended"):
-        elapsed(starts[:WARM_UP], ends[:WARM_UP])
+        elapsed(starts[:WARM_UP], ends[:WARM_UP], WARM_UP)
 
 
 def test_trace_of_qemu() -> None:

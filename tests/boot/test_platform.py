@@ -1,0 +1,121 @@
+"""The platform as a current Linux sees it: RAM on both sides of the hole, ACPI tables, power button, MP table."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from pyvmm.acpi.build import build
+from pyvmm.config import MachineConfig
+from pyvmm.outcome import End
+from pyvmm.platform import describe
+from tests.boot.events import input_devices
+from tests.boot.guest import USERSPACE, Guest, irq_counts, system_ram, warnings
+from tests.boot.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC
+
+MIB = 1 << 20
+GIB = 1 << 30
+ABOVE = 256 * MIB
+"""RAM from 4 GiB up; the lab must have more than 3 GiB for that."""
+
+
+@pytest.fixture(scope="module")
+def guest() -> Iterator[Guest]:
+    config = MachineConfig(
+        memory=3 * GIB + ABOVE,
+        cpus=2,
+        kernel=CLOUD_KERNEL,
+        initrd=INITRAMFS_CLOUD,
+        cmdline="console=ttyS0 quiet",
+        rng=True,
+    )
+    with Guest(config) as guest:
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        yield guest
+
+
+def test_ram_goes_on_above_4_gib(guest: Guest) -> None:
+    iomem = guest.shell("grep 'System RAM' /proc/iomem")
+    assert f"{4 * GIB:x}-{4 * GIB + ABOVE - 1:x} : System RAM" in iomem
+    assert 3 * GIB + ABOVE - MIB < sum(system_ram(iomem)) < 3 * GIB + ABOVE
+    assert int(guest.shell("grep MemTotal /proc/meminfo").split()[1]) * 1024 > 0.95 * (3 * GIB + ABOVE)
+
+
+def test_a_device_reaches_ram_above_4_gib(guest: Guest) -> None:
+    """Linux takes memory for a driver's buffers from above 4 GiB first."""
+    guest.shell("cat /sys/class/misc/hw_random/rng_current | grep virtio_rng")
+    blocks = guest.shell("for i in 1 2 3; do head -c 1024 /dev/hwrng | md5sum; done").split("\n")
+    assert len(set(blocks) - {""}) == 3
+    assert guest.shell("grep -A 20 'Node 0, zone   Normal' /proc/zoneinfo | grep -m 1 present").split()[1] == str(
+        ABOVE // 4096
+    )
+
+
+def test_acpi_tables_arrive_as_they_were_made(guest: Guest) -> None:
+    """As `pyvmm acpi` writes them to files."""
+    made = {
+        table.name.upper(): hashlib.md5(table.data).hexdigest()
+        for table in build(describe(guest.machine.config)).place()
+    }
+    sums = guest.shell("cd /sys/firmware/acpi/tables && md5sum APIC DSDT FACP FACS MCFG SSDT")
+    assert {name: checksum for checksum, name in (line.split() for line in sums.splitlines())} == {
+        name: made[name] for name in ("APIC", "DSDT", "FACP", "FACS", "MCFG", "SSDT")
+    }
+
+
+def test_linux_takes_the_platform_as_acpi_describes_it(guest: Guest) -> None:
+    log = guest.shell("dmesg | grep -E 'ACPI|PCI:|PM-Timer|acpi|i8042|rtc_cmos|ttyS0'")
+    for text in (
+        "ACPI: PM: (supports S0 S5)",
+        "ACPI: Using IOAPIC for interrupt routing",
+        "PCI: MMCONFIG at [mem 0xe0000000-0xefffffff] reserved",
+        "ACPI: PCI Root Bridge [PCI0] (domain 0000 [bus 00-ff])",
+        "i8042: PNP: PS/2 Controller [PNP0303:PS2K,PNP0f13:PS2M] at 0x60,0x64 irq 1,12",
+    ):
+        assert text in log
+    assert re.search(r"\d\d:\d\d: ttyS0 at I/O 0x3f8 \(irq = 4, base_baud = 115200\) is a 16550A", log)
+    assert re.search(r"rtc_cmos \d\d:\d\d: registered as rtc0", log)
+    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+
+
+def test_the_power_button(guest: Guest) -> None:
+    node = input_devices(guest)["Power Button"]["event"]
+    before = irq_counts(guest.shell("cat /proc/interrupts"))["acpi"]
+    guest.shell(f"head -c 24 /dev/input/{node} >/tmp/pressed & sleep 0.2")
+    guest.machine.power_button()
+    pressed = guest.shell("wait; od -An -v -tu2 -j16 -N4 /tmp/pressed").split()
+    assert pressed == ["1", "116"], "EV_KEY, KEY_POWER"
+    assert sum(irq_counts(guest.shell("cat /proc/interrupts"))["acpi"]) == sum(before) + 1
+    guest.send("poweroff -f\n")
+    assert guest.wait().end is End.POWER_OFF
+
+
+def test_without_acpi_the_mp_table_is_enough() -> None:
+    """Both CPUs, the IOAPIC's pins, and INTx of a PCI device."""
+    config = MachineConfig(
+        memory=512 * MIB,
+        cpus=2,
+        kernel=GENERIC_KERNEL,
+        initrd=INITRAMFS_GENERIC,
+        cmdline="console=ttyS0 quiet acpi=off pci=nomsi",
+        rng=True,
+    )
+    with Guest(config) as guest:
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        assert guest.shell("nproc").split() == ["2"]
+        assert len(set(guest.shell("head -c 64 /dev/hwrng | od -An -v -tx1").split())) > 16
+        table = guest.shell("cat /proc/interrupts")
+        assert re.search(r"4: .*IO-APIC +4-edge +ttyS0", table)
+        assert re.search(r" 1[6-9]: .*IO-APIC +1[6-9]-fasteoi +virtio0", table)
+        counts = irq_counts(table)
+        assert sum(counts["virtio0"]) > 0 and sum(counts["ttyS0"]) > 20 and min(counts["LOC"]) > 10
+        assert "MultiProcessor Specification" in guest.shell("dmesg | grep MultiProcessor")
+        assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+        guest.send("reboot -f\n")
+        outcome = guest.wait()
+        assert outcome.end is End.RESET and outcome.message == "port 0x64"
