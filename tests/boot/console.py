@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.boot.transcript import Transcript
+from tests.boot.transcript import PATIENCE, Transcript
 
 
 class Console(Transcript):
@@ -97,7 +97,7 @@ class Console(Transcript):
         """Send a signal to the program alone."""
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end; the exit status, or the negative number of the signal that killed it."""
         try:
             status = self._process.wait(timeout)

@@ -14,11 +14,11 @@ from pyvmm.console import Console
 from pyvmm.display.screen import Screen
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
-from tests.boot.transcript import Transcript
+from tests.boot.transcript import PATIENCE, Transcript
 
 USERSPACE = "pyvmm guest: userspace"
 """The first line of scripts/guest-init."""
-LIFETIME = 240.0  # seconds after which a guest ends by itself
+LIFETIME = 900.0  # seconds after which a guest ends by itself
 
 
 class Terminal(Protocol):
@@ -29,7 +29,7 @@ class Terminal(Protocol):
     def send(self, text: str, /) -> None: ...
 
 
-def shell(terminal: Terminal, command: str, timeout: float = 30, status: int | None = 0) -> str:
+def shell(terminal: Terminal, command: str, timeout: float = PATIENCE, status: int | None = 0) -> str:
     """Type *command* to the shell at *terminal*; what it printed. AssertionError where it ends otherwise than *status*.
 
     The quotes keep the echo of the command from looking like its output.
@@ -111,7 +111,7 @@ class Guest(Transcript):
         """Type *text* at the other end of COM1."""
         os.write(self._input, text.encode())
 
-    def shell(self, command: str, timeout: float = 30, status: int | None = 0) -> str:
+    def shell(self, command: str, timeout: float = PATIENCE, status: int | None = 0) -> str:
         """What *command* printed in the shell on COM1."""
         return shell(self, command, timeout, status)
 
@@ -121,7 +121,7 @@ class Guest(Transcript):
         with self.machine.lock:
             return self.machine.screen
 
-    def until(self, condition: Callable[[], bool], what: str, timeout: float = 30) -> None:
+    def until(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         """Wait until *condition* holds; AssertionError says *what* did not come."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -130,11 +130,11 @@ class Guest(Transcript):
                 raise self.error(f"{what} did not come within {timeout:g} s; the screen:\n{rows}\nand")
             time.sleep(0.05)
 
-    def expect_screen(self, text: str, timeout: float = 30) -> None:
+    def expect_screen(self, text: str, timeout: float = PATIENCE) -> None:
         """Wait until the screen shows *text*."""
         self.until(lambda: text in self.screen, f"{text!r} on the screen", timeout)
 
-    def type(self, text: str, timeout: float = 60) -> None:
+    def type(self, text: str, timeout: float = PATIENCE) -> None:
         """Type *text* on the guest's keyboard, and wait until the guest has taken it."""
         self.machine.keyboard.type(text)
         posted = threading.Event()  # type() takes its turn in the loop too
@@ -142,7 +142,7 @@ class Guest(Transcript):
         assert posted.wait(timeout)
         self.until(lambda: self.machine.keyboard.idle, f"the guest's reading of {text!r}", timeout)
 
-    def wait(self, timeout: float = 60) -> Outcome:
+    def wait(self, timeout: float = PATIENCE) -> Outcome:
         """How the guest ended; raises what the machine raised."""
         self._thread.join(timeout)
         if self._thread.is_alive():

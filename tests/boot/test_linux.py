@@ -59,12 +59,15 @@ def test_clocks(linux: Console) -> None:
     source = "/sys/devices/system/clocksource/clocksource0"
     assert shell(linux, f"cat {source}/current_clocksource").split() == ["kvm-clock"]
     assert "acpi_pm" in shell(linux, f"cat {source}/available_clocksource").split()
-    guest, rtc = shell(linux, "date +%s; cat /sys/class/rtc/rtc0/since_epoch").split()
-    now = time.time()
-    assert abs(int(guest) - now) < 5 and abs(int(rtc) - now) < 5
+    before = time.time()
+    guest, rtc = (int(word) for word in shell(linux, "date +%s; cat /sys/class/rtc/rtc0/since_epoch").split())
+    after = time.time()
+    assert before - 2 < guest < after + 2 and before - 2 < rtc < after + 2
     started = time.monotonic()
-    shell(linux, "sleep 3")
-    assert 2.9 < time.monotonic() - started < 8
+    first, last = (
+        float(line.split()[0]) for line in shell(linux, "cat /proc/uptime; sleep 3; cat /proc/uptime").splitlines()
+    )
+    assert 2.9 < last - first < time.monotonic() - started + 0.1
 
 
 def test_memory_is_what_was_asked_for(linux: Console) -> None:
@@ -86,11 +89,12 @@ def test_the_kernel_log(linux: Console) -> None:
 
 
 def test_reboot_and_power_off(linux: Console) -> None:
+    started = time.monotonic()
     linux.send("reboot -f\n")
     linux.expect("Restarting system")
     linux.expect(USERSPACE)
     linux.expect("# ")
-    assert float(shell(linux, "cat /proc/uptime").split()[0]) < 60
+    assert float(shell(linux, "cat /proc/uptime").split()[0]) < time.monotonic() - started
     assert shell(linux, "nproc").split() == ["2"]
     linux.send("poweroff -f\n")
     assert linux.wait() == 0

@@ -36,7 +36,7 @@ def guest(irqchip: Irqchip) -> Iterator[Guest]:
         irqchip=irqchip,
     )
     with Guest(config) as guest:
-        guest.expect_screen("# ", 150)
+        guest.expect_screen("# ")
         guest.type("setsid sh -i </dev/ttyS0 >/dev/ttyS0 2>&1 &\n")
         guest.expect("# ")
         yield guest

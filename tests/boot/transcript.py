@@ -7,6 +7,7 @@ import threading
 import time
 
 SHOWN = 3000  # characters of output in a failure's message
+PATIENCE = 180.0  # seconds for what should come next: many, for the lab may have a busy host
 
 
 class TranscriptError(AssertionError):
@@ -37,7 +38,7 @@ class Transcript:
             self._ended = not data
             self._news.notify_all()
 
-    def expect(self, what: str | re.Pattern[str], timeout: float = 60) -> str:
+    def expect(self, what: str | re.Pattern[str], timeout: float = PATIENCE) -> str:
         """Wait until *what* comes after what was last waited for; the text up to its end.
 
         Raises TranscriptError where *timeout* seconds pass or the output ends first.
