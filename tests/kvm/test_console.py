@@ -147,7 +147,7 @@ def test_a_signal_gives_the_terminal_back(on_terminal: Console, number: int) -> 
     ("guest", "status"), [("shutdown", 5), ("internal-error", 6), ("pio", 16), ("hlt", 124), ("reset-cf9", 16)]
 )
 def test_each_end_gives_the_terminal_back(guest: str, status: int) -> None:
-    with Console([PYVMM, "run", guest, "--timeout", "1"], on_pty=True) as console:
+    with Console([PYVMM, "run", guest, "--timeout", "0.4"], on_pty=True) as console:
         cooked = console.terminal()
         assert console.wait() == status
         assert console.terminal() == cooked
@@ -220,7 +220,7 @@ def test_escapes_are_for_terminals_only() -> None:
 
 
 def test_from_and_to_regular_files(tmp_path: Path) -> None:
-    text = b"x" * 10_000
+    text = b"x" * 5_000
     (tmp_path / "in").write_bytes(text + b"q")
     with (tmp_path / "in").open("rb") as stdin, (tmp_path / "out").open("wb") as stdout:
         ran = run("run", "hello", stdin=stdin, stdout=stdout)
@@ -266,14 +266,14 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
 
 
 def test_much_output_through_a_pipe_loses_nothing(tmp_path: Path) -> None:
-    ran = run(*flat(tmp_path, printer(3000)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    ran = run(*flat(tmp_path, printer(1500)), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     assert ran.returncode == 16 + 7
-    assert ran.stdout == ALPHABET * 3000
+    assert ran.stdout == ALPHABET * 1500
 
 
 @pytest.mark.parametrize("on_pty", [False, True], ids=["pipe", "terminal"])
 def test_a_reader_that_stops_holds_the_guest_and_loses_nothing(tmp_path: Path, on_pty: bool) -> None:
-    rounds = 6000 if on_pty else 3000  # more than HIGH_WATER and what the kernel keeps for the reader
+    rounds = 5500 if on_pty else 2800  # more than HIGH_WATER and what the kernel keeps for the reader
     arguments: list[str | Path] = [PYVMM, *flat(tmp_path, printer(rounds))]
     ours, theirs = small_pipe(on_pty)
     with subprocess.Popen(arguments, stdin=theirs if on_pty else subprocess.DEVNULL, stdout=theirs) as process:
@@ -290,9 +290,9 @@ def test_a_reader_that_stops_holds_the_guest_and_loses_nothing(tmp_path: Path, o
     assert got == ALPHABET * rounds
 
 
-@pytest.mark.parametrize(("how", "on_pty"), [("SIGTERM", False), ("SIGINT", True), ("timeout", True)])
+@pytest.mark.parametrize(("how", "on_pty"), [("SIGTERM", False), ("timeout", True)])
 def test_a_guest_that_prints_for_ever_to_nobody_can_be_ended(tmp_path: Path, on_pty: bool, how: str) -> None:
-    timeout = ["--timeout", "2"] if how == "timeout" else []
+    timeout = ["--timeout", "1.5"] if how == "timeout" else []
     arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER), *timeout]
     ours, theirs = small_pipe(on_pty)
     with subprocess.Popen(
@@ -308,7 +308,7 @@ def test_a_guest_that_prints_for_ever_to_nobody_can_be_ended(tmp_path: Path, on_
         status = process.wait(30)
         assert time.monotonic() - start < 20
     os.close(ours)
-    assert status == {"SIGTERM": 143, "SIGINT": 130, "timeout": 124}[how]
+    assert status == {"SIGTERM": 143, "timeout": 124}[how]
 
 
 def test_ctrl_a_x_while_nobody_reads(tmp_path: Path) -> None:
@@ -397,12 +397,12 @@ def test_many_signals_at_once(tmp_path: Path) -> None:
 def test_a_guest_that_resets_for_ever_can_be_ended(tmp_path: Path, how: str) -> None:
     arguments: list[str | Path] = [PYVMM, *flat(tmp_path, bytes.fromhex("ba f803 b0 52 ee ba f90c b0 06 ee f4"))]
     if how == "timeout":
-        arguments += ["--timeout", "1"]
+        arguments += ["--timeout", "1.5"]
     with subprocess.Popen(
         arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None and process.stderr is not None
-        assert process.stdout.read(3) == b"RRR"
+        assert process.stdout.read(2) == b"RR"
         if how == "signal":
             process.terminate()
         process.stdout.read()
@@ -410,7 +410,7 @@ def test_a_guest_that_resets_for_ever_can_be_ended(tmp_path: Path, how: str) -> 
             process.stderr.read().splitlines()[0]
             == {
                 "signal": b"pyvmm: signal 15",
-                "timeout": b"pyvmm: timeout: after 1 s",
+                "timeout": b"pyvmm: timeout: after 1.5 s",
             }[how]
         )
         assert process.wait() == {"signal": 143, "timeout": 124}[how]

@@ -189,7 +189,7 @@ def large_host(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("large_host")
 def test_ports_in_full_on_memory_above_the_hole() -> None:
     """Every port; RAM on both sides of the hole, so that a stray write has somewhere to go."""
-    with board("ports", memory=3072 * MIB + 16 * MIB, parameters={"mmio_step": 0x100000}, rng=True) as machine:
+    with board("ports", memory=3072 * MIB + 16 * MIB, parameters={"mmio_step": 0x200000}, rng=True) as machine:
         assert machine.finish() == OK
         assert machine.value("accesses") > 150_000
 
