@@ -6,15 +6,32 @@ thread, VFIO) only writes to a descriptor.
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable
+from typing import Final
 
 from kvm_cffi import KvmError, Vm
 
 from .bus import Bus
+from .errors import UserError
 from .gsi import GsiTable
 from .loop import Loop
 from .trace import OFF, Channel
+
+FD_SETSIZE: Final = 1024
+"""select() knows only the descriptors below (<sys/select.h>), and python-xlib waits with it."""
+
+
+def high_eventfd() -> int:
+    """An eventfd that takes no low descriptor where that can be helped: thousands of vectors must leave some."""
+    low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FD_SETSIZE)
+    except OSError:  # RLIMIT_NOFILE is no higher
+        return low
+    os.close(low)
+    return high
 
 
 class EventfdMsi:
@@ -27,8 +44,12 @@ class EventfdMsi:
         self._vm = vm
         self._gsis = gsis
         self._trace = trace
-        self._gsi = gsis.allocate()
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fd = high_eventfd()
+        try:
+            self._gsi = gsis.allocate()
+        except UserError:
+            os.close(self._fd)
+            raise
         self._bound = False
 
     @property
@@ -165,7 +186,7 @@ class IoeventfdDoorbells:
     ) -> IoeventfdDoorbell | None:
         try:
             doorbell = IoeventfdDoorbell(self, bus is self._pio, address, size, datamatch, callback)
-        except KvmError:  # two doorbells at one address, or the kernel's limit: the write reaches the device by an exit
+        except OSError:  # two doorbells at one address, or a limit: the write reaches the device by an exit
             return None
         self.active.add(doorbell)
         return doorbell

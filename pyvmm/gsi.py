@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvm_cffi import IrqchipRoute, MsiRoute, Vm, constants
 
+from .errors import UserError
 from .layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_TIMER
 
 PIC_CASCADE = 2
@@ -30,16 +31,20 @@ class GsiTable:
         self._messages: dict[int, MsiRoute] = {}
         self._free: list[int] = []
         self._next = FIRST_MSI_GSI
-        self._limit = vm.check_extension("KVM_CAP_IRQ_ROUTING")
+        # The kernel counts routes: an ISA IRQ has two, and with a split irqchip each IOAPIC pin has a message.
+        self._limit = vm.check_extension("KVM_CAP_IRQ_ROUTING") - max(len(pins), FIRST_MSI_GSI)
         if pins:
             self._commit()
 
     def allocate(self) -> int:
-        """A GSI for one message; raises RuntimeError when the kernel's table is full."""
+        """A GSI for one message; raises UserError when the kernel's table has no room for more."""
         if self._free:
             return self._free.pop()
-        if self._next >= self._limit:
-            raise RuntimeError(f"all {self._limit} GSIs are in use")
+        if self._next >= FIRST_MSI_GSI + self._limit:
+            raise UserError(
+                f"the PCI devices have more than the {self._limit} MSI and MSI-X vectors that KVM routes: "
+                "leave a --device away, or give it fewer vectors"
+            )
         self._next += 1
         return self._next - 1
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import resource
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -44,7 +46,7 @@ from .pci.host import PciHost
 from .pci.host_bridge import HostBridge
 from .ram import Ram
 from .startup import hide_local_apic, set_cpu_state, set_mtrrs
-from .trace import Channel, Sink, Trace
+from .trace import Sink, Trace
 from .vcpu import VcpuThread
 
 if TYPE_CHECKING:
@@ -66,11 +68,25 @@ class Machine(Lifecycle, Injection):
         trace_sink: Sink | None = None,
         nvram: bytes = b"",
     ) -> None:
-        super().__init__()
         self._nvram = nvram
         self.config = config
         self.trace = Trace(config.trace, trace_sink)
         self._serial = serial or (lambda data: None)
+        try:
+            super().__init__()
+            self._build()
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            raise UserError(
+                f"the machine needs more than the {most} descriptors that this process may have (each vCPU, MSI and MSI-X "
+                "vector takes one): raise ulimit -n, or leave a --device away"
+            ) from None
+
+    # Building
+
+    def _build(self) -> None:
         with ExitStack() as resources:
             resources.callback(self.loop.close)
             self._resources = resources
@@ -78,13 +94,12 @@ class Machine(Lifecycle, Injection):
             self._add_devices()
             self._add_pci()
             self._add_input()
+            self._plug_in()
             self._assign_pci_resources()
-            self.vcpus = [self._create_vcpu(n) for n in range(config.cpus)]
+            self.vcpus = [self._create_vcpu(n) for n in range(self.config.cpus)]
             self._start_at(self._load())
             self._check_trace()
             self._resources = resources.pop_all()
-
-    # Building
 
     def _create_vm(self) -> None:
         config, keep = self.config, self._resources
@@ -169,7 +184,6 @@ class Machine(Lifecycle, Injection):
         pio.map(VGA_PORT_BASE, VGA_PORT_COUNT, self.vga)
 
     def _add_pci(self) -> None:
-        pci = self.trace.channel("pci")
         router: EventfdMsiRouter | NoMsi = NoMsi()
         if self.irqchip.local_apic:
             router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.trace.channel("irq"))
@@ -189,37 +203,18 @@ class Machine(Lifecycle, Injection):
             interrupt_lines=layout.PCI_IRQS,
             doorbells=doorbells,
             reset_control=ResetControl(reset, reset, self.trace.channel("control")),
-            trace=pci,
+            trace=self.trace.channel("pci"),
         )
         self.pio.map(layout.PCI_CONFIG, 8, self.pci.config_ports)
         self.mmio.map(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
 
-        self._plug_in(pci)
+    def _plug_in(self) -> None:
+        """What the user adds."""
+        if self.config.root_ports or self.config.devices or self.config.rng:
+            from .slots import plug_in
 
-    def _plug_in(self, trace: Channel) -> None:
-        """What the user adds: root ports, devices of the user's own, an entropy source."""
-        config = self.config
-        if not (config.root_ports or config.devices or config.rng):
-            return
-        from .pci.root_port import RootPort
-        from .userdevice import device_port, load_device
-        from .virtio.pci import VirtioPci
-        from .virtio.rng import VirtioRng
-
-        ports = [RootPort(number) for number in range(self.config.root_ports)]
-        for number, port in enumerate(ports):
-            self.pci.root.add(port, layout.ROOT_PORT_SLOT + number)
-        for option in self.config.devices:
-            device, behind = load_device(option), device_port(option)
-            if behind is None:
-                self.pci.root.add(device, self.pci.root.free_slot())
-            elif 0 <= behind < len(ports) and not ports[behind].child.functions:
-                ports[behind].child.add(device, 0)
-            else:
-                raise UserError(f"--device {option}: root port {behind} does not exist or is taken: see --root-ports")
-        if self.config.rng:
-            self.pci.root.add(VirtioPci(VirtioRng(trace=trace), defer=self.loop.post), self.pci.root.free_slot())
+            plug_in(self.config, self.pci.root, self.loop.post, self.trace.channel("pci"))
 
     def _assign_pci_resources(self) -> None:
         """What firmware would do: a guest that does not place BARs itself finds them placed."""
@@ -274,6 +269,8 @@ class Machine(Lifecycle, Injection):
         try:
             vcpu = self.vm.create_vcpu(number)
         except KvmError as error:
+            if error.errno == errno.EMFILE:
+                raise
             raise UserError(f"-c {self.config.cpus}: KVM makes no vCPU {number} ({error}): ask for fewer") from None
         self._resources.callback(vcpu.close)
         deadline = bool(self.system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))

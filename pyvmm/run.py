@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -65,9 +66,22 @@ def open_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
+def allow_all_descriptors() -> None:
+    """Raise the soft limit to the hard one: each vCPU, MSI or MSI-X vector and doorbell takes a descriptor.
+
+    The soft limit is low for the sake of select(); eventfds.high_eventfd() keeps low descriptors for those that use it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):  # an unlimited one is more than the kernel lets a process have (fs.nr_open)
+        pass
+
+
 def run(config: MachineConfig, host: HostConfig) -> int:
     """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
     open_standard_descriptors()
+    allow_all_descriptors()
     trace = _trace_writer(host.trace_file) if config.trace else None
     console = Console(0, 1)
     current: list[Machine] = []

@@ -40,6 +40,11 @@ def device_port(option: str) -> int | None:
     return port
 
 
+def one_line(error: BaseException) -> str:
+    """What the user's own code raised."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
 def load_device(option: str) -> PciDevice:
     """Import the file and make the device; UserError says what is wrong with either."""
     path, name, arguments = parse_device(option)
@@ -55,7 +60,7 @@ def load_device(option: str) -> PciDevice:
     except AttributeError as error:
         raise UserError(f"--device {option}: {error}") from None
     except (Exception, SystemExit) as error:  # whatever the user's own code raises is the user's to mend
-        raise UserError(f"--device {option}: {type(error).__name__}: {' '.join(str(error).split())}") from None
+        raise UserError(f"--device {option}: {one_line(error)}") from None
     if not isinstance(made, PciDevice):
         raise UserError(f"--device {option}: {name} is no pyvmm.pci.device.PciDevice")
     return made

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import select
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +17,13 @@ import pytest
 
 from pyvmm import guests, machine
 from pyvmm.cli import main
+from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.outcome import EXIT_STATUS_HELP
+from pyvmm.run import allow_all_descriptors
 from tests.unit.boot.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
+
+PYVMM = Path(sys.executable).with_name("pyvmm")
 
 
 class Ran(NamedTuple):
@@ -242,6 +250,87 @@ def test_a_file_that_is_not_kvm(tmp_path: Path) -> None:
     for path, says in ((tmp_path / "none", "does not exist"), (Path("/dev/null"), "Inappropriate ioctl")):
         with pytest.raises(UserError, match=says):
             machine.open_kvm(str(path))
+
+
+# Devices of the user's own
+
+DEVICES = """
+from pyvmm.pci.device import PciDevice
+
+class Vectors(PciDevice):
+    vendor_id, device_id, class_code = 0x1234, 0x5678, 0xFF0000
+
+    def __init__(self, count=1):
+        super().__init__()
+        self.add_msix(count, 0)
+
+class Raises(PciDevice):
+    def attached(self):
+        raise FileNotFoundError(2, "No such file or directory", "firmware.bin")
+"""
+
+
+@pytest.fixture
+def devices(tmp_path: Path) -> Path:
+    file = tmp_path / "devices.py"
+    file.write_text(DEVICES)
+    return file
+
+
+@pytest.fixture
+def few_descriptors() -> Iterator[None]:
+    """Soft and hard limit of descriptors, as Debian has them in a shell; but not so low that Python fails."""
+    old = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, old)
+
+
+@pytest.mark.usefixtures("few_descriptors")
+def test_all_the_vectors_that_a_device_can_have(pyvmm: Pyvmm, devices: Path) -> None:
+    assert pyvmm("run", "pio", "--device", f"{devices}:Vectors,count=2048").status == 16
+
+
+def test_more_vectors_than_kvm_routes(mistake: Callable[..., str], devices: Path) -> None:
+    device = f"{devices}:Vectors,count=2048"
+    assert "MSI-X vectors that KVM routes" in mistake("run", "pio", "--device", device, "--device", device)
+
+
+def test_more_vectors_than_descriptors(devices: Path) -> None:
+    """A hard limit cannot be raised again, so in a process of its own."""
+    command: list[str | Path] = [PYVMM, "run", "pio", "--device", f"{devices}:Vectors,count=2048"]
+    ran = subprocess.run(
+        command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024)), capture_output=True
+    )
+    assert (ran.returncode, ran.stdout) == (2, b"")
+    assert re.fullmatch(rb"pyvmm: the machine needs more than the 1024 descriptors .*: raise ulimit -n.*\n", ran.stderr)
+
+
+@pytest.mark.usefixtures("few_descriptors")
+def test_vectors_leave_the_descriptors_that_select_knows(devices: Path) -> None:
+    config = MachineConfig(memory=16 << 20, guest="pio", devices=(f"{devices}:Vectors,count=1500",))
+    allow_all_descriptors()
+    with machine.Machine(config):
+        fd = os.open(os.devnull, os.O_RDONLY)
+        select.select([fd], [], [], 0)  # ValueError for one from 1024 up
+        os.close(fd)
+
+
+def test_devices_leave_the_slot_of_virtio_input(pyvmm: Pyvmm, devices: Path) -> None:
+    options = ["--device", f"{devices}:Vectors"] * 30
+    assert pyvmm("run", "pio", "--virtio-input", "standard", *options).status == 16
+
+
+@pytest.mark.parametrize("also", [["--rng"], ["--virtio-input", "standard", "--device", "{}:Vectors"]])
+def test_more_devices_than_slots(mistake: Callable[..., str], devices: Path, also: list[str]) -> None:
+    options = ["--device", f"{devices}:Vectors"] * (31 if also == ["--rng"] else 30)
+    said = mistake("run", "pio", *options, *(word.format(devices) for word in also))
+    assert "no free PCI slot: leave a --device away, or put one behind a root port" in said
+
+
+def test_a_device_that_raises_when_it_is_plugged_in(mistake: Callable[..., str], devices: Path) -> None:
+    said = mistake("run", "pio", "--device", f"{devices}:Raises")
+    assert "devices.py:Raises: FileNotFoundError: [Errno 2] No such file or directory: 'firmware.bin'" in said
 
 
 # Files

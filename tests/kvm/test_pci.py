@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from pyvmm import eventfds
@@ -64,3 +66,15 @@ def test_among_other_devices() -> None:
 def test_no_such_device() -> None:
     with board("pci", virtio_input="standard") as machine:
         assert machine.finish(30) == NO_DEVICE
+
+
+def test_without_a_descriptor_for_the_doorbells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each write there is an exit then; the guest, which moves the BAR while it runs, sees no difference."""
+
+    def none_left(*arguments: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(eventfds.IoeventfdDoorbell, "__init__", none_left)
+    with board("pci", rng=True) as machine:
+        finish(machine)
+        assert machine.value("interrupts") == 5

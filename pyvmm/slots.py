@@ -1,0 +1,52 @@
+"""What the user plugs into PCI bus 0: root ports, devices from files of the user's own, an entropy source."""
+
+from __future__ import annotations
+
+import errno
+
+from . import layout
+from .config import MachineConfig
+from .errors import UserError
+from .pci.bus import PciBus
+from .pci.device import PciDevice
+from .pci.root_port import RootPort
+from .trace import Channel
+from .userdevice import device_port, load_device, one_line
+from .virtio.pci import Defer, VirtioPci
+from .virtio.rng import VirtioRng
+
+
+def plug_in(config: MachineConfig, root: PciBus, defer: Defer, trace: Channel) -> None:
+    """Put what *config* says on *root*, into slots that are free; UserError for what the user got wrong."""
+    ports = [RootPort(number) for number in range(config.root_ports)]
+    for number, port in enumerate(ports):
+        root.add(port, layout.ROOT_PORT_SLOT + number)
+    for option in config.devices:
+        what = f"--device {option}"
+        device, behind = load_device(option), device_port(option)
+        if behind is None:
+            _add(what, device, root, _free_slot(what, root))
+        elif 0 <= behind < len(ports) and not ports[behind].child.functions:
+            _add(what, device, ports[behind].child, 0)
+        else:
+            raise UserError(f"{what}: root port {behind} does not exist or is taken: see --root-ports")
+    if config.rng:
+        root.add(VirtioPci(VirtioRng(trace=trace), defer=defer), _free_slot("--rng", root))
+
+
+def _free_slot(what: str, root: PciBus) -> int:
+    try:
+        return root.free_slot()
+    except ValueError as error:
+        raise UserError(f"{what}: {error}: leave a --device away, or put one behind a root port") from None
+
+
+def _add(what: str, device: PciDevice, bus: PciBus, slot: int) -> None:
+    try:
+        bus.add(device, slot)
+    except UserError:
+        raise
+    except Exception as error:  # of the device's attached(), which is the user's own code
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:  # no descriptor for one of its vectors
+            raise
+        raise UserError(f"{what}: {one_line(error)}") from None
