@@ -10,6 +10,7 @@ from tests.boot.guest import Guest
 INPUT_EVENT = struct.Struct("<qqHHi")
 """struct input_event of a 64-bit guest: seconds, microseconds, type, code, value."""
 Event = tuple[int, int, int]
+TRIES = 500  # looks for events that do not come; each takes the guest 50 ms and more
 
 
 def input_devices(guest: Guest) -> dict[str, dict[str, str]]:
@@ -34,9 +35,13 @@ class Events:
         guest.shell(f"cat /dev/input/{node} >{self.file} & sleep 0.2")
 
     def read(self, count: int) -> list[Event]:
-        """Wait until *count* events have come since the last call; all that have, as (type, code, value)."""
+        """Wait until *count* events have come since the last call; all that have, as (type, code, value).
+
+        Where they do not come it is fewer, and the shell in the guest is still there for the next test.
+        """
         size = (self._seen + count) * INPUT_EVENT.size
-        wait = f'while [ "$(wc -c <{self.file})" -lt {size} ]; do usleep 20000; done'
+        fewer = f'[ "$(wc -c <{self.file})" -lt {size} ] && [ $((n += 1)) -lt {TRIES} ]'
+        wait = f"n=0; while {fewer}; do usleep 20000; done"
         dump = self._guest.shell(f"{wait}; od -An -v -tx1 -j{self._seen * INPUT_EVENT.size} {self.file}")
         data = bytes.fromhex("".join(dump.split()))
         events = [event[2:] for event in INPUT_EVENT.iter_unpack(data)]

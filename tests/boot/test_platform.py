@@ -1,18 +1,16 @@
-"""The platform as a current Linux sees it: RAM on both sides of the hole, ACPI tables, power button, MP table."""
+"""The platform as a current Linux sees it: RAM on both sides of the hole, ACPI or the MP table, both entries."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from pyvmm.acpi.build import build
+from pyvmm.boot.bzimage import XLF_KERNEL_64
 from pyvmm.config import MachineConfig
 from pyvmm.outcome import End
-from pyvmm.platform import describe
-from tests.boot.events import input_devices
 from tests.boot.guest import USERSPACE, Guest, irq_counts, system_ram, warnings
 from tests.boot.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC
 
@@ -55,18 +53,6 @@ def test_a_device_reaches_ram_above_4_gib(guest: Guest) -> None:
     )
 
 
-def test_acpi_tables_arrive_as_they_were_made(guest: Guest) -> None:
-    """As `pyvmm acpi` writes them to files."""
-    made = {
-        table.name.upper(): hashlib.md5(table.data).hexdigest()
-        for table in build(describe(guest.machine.config)).place()
-    }
-    sums = guest.shell("cd /sys/firmware/acpi/tables && md5sum APIC DSDT FACP FACS MCFG SSDT")
-    assert {name: checksum for checksum, name in (line.split() for line in sums.splitlines())} == {
-        name: made[name] for name in ("APIC", "DSDT", "FACP", "FACS", "MCFG", "SSDT")
-    }
-
-
 def test_linux_takes_the_platform_as_acpi_describes_it(guest: Guest) -> None:
     log = guest.shell("dmesg | grep -E 'ACPI|PCI:|PM-Timer|acpi|i8042|rtc_cmos|ttyS0'")
     for text in (
@@ -80,18 +66,6 @@ def test_linux_takes_the_platform_as_acpi_describes_it(guest: Guest) -> None:
     assert re.search(r"\d\d:\d\d: ttyS0 at I/O 0x3f8 \(irq = 4, base_baud = 115200\) is a 16550A", log)
     assert re.search(r"rtc_cmos \d\d:\d\d: registered as rtc0", log)
     assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
-
-
-def test_the_power_button(guest: Guest) -> None:
-    node = input_devices(guest)["Power Button"]["event"]
-    before = irq_counts(guest.shell("cat /proc/interrupts"))["acpi"]
-    guest.shell(f"head -c 24 /dev/input/{node} >/tmp/pressed & sleep 0.2")
-    guest.machine.power_button()
-    pressed = guest.shell("wait; od -An -v -tu2 -j16 -N4 /tmp/pressed").split()
-    assert pressed == ["1", "116"], "EV_KEY, KEY_POWER"
-    assert sum(irq_counts(guest.shell("cat /proc/interrupts"))["acpi"]) == sum(before) + 1
-    guest.send("poweroff -f\n")
-    assert guest.wait().end is End.POWER_OFF
 
 
 def test_without_acpi_the_mp_table_is_enough() -> None:
@@ -119,3 +93,31 @@ def test_without_acpi_the_mp_table_is_enough() -> None:
         guest.send("reboot -f\n")
         outcome = guest.wait()
         assert outcome.end is End.RESET and outcome.message == "port 0x64"
+
+
+XLOADFLAGS = 0x236  # Linux Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
+
+
+def test_four_cpus_from_the_32_bit_entry(tmp_path: Path) -> None:
+    """A kernel that does not offer the 64-bit entry is entered in 32-bit mode."""
+    image = bytearray(CLOUD_KERNEL.read_bytes())
+    assert image[XLOADFLAGS] & XLF_KERNEL_64
+    image[XLOADFLAGS] &= ~XLF_KERNEL_64
+    kernel = tmp_path / "vmlinuz"
+    kernel.write_bytes(image)
+    config = MachineConfig(
+        memory=512 * MIB,
+        cpus=4,
+        kernel=kernel,
+        initrd=INITRAMFS_CLOUD,
+        cmdline="console=ttyS0 quiet pyvmm.modules=none",
+    )
+    with Guest(config) as guest:
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        assert guest.shell("nproc").split() == ["4"]
+        counts = irq_counts(guest.shell("cat /proc/interrupts"))
+        assert len(counts["LOC"]) == 4 and min(counts["LOC"]) > 10
+        assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+        guest.send("poweroff -f\n")
+        assert guest.wait().end is End.POWER_OFF

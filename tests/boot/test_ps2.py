@@ -1,4 +1,4 @@
-"""PS/2 keyboard and mouse and the VGA console under a current Linux, with each --irqchip, started through PVH."""
+"""PS/2 keyboard and mouse and the VGA console under a current Linux, with each --irqchip."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyvmm import input_codes as ic
 from pyvmm.config import Irqchip, MachineConfig
 from tests.boot.events import Events, input_devices
 from tests.boot.guest import Guest, irq_counts, warnings
-from tests.boot.lab import GENERIC_VMLINUX, INITRAMFS_GENERIC
+from tests.boot.lab import GENERIC_KERNEL, INITRAMFS_GENERIC
 
 MIB = 1 << 20
 KEYBOARD, MOUSE = "AT Translated Set 2 keyboard", "ImExPS/2 Generic Explorer Mouse"
@@ -30,7 +30,7 @@ def guest(irqchip: Irqchip) -> Iterator[Guest]:
     """One shell on the VGA console, a second one, for the questions of these tests, on the serial port."""
     config = MachineConfig(
         memory=512 * MIB,
-        kernel=GENERIC_VMLINUX,
+        kernel=GENERIC_KERNEL,
         initrd=INITRAMFS_GENERIC,
         cmdline="console=tty0 quiet",
         irqchip=irqchip,
