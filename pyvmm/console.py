@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from .loop import Loop
+from .output import Output
 from .terminal import HELP, EscapeParser, RawTerminal
 
 HIGH_WATER: Final = 64 << 10
@@ -40,7 +41,7 @@ class Console:
 
     def __init__(self, fd_in: int, fd_out: int) -> None:
         self._in = fd_in
-        self._out = fd_out
+        self._out = Output(fd_out)
         self._output = bytearray()
         self._input = bytearray()
         self._eof = False
@@ -81,7 +82,7 @@ class Console:
         """Leave the loop; what is buffered stays for the next attach() or close()."""
         if self._loop is not None:
             self._loop.remove(self._in)
-            self._loop.remove(self._out)
+            self._loop.remove(self._out.fd)
             self._loop = None
         if self._port is not None:
             self._port.on_room = None
@@ -106,28 +107,22 @@ class Console:
         if self._loop is None:
             return
         if not self._write_out(0):
-            self._loop.add(self._out, self._flush, select.EPOLLOUT)
+            self._loop.add(self._out.fd, self._flush, select.EPOLLOUT)
             return
-        self._loop.remove(self._out)
+        self._loop.remove(self._out.fd)
         self._flushing = False
         if self._held:
             self._held = False
             self._hold(False)
 
     def _write_out(self, patience: int) -> bool:
-        """Write what the descriptor takes, waiting up to *patience* ms each time; True when all is written."""
-        poll = select.poll()
-        poll.register(self._out, select.POLLOUT)
-        while self._output:
-            if not poll.poll(patience):
-                return False
-            try:
-                # A pipe or terminal that polls writable takes this much without blocking (POSIX PIPE_BUF).
-                written = os.write(self._out, self._output[:512])
-            except OSError:  # nobody reads any more; the guest goes on without a console
-                written = len(self._output)
-            del self._output[:written]
-        return True
+        """Write what is taken, waiting up to *patience* ms each time; True when all is written."""
+        try:
+            written = self._out.write(self._output, patience)
+        except OSError:  # nobody reads any more; the guest goes on without a console
+            written = len(self._output)
+        del self._output[:written]
+        return not self._output
 
     # The user's input
 
@@ -188,6 +183,7 @@ class Console:
         """Write what is left, as far as the reader takes it within a second, and give the terminal back."""
         self.detach()
         self._write_out(1000)
+        self._out.close()
         if self._terminal is not None:
             self._terminal.restore()
             self._terminal = None

@@ -80,8 +80,8 @@ class Machine(Lifecycle, Injection):
                 raise
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             raise UserError(
-                f"the machine needs more than the {most} descriptors that this process may have (each vCPU, MSI and MSI-X "
-                "vector takes one): raise ulimit -n, or leave a --device away"
+                f"the machine needs more than the {most} descriptors that this process may have (each vCPU and each "
+                "MSI or MSI-X vector takes one): raise ulimit -n, or leave a --device away"
             ) from None
 
     # Building

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
@@ -12,6 +14,20 @@ import pytest
 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+@pytest.fixture
+def no_wait() -> Iterator[None]:
+    """Fail, and do not hang, where something waits that must not."""
+
+    def fail(number: int, frame: FrameType | None) -> None:
+        pytest.fail("it waits")
+
+    old = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, 5)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

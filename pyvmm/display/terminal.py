@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import atexit
 import os
-import select
 from typing import Final
 
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.display.screen import CP437, Run, ScreenFollower, SeenScreen
 from pyvmm.errors import UserError
+from pyvmm.output import Output
 
 FRAME_NS: Final = NS_PER_SECOND // 60
 _ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"
 _LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
-_CHUNK: Final = 512  # what a terminal that polls writable takes without blocking
+PATIENCE_MS: Final = 1000
+"""How long close() waits for a terminal that takes nothing."""
 
 
 def sgr(foreground: int, background: int) -> str:
@@ -44,8 +45,7 @@ class TerminalScreen:
         self._clock = clock
         self._timer = clock.timer(self._frame)
         self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLOUT)
+        self._out = Output(fd)
         self._waiting = b""
         self._size = (0, 0)
         self._top = 0
@@ -69,25 +69,24 @@ class TerminalScreen:
             return
         if not self._waiting:
             self._waiting = self._next().encode()
-        while self._waiting and self._poll.poll(0):
-            try:
-                self._waiting = self._waiting[os.write(self._fd, self._waiting[:_CHUNK]) :]
-            except OSError:  # the terminal is gone
-                self._waiting = b""
-                self._started = False
+        try:
+            self._waiting = self._waiting[self._out.write(self._waiting) :]
+        except OSError:  # the terminal is gone
+            self._waiting = b""
+            self._started = False
 
     def close(self) -> None:
         """Give the terminal back as it was; any number of times."""
-        if not self._started:
-            return
-        self._started = False
-        self._timer.cancel()
         atexit.unregister(self.close)
-        try:
-            # A frame may have stopped within a sequence: CAN ends it.
-            os.write(self._fd, b"\x18" + _LEAVE if self._waiting else _LEAVE)
-        except OSError:
-            pass
+        self._timer.cancel()
+        if self._started:
+            self._started = False
+            try:
+                # A frame may have stopped within a sequence: CAN ends it.
+                self._out.write(b"\x18" + _LEAVE if self._waiting else _LEAVE, PATIENCE_MS)
+            except OSError:
+                pass
+        self._out.close()
 
     def _next(self) -> str:
         size = self._terminal_size()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from pyvmm.console import HIGH_WATER, Console
 from pyvmm.loop import Loop
 from pyvmm.terminal import HELP, EscapeParser
+from tests.unit.fakes import AlwaysWritable
 
 
 class Port:
@@ -247,6 +249,7 @@ def test_a_regular_file(tmp_path: Path) -> None:
     with (tmp_path / "in").open("rb") as file, (tmp_path / "out").open("wb") as out:
         os.dup2(file.fileno(), ends.fd_in)
         os.dup2(out.fileno(), ends.fd_out)
+        ends.console = Console(ends.fd_in, ends.fd_out)
         ends.attach()
         ends.console.write(b"x" * 200_000)
         for _ in range(3000):
@@ -299,6 +302,19 @@ def test_help_is_shown(terminal: Ends) -> None:
     terminal.until(all_there)
     assert got == HELP
     assert terminal.commands == []
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_the_loop_does_not_wait_for_a_terminal(terminal: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """poll() has said that there is room, and another process took it."""
+    monkeypatch.setattr(select, "poll", AlwaysWritable)
+    terminal.console = Console(terminal.fd_in, terminal.fd_out)
+    terminal.attach()
+    terminal.console.write(b"x" * (1 << 20))
+    terminal.turn()
+    assert len(terminal.shown()) > 0
+    assert terminal.holds == [True]
+    assert os.get_blocking(terminal.fd_out), "the user's description stays as it was"
 
 
 def test_an_escape_works_while_the_guest_takes_nothing(terminal: Ends) -> None:
