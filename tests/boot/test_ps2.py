@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -59,11 +60,16 @@ def test_caps_lock_and_its_led(guest: Guest) -> None:
     source.close()
 
 
-def test_drivers_probe_without_a_warning(guest: Guest) -> None:
+def test_drivers_probe_without_a_warning(guest: Guest, irqchip: Irqchip) -> None:
     devices = input_devices(guest)
     assert devices[KEYBOARD]["P"] == "Phys=isa0060/serio0/input0"
     assert devices[MOUSE]["P"] == "Phys=isa0060/serio1/input0"
-    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+    said = warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None))
+    if (
+        irqchip == "user"
+    ):  # Linux warns of a PC with no APIC as such: it sets ELCR anew, and has no clock to check the TSC
+        said = [line for line in said if not re.search("ELCR|clocksource|TSC", line)]
+    assert said == []
 
 
 def test_keys_as_a_program_in_the_guest_reads_them(guest: Guest) -> None:
