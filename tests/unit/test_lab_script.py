@@ -6,6 +6,7 @@ import importlib.machinery
 import importlib.util
 import itertools
 import json
+import os
 import re
 import shlex
 import socket
@@ -35,6 +36,21 @@ lab = load("lab")
 unpack = load("unpack-kernel")
 
 
+# --- processors that stop
+
+
+def test_a_processor_is_silent_while_its_file_does_not_change(tmp_path: Path) -> None:
+    (tmp_path / "alive.1").touch()
+    heartbeats = lab.Heartbeats(tmp_path)
+    assert heartbeats.silent(10) == {}, "the file of a lab before this one says nothing"
+    for number in range(2):
+        (tmp_path / f"alive.{number}").touch()
+    assert heartbeats.silent(20) == {"0": 0, "1": 0}
+    os.utime(tmp_path / "alive.0", (1, 1))
+    assert heartbeats.silent(25) == {"0": 0, "1": 5}
+    assert heartbeats.silent(30) == {"0": 5, "1": 10}
+
+
 # --- arguments
 
 
@@ -46,6 +62,7 @@ unpack = load("unpack-kernel")
         (["-smp", "-1", "--", "true"], "-smp must be positive"),
         (["--timeout", "soon", "--", "true"], "invalid float value"),
         (["--timeout", "0", "--", "true"], "--timeout must be positive"),
+        (["--stalled", "0", "--", "true"], "--stalled must be positive"),
         (["--env", "1=2", "--", "true"], "NAME=VALUE"),
         (["--no-such-option", "--", "true"], "CMD|unrecognized"),
     ],
