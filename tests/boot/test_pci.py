@@ -166,7 +166,7 @@ def test_memory_decode_can_be_turned_off_and_a_bar_be_moved(guest: Guest) -> Non
     for code in (ic.KEY_A, ic.KEY_B):
         stroke(guest, keyboard, code)
     assert "MSI-X: Enable+" in lspci(guest, KEYBOARD)
-    assert int(guest.shell("devmem 0xe0000000 32"), 16) == 0x29C08086, "ECAM is where it was"
+    assert setpci(guest, "00:1c.0", "100.L") == [0], "ECAM is where it was"
 
 
 def test_a_device_behind_the_root_port(guest: Guest) -> None:
@@ -242,7 +242,8 @@ def test_without_acpi_and_msi_and_two_devices_of_users(capfd: pytest.CaptureFixt
         assert "Intel MultiProcessor Specification" in log, log
         assert guest.shell("nproc").strip() == "2"
         assert guest.shell("ls /sys/firmware/acpi", status=None).count("tables") == 0
-        assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+        said = warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None))
+        assert [line for line in said if "not an immutable chip" not in line] == []  # the GPIO driver's own age
 
         guest.until(lambda: guest.machine.keyboard.driver_ok, "the keyboard's driver")
         keyboard = Events(guest, "Aero Virtio Keyboard")
