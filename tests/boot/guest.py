@@ -14,7 +14,7 @@ from pyvmm.console import Console
 from pyvmm.display.screen import Screen
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
-from tests.boot.transcript import PATIENCE, Transcript
+from tests.boot.transcript import PATIENCE, Transcript, TranscriptError
 
 USERSPACE = "pyvmm guest: userspace"
 """The first line of scripts/guest-init."""
@@ -106,6 +106,14 @@ class Guest(Transcript):
             self._error = error
         finally:
             self.feed(b"")
+
+    def error(self, text: str) -> TranscriptError:
+        """With how the guest ended, if it has."""
+        if self._error is not None:
+            text += f" (the machine raised {self._error!r})"
+        elif self.outcome is not None:
+            text += f" ({self.outcome.end.name}: {self.outcome.message}\n{self.outcome.report}\n)"
+        return super().error(text)
 
     def send(self, text: str) -> None:
         """Type *text* at the other end of COM1."""
