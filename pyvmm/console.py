@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from .loop import Loop
 from .output import Output
-from .terminal import HELP, EscapeParser, RawTerminal
+from .terminal import HELP, EscapeParser, RawTerminal, in_foreground
 
 HIGH_WATER: Final = 64 << 10
 CHUNK: Final = 4096
@@ -36,7 +36,8 @@ class SerialPort(Protocol):
 class Console:
     """One serial port on a pair of descriptors; lives longer than a machine, so that a reset loses nothing typed.
 
-    Escapes are taken out only where stdin is a terminal, which is raw from the first attach() to close().
+    Escapes are taken out only where stdin is a terminal, which is raw from the first attach() to close(), but not from
+    give_back() to take_again().
     """
 
     def __init__(self, fd_in: int, fd_out: int) -> None:
@@ -136,8 +137,10 @@ class Console:
             self._input.clear()
         elif self._input and port.listening:
             del self._input[: port.receive(bytes(self._input))]
-        # On a terminal read on, for Ctrl-A x must be seen whether or not the guest takes what was typed before.
-        self._read_on(len(self._input) < (HIGH_WATER if self._terminal is not None else 1))
+        if self._terminal is None:
+            self._read_on(not self._input)
+        else:  # read on, for Ctrl-A x must be seen whether or not the guest takes what was typed before
+            self._read_on(self._terminal.ours and len(self._input) < HIGH_WATER)
 
     def _read_on(self, wanted: bool) -> None:
         loop = self._loop
@@ -157,6 +160,9 @@ class Console:
 
     def _readable(self) -> None:
         if not self._reading:
+            return
+        if self._terminal is not None and not in_foreground(self._in):  # after SIGSTOP; reading would stop us again
+            self._read_on(False)
             return
         try:
             data = os.read(self._in, CHUNK)
@@ -182,8 +188,24 @@ class Console:
     def close(self) -> None:
         """Write what is left, as far as the reader takes it within a second, and give the terminal back."""
         self.detach()
-        self._write_out(1000)
-        self._out.close()
-        if self._terminal is not None:
-            self._terminal.restore()
+        try:
+            self._write_out(1000)
+        finally:
+            self._out.close()
+            self.give_back()
             self._terminal = None
+
+    # While the process is stopped
+
+    def give_back(self) -> None:
+        """Let the user have the terminal as it was."""
+        if self._terminal is not None:
+            self._terminal.give_back()
+            self._read_on(False)
+
+    def take_again(self) -> None:
+        """Make the terminal raw again and read from it, where we are in the foreground."""
+        if self._terminal is not None:
+            self._terminal.take()
+            self._read_on(False)
+            self._feed()

@@ -7,12 +7,12 @@ import resource
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from .boot.error import BootError
 from .config import HostConfig, MachineConfig
@@ -21,26 +21,8 @@ from .errors import UserError
 from .machine import Machine
 from .outcome import End, Outcome
 from .session import Session
+from .signals import ENDING, handled, stop_process
 from .trace_writer import TraceWriter
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@contextmanager
-def ending_signals(end: Callable[[Outcome], None]) -> Iterator[None]:
-    """Let the signals that end a process end the machine instead, so that everything is closed and restored; one that
-    is ignored (nohup) stays so."""
-
-    def handler(number: int, frame: FrameType | None) -> None:
-        end(Outcome(End.SIGNAL, number))
-
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    old = {number: signal.signal(number, handler) for number in heard}
-    try:
-        yield
-    finally:
-        for number, previous in old.items():
-            signal.signal(number, previous)
 
 
 def _trace_writer(file: Path | None) -> TraceWriter:
@@ -54,7 +36,8 @@ def _trace_writer(file: Path | None) -> TraceWriter:
 
 
 class Interrupted(BaseException):
-    """A signal came while a machine was being made: the file that it boots from may be a pipe that nobody writes to."""
+    """A signal came while we waited for what may never come: a pipe that the machine boots from, an X server, a reader
+    of the last of the output."""
 
 
 def open_standard_descriptors() -> None:
@@ -78,53 +61,131 @@ def allow_all_descriptors() -> None:
         pass
 
 
+class _Run:
+    """Machines one after another, on one console; and what signals do to the one that runs."""
+
+    def __init__(self, config: MachineConfig, host: HostConfig, trace: TraceWriter | None) -> None:
+        self._config = config
+        self._host = host
+        self._trace = trace
+        self._console = Console(0, 1)
+        self._machine: Machine | None = None
+        self._session: Session | None = None
+        self._ended: Outcome | None = None
+        self._requests: deque[Callable[[], None]] = deque()
+        self._interruptible = False
+        """An exception is all that is needed to give everything back."""
+
+    # In a signal handler, which may have stopped anything half-way: the loop does the work
+
+    def end(self, number: int) -> None:
+        """A signal that ends the process ends the machine instead, so that everything is closed and restored."""
+        if self._ended is None:
+            self._ended = Outcome(End.SIGNAL, number)
+        if self._machine is not None:
+            self._machine.loop.post(partial(self._machine.end, self._ended))
+        if self._interruptible:
+            raise Interrupted
+
+    def stop(self, number: int) -> None:
+        """SIGTSTP: the terminal is the user's while the process is stopped."""
+        self._request(self._stop)
+
+    def go_on(self, number: int) -> None:
+        """SIGCONT, after SIGTSTP or after SIGSTOP, which nobody hears of."""
+        self._request(self._take_again)
+
+    def _request(self, request: Callable[[], None]) -> None:
+        if request not in self._requests:
+            self._requests.append(request)
+        if self._machine is not None:
+            self._machine.loop.post(self._serve)
+        else:
+            self._serve()
+
+    # In the loop, under the machine lock; or where there is no machine
+
+    def _serve(self) -> None:
+        while self._requests:
+            self._requests.popleft()()
+
+    def _stop(self) -> None:
+        user = self._session or self._console
+        user.give_back()
+        stop_process()
+        user.take_again()
+
+    def _take_again(self) -> None:
+        (self._session or self._console).take_again()
+
+    # All of it
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """What is inside may wait for somebody who never comes."""
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    def outcome(self) -> Outcome:
+        """Run machines until one ends otherwise than by a reset."""
+        signals: dict[signal.Signals, Callable[[int], None]] = {
+            **dict.fromkeys(ENDING, self.end),
+            signal.SIGTSTP: self.stop,
+            signal.SIGCONT: self.go_on,
+        }
+        with handled(signals):
+            try:
+                try:
+                    return self._machines()
+                finally:
+                    with self._waiting():
+                        self._console.close()
+            except Interrupted:
+                assert self._ended is not None
+                return self._ended
+
+    def _machines(self) -> Outcome:
+        timeout = self._host.timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
+        nvram = b""
+        while True:
+            with self._waiting():
+                try:
+                    machine = Machine(self._config, self._console.write, self._trace, nvram)
+                except BootError as error:
+                    raise UserError(str(error)) from None
+            with machine:
+                with self._waiting():
+                    session = Session(machine, self._host, self._console)
+                with session:
+                    self._machine, self._session = machine, session
+                    try:
+                        if self._ended is not None:  # a signal came while there was no machine
+                            machine.end(self._ended)
+                        outcome = machine.run(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                        nvram = machine.rtc.nvram
+                    finally:
+                        self._machine = self._session = None
+                        self._serve()
+            if outcome.end is End.TIMEOUT:
+                return replace(outcome, message=f"after {timeout:g} s")  # in all, whatever was left for the last start
+            if outcome.end is not End.RESET or self._host.no_reboot:
+                return outcome
+
+
 def run(config: MachineConfig, host: HostConfig) -> int:
     """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
     open_standard_descriptors()
     allow_all_descriptors()
     trace = _trace_writer(host.trace_file) if config.trace else None
-    console = Console(0, 1)
-    current: list[Machine] = []
-    ended: list[Outcome] = []
-    making = False
-    deadline = None if host.timeout is None else time.monotonic() + host.timeout
-    nvram = b""
-
-    def end(outcome: Outcome) -> None:
-        """In a signal handler, which may have stopped anything half-way: the loop does the work."""
-        ended.append(outcome)
-        for machine in current:
-            machine.loop.post(partial(machine.end, outcome))
-        if making:
-            raise Interrupted
-
     try:
-        with ending_signals(end):
-            while True:
-                making = True
-                try:
-                    machine = Machine(config, console.write, trace, nvram)
-                except BootError as error:
-                    raise UserError(str(error)) from None
-                finally:
-                    making = False
-                with machine, Session(machine, host, console):
-                    current[:] = [machine]
-                    if ended:  # a signal came while there was no machine
-                        machine.end(ended[0])
-                    outcome = machine.run(None if deadline is None else max(0.0, deadline - time.monotonic()))
-                    nvram = machine.rtc.nvram
-                    current.clear()
-                if outcome.end is not End.RESET or host.no_reboot:
-                    break
-    except Interrupted:
-        outcome = ended[0]
+        outcome = _Run(config, host, trace).outcome()
     finally:
-        console.close()
         if trace is not None:
             trace.close()
-    if outcome.end is End.TIMEOUT:
-        outcome = replace(outcome, message=f"after {host.timeout:g} s")  # in all, whatever was left for the last start
     try:
         if outcome.end is not End.POWER_OFF:
             print(f"pyvmm: {outcome}", file=sys.stderr)

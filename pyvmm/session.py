@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .clock import NS_PER_SECOND
 from .config import HostConfig
@@ -18,9 +19,16 @@ from .hostinput.options import parse_input_option, x11_wanted
 from .hostinput.typist import TypeAfter
 from .machine import Machine
 from .outcome import End, Outcome
+from .terminal import in_foreground
+
+if TYPE_CHECKING:
+    from .display.terminal import TerminalScreen
+    from .hostinput.evdev import EvdevCapture
 
 LOOK_NS = NS_PER_SECOND // 60
 """How often --type-after looks at the screen."""
+FOREGROUND_NS = NS_PER_SECOND // 4
+"""How often a process that was stopped and continues in the background looks whether it is in the foreground."""
 
 
 class Session:
@@ -31,6 +39,9 @@ class Session:
         self._host = host
         self._console = console
         self._open = ExitStack()
+        self._screen: TerminalScreen | None = None
+        self._captured: EvdevCapture | None = None
+        self._look_again = machine.loop.timer(self.take_again)
         with ExitStack() as undo:
             undo.callback(self._open.close)
             self._connect()
@@ -57,6 +68,7 @@ class Session:
             self._open.callback(self.screenshot)
         machine.attach_console(self._console, self._command, keys)
         self._open.callback(self._console.detach)
+        self._follow_foreground()
 
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
         from .display.x11 import X11Window
@@ -83,6 +95,7 @@ class Session:
 
         screen = TerminalScreen(self._machine.vga, self._machine.loop)
         self._open.callback(screen.close)
+        self._screen = screen
         screen.start()
         return TerminalKeys(self._machine.typist).feed
 
@@ -98,6 +111,7 @@ class Session:
             trace=machine.trace.channel("evdev"),
         )
         self._open.callback(capture.close)
+        self._captured = capture
         machine.loop.add(capture.fileno(), capture.process)
         self._open.callback(machine.loop.remove, capture.fileno())
 
@@ -138,6 +152,28 @@ class Session:
             self._machine.acpi_pm.power_button()
         else:
             self._machine.console_command(letter, self._console)
+
+    def give_back(self) -> None:
+        """Let the user have terminal and devices; the process is about to stop. Under the machine lock."""
+        for lent in (self._captured, self._screen, self._console):
+            if lent is not None:
+                lent.give_back()
+
+    def take_again(self) -> None:
+        """The process continues: in the foreground, or in the background until the user asks for it. Under the machine
+        lock."""
+        self._console.take_again()
+        if self._screen is not None:
+            self._screen.take_again()
+        if self._follow_foreground() and self._captured is not None:
+            self._captured.take_again()
+
+    def _follow_foreground(self) -> bool:
+        """Whether the terminal is ours; else look again later, for no signal tells a process that runs."""
+        ours = in_foreground(0) and in_foreground(1)
+        if not ours:
+            self._look_again.arm(self._machine.loop.now() + FOREGROUND_NS)
+        return ours
 
     def close(self) -> None:
         self._open.close()

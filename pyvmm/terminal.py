@@ -1,29 +1,77 @@
-"""The user's terminal: raw while the guest has it, and as it was before however we end."""
+"""The user's terminal: raw while the guest has it, and as it was before however we end or stop."""
 
 from __future__ import annotations
 
 import atexit
+import errno
+import os
 import termios
 import tty
+from collections.abc import Callable
+
+
+def in_foreground(fd: int) -> bool:
+    """Whether the terminal behind *fd* is ours to use now; one that is not our controlling terminal always is."""
+    try:
+        return os.tcgetpgrp(fd) == os.getpgrp()
+    except OSError:
+        return True
+
+
+def _uninterrupted(call: Callable[[], None]) -> None:
+    """A call that may stop us (SIGTTOU) until we are in the foreground; the SIGCONT interrupts it."""
+    while True:
+        try:
+            return call()
+        except termios.error as error:
+            if error.args[0] != errno.EINTR:
+                raise
 
 
 class RawTerminal:
-    """Puts the terminal behind *fd* into raw mode; restore() may be called any number of times, and runs at exit."""
+    """The terminal behind *fd*, raw from the start; give_back() and take() any number of times, and given back at exit.
+
+    A process that is started in the background stops here until it is in the foreground, as any that uses a terminal.
+    """
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._saved: list[object] | None = list(termios.tcgetattr(fd))
-        tty.setraw(fd, termios.TCSANOW)
-        atexit.register(self.restore)
+        self.ours = False
+        """It is raw, and what is typed there is for us."""
+        self._before: list[object] | None = None
+        """The settings to give back; None while they are set."""
+        try:
+            # Stops us in the background, and does nothing else: a shell in the foreground has settings of its own.
+            _uninterrupted(lambda: termios.tcflow(fd, termios.TCOON))
+        except termios.error:
+            pass
+        self.take()
 
-    def restore(self) -> None:
-        if self._saved is not None:
-            saved, self._saved = self._saved, None
+    def take(self) -> None:
+        """Make it raw if we are in the foreground, else leave it to the shell."""
+        self.ours = in_foreground(self._fd)
+        if not self.ours:
+            return
+        try:
+            if self._before is None:  # after SIGSTOP the shell may show us our own settings
+                self._before = list(termios.tcgetattr(self._fd))
+                atexit.register(self.give_back)
+            _uninterrupted(lambda: tty.setraw(self._fd, termios.TCSANOW))
+        except termios.error:  # it is gone
+            pass
+
+    def give_back(self) -> None:
+        """Make it what it was; in the background that is the shell's business."""
+        before = self._before
+        if before is None:
+            return
+        if in_foreground(self._fd):
             try:
-                termios.tcsetattr(self._fd, termios.TCSADRAIN, saved)  # type: ignore[arg-type]
-            except termios.error:  # the terminal is gone
+                _uninterrupted(lambda: termios.tcsetattr(self._fd, termios.TCSANOW, before))  # type: ignore[arg-type]
+            except termios.error:  # it is gone
                 pass
-            atexit.unregister(self.restore)
+        self.ours, self._before = False, None
+        atexit.unregister(self.give_back)
 
 
 CTRL_A = 0x01

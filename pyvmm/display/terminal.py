@@ -18,6 +18,7 @@ from pyvmm.devices.vga_text import VgaText
 from pyvmm.display.screen import CP437, Run, ScreenFollower, SeenScreen
 from pyvmm.errors import UserError
 from pyvmm.output import Output
+from pyvmm.terminal import in_foreground
 
 FRAME_NS: Final = NS_PER_SECOND // 60
 _ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"
@@ -49,13 +50,13 @@ class TerminalScreen:
         self._waiting = b""
         self._size = (0, 0)
         self._top = 0
-        self._started = False
+        self._started = self._visible = False
 
     def start(self) -> None:
         """Take the terminal and draw from now on, sixty times a second at most."""
         self._started = True
         atexit.register(self.close)
-        self._waiting = _ENTER
+        self.take_again()
         self._frame()
 
     def _frame(self) -> None:
@@ -65,7 +66,7 @@ class TerminalScreen:
 
     def refresh(self) -> None:
         """Draw what changed; while the terminal has yet to take the last frame, that goes on instead. Never waits."""
-        if not self._started:
+        if not self._visible:
             return
         if not self._waiting:
             self._waiting = self._next().encode()
@@ -73,19 +74,32 @@ class TerminalScreen:
             self._waiting = self._waiting[self._out.write(self._waiting) :]
         except OSError:  # the terminal is gone
             self._waiting = b""
-            self._started = False
+            self._started = self._visible = False
 
-    def close(self) -> None:
-        """Give the terminal back as it was; any number of times."""
-        atexit.unregister(self.close)
-        self._timer.cancel()
-        if self._started:
-            self._started = False
+    def give_back(self) -> None:
+        """Leave the alternate screen; before the process stops."""
+        if self._visible and _ENTER not in self._waiting:  # we have been there at all
             try:
                 # A frame may have stopped within a sequence: CAN ends it.
                 self._out.write(b"\x18" + _LEAVE if self._waiting else _LEAVE, PATIENCE_MS)
             except OSError:
                 pass
+        self._visible = False
+        self._waiting = b""
+
+    def take_again(self) -> None:
+        """Draw everything again, where we are in the foreground: the process continues."""
+        self._visible = self._started and in_foreground(self._fd)
+        if self._visible:
+            self._waiting = b"\x18" + _ENTER if self._waiting else _ENTER  # as in give_back(), after SIGSTOP
+            self._size = (0, 0)
+
+    def close(self) -> None:
+        """Give the terminal back as it was; any number of times."""
+        atexit.unregister(self.close)
+        self._timer.cancel()
+        self.give_back()
+        self._started = False
         self._out.close()
 
     def _next(self) -> str:

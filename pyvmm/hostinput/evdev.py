@@ -335,11 +335,24 @@ class EvdevCapture:
     def toggle(self) -> None:
         """The chord: give everything back, or take it again once all keys are up."""
         self.wanted = not self.wanted
-        if not self.wanted:
-            self.tell("given back to the host: both Ctrl keys take it again")
-            for captured in self._devices.values():
-                captured.give_back()
+        if self.wanted:
+            self._take_again()
             return
+        self.tell("given back to the host: both Ctrl keys take it again")
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Let the host have everything; before the process stops."""
+        for captured in self._devices.values():
+            captured.give_back()
+
+    def take_again(self) -> None:
+        """The process continues: what was typed meanwhile was the host's."""
+        self.process()
+        if self.wanted:
+            self._take_again()
+
+    def _take_again(self) -> None:
         for fd, captured in list(self._devices.items()):
             try:
                 captured.take()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.signals import ENDING
 from tests.boot.console import Console
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
@@ -133,7 +134,7 @@ def test_ctrl_a_x_after_typing_at_a_guest_that_does_not_listen(tmp_path: Path) -
         assert console.wait() == 7
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 def test_a_signal_gives_the_terminal_back(on_terminal: Console, number: int) -> None:
     cooked = on_terminal.terminal()
     on_terminal.expect(GREETING)
@@ -357,7 +358,7 @@ def cpu_time(pid: int) -> float:
 # Signals
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT])
 def test_a_signal_ends_a_guest_that_sleeps(tmp_path: Path, number: int) -> None:
     arguments: list[str | Path] = [PYVMM, *flat(tmp_path, b"\xb0\x52\xba\xf8\x03\xee" + HLT), "-c", "2"]
     with subprocess.Popen(

@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.cli import MAX_MEMORY, make_config, make_host_config, make_parser, parse_count, parse_seconds, parse_size
+from pyvmm import guests
+from pyvmm.cli import (
+    MAX_MEMORY,
+    main,
+    make_config,
+    make_host_config,
+    make_parser,
+    parse_count,
+    parse_seconds,
+    parse_size,
+)
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.layout import GIB, KIB, MIB
@@ -121,6 +131,15 @@ def test_what_does_not_go_together(arguments: list[str], says: str) -> None:
     with pytest.raises(UserError, match=says) as error:
         config(*arguments)
     assert "\n" not in str(error.value)
+
+
+def test_ctrl_c_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> list[str]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(guests, "names", interrupted)
+    assert main(["guests"]) == 130
+    assert capfd.readouterr() == ("", "")
 
 
 @given(

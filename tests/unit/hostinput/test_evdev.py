@@ -253,6 +253,26 @@ def test_the_chord_gives_back_and_takes_again(board: FakeDevice) -> None:
     capture.close()
 
 
+def test_while_the_process_is_stopped_the_host_has_everything(board: FakeDevice) -> None:
+    host = Host(board)
+    capture = host.capture()
+    board.key(A, 1)
+    capture.process()
+    capture.give_back()
+    assert not board.grabbed and host.keyboard.keys == [(A, 1), (A, 0)]
+    board.key(A, 0)
+    for code in (B, ic.KEY_ENTER):  # the user continues the process
+        board.key(code, 1)
+        board.key(code, 0)
+    capture.take_again()
+    assert board.grabbed and host.keyboard.keys[2:] == []
+    press_chord(board, capture)
+    capture.give_back()
+    capture.take_again()
+    assert not board.grabbed, "given back by the chord before"
+    capture.close()
+
+
 def test_an_unplugged_keyboard_releases_its_keys(board: FakeDevice) -> None:
     host = Host(board)
     capture = host.capture()
