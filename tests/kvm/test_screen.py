@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -80,6 +82,23 @@ def test_a_window_that_cannot_open_is_one_line() -> None:
     )
     lines = ran.stderr.decode().splitlines()
     assert ran.returncode == 2 and len(lines) == 1 and "cannot open X display ':4711'" in lines[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_x_server_does_not_answer(number: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        name = f"127.0.0.1:{listener.getsockname()[1] - 6000}"
+        command: list[str | Path] = [PYVMM, "run", "--display", "x11", "keyboard"]
+        with subprocess.Popen(command, env={**os.environ, "DISPLAY": name}, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            connection, _ = listener.accept()
+            assert connection.recv(1), "its greeting, which gets no answer"
+            start = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(60) == 128 + number
+            assert time.monotonic() - start < 20
+            assert process.stderr.read() == f"pyvmm: signal {number}\n".encode()
+        connection.close()
 
 
 def test_the_screen_in_the_terminal() -> None:
