@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pyvmm.bus import ALL_ONES, Device
 from pyvmm.irq import Irq, LevelIrq
-from pyvmm.memory import GuestMemory
+from pyvmm.memory import GuestMemory, GuestMemoryError
 from pyvmm.trace import OFF, Channel
 
 from .config_space import ConfigSpace
@@ -214,13 +214,13 @@ class PciDevice:
 
     def add_msi(self, vectors: int = 1, *, bits64: bool = True, maskable: bool = True) -> Msi:
         """Offer MSI with 1, 2, 4, 8, 16 or 32 vectors."""
-        self.msi = Msi(self.config, vectors, bits64, maskable, lambda: self.bus_master)
+        self.msi = Msi(self.config, vectors, bits64, maskable, lambda: self.bus_master, self._write_message)
         return self.msi
 
     def add_msix(self, vectors: int, bar: int) -> Msix:
         """Offer MSI-X with 1 to 2048 vectors; table and pending bits get 32-bit memory BAR *bar* for themselves."""
         half = max(0x800, 1 << (vectors * 16 - 1).bit_length())
-        self.msix = Msix(self.config, vectors, bar, half, lambda: self.bus_master)
+        self.msix = Msix(self.config, vectors, bar, half, lambda: self.bus_master, self._write_message)
         self.add_memory_bar(bar, 2 * half, self.msix)
         return self.msix
 
@@ -262,6 +262,16 @@ class PciDevice:
             self.msi.pulse(vector)
             return True
         return False
+
+    def _write_message(self, address: int, data: int) -> None:
+        """A message that the guest has addressed to elsewhere than the local APICs."""
+        try:
+            self.memory.write_int(address, 4, data)
+            where = "RAM"
+        except GuestMemoryError:
+            where = "nowhere"
+        if self.trace.enabled:
+            self.trace(f"{self.name} MSI {data:#x} to {address:#x}, {where}: no interrupt")
 
     def set_intx(self, level: bool) -> None:
         """Drive the INTx pin. STATUS shows it; the line follows unless INTX_DISABLE, MSI or MSI-X holds it low."""

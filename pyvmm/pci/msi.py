@@ -1,7 +1,8 @@
 """Message-signalled interrupts: MSI and MSI-X as a function's capabilities, and the router that delivers the messages.
 
 PCI Local Bus Specification 3.0, section 6.8. A message is a 32-bit write of `data` to `address`; on x86 the address is
-0xFEExxxxx (Intel SDM volume 3, "Message Signalled Interrupts") and a message to elsewhere interrupts nobody.
+0xFEExxxxx, all 64 bits of it (Intel SDM volume 3, "Message Signalled Interrupts"); to elsewhere it is a write as any
+other, into RAM if some is there.
 In the machine one vector is one eventfd with one GSI route (KVM_IRQFD, KVM_SET_GSI_ROUTING), so that whoever holds its
 fd interrupts the guest without us.
 """
@@ -9,7 +10,7 @@ fd interrupts the guest without us.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from .config_space import ConfigSpace
 from .regs import (
@@ -28,6 +29,9 @@ from .regs import (
     PCI_MSIX_FLAGS_MASKALL,
     PCI_MSIX_FLAGS_QSIZE,
 )
+
+LOCAL_APICS: Final = 0xFEE
+"""Bits 63:20 of the address of a message that interrupts."""
 
 
 class MsiIrq(Protocol):
@@ -97,48 +101,57 @@ class FakeMsiRouter:
         return irq
 
 
+WriteMessage = Callable[[int, int], None]
+"""Takes the address and data of a message that is no interrupt."""
+
+
 class _Vector:
     """One vector of a function: its message, whether it may go out now, and whether one waits."""
 
-    def __init__(self) -> None:
+    def __init__(self, write: WriteMessage) -> None:
         self.irq: MsiIrq | None = None
         self.pending = False
+        self._write = write
         self._open = False
-        self._message: tuple[int, int] | None = None
+        self._message = (0, 0)
+        self._interrupts = False
+        self._routed: tuple[int, int] | None = None
 
     def pulse(self) -> None:
-        if self._open and self.irq is not None:
+        if not self._open or self.irq is None:
+            self.pending = True
+        elif self._interrupts:
             self.irq.pulse()
         else:
-            self.pending = True
+            self._write(*self._message)
 
     def sync(self, opened: bool, address: int, data: int) -> None:
         """Follow the guest's registers; a pending message goes out when the vector opens."""
         irq = self.irq
         if irq is None:
             return
-        # On x86 only 0xFEExxxxx is an interrupt; anything else would be a stray write to memory.
-        opened = opened and (address & 0xFFF00000) == 0xFEE00000
-        if opened and self._message != (address, data):
-            self._message = (address, data)
+        self._message = (address, data)
+        interrupts = opened and address >> 20 == LOCAL_APICS
+        if interrupts and self._routed != self._message:
+            self._routed = self._message
             irq.update(address, data)
-        if opened and not self._open:
+        if interrupts and not self._interrupts:
             irq.unmask()
-        elif self._open and not opened:
+        elif self._interrupts and not interrupts:
             irq.mask()
-        self._open = opened
+        self._open, self._interrupts = opened, interrupts
         if opened and self.pending:
             self.pending = False
-            irq.pulse()
+            self.pulse()
 
 
 class Messages:
     """What MSI and MSI-X have in common: vectors that a router delivers once the function is on a bus."""
 
-    def __init__(self, config: ConfigSpace, count: int, bus_master: Callable[[], bool]) -> None:
+    def __init__(self, config: ConfigSpace, count: int, bus_master: Callable[[], bool], write: WriteMessage) -> None:
         self._config = config
         self._bus_master = bus_master
-        self._vectors = tuple(_Vector() for _ in range(count))
+        self._vectors = tuple(_Vector(write) for _ in range(count))
         self.offset = 0
 
     @property
@@ -173,11 +186,17 @@ class Msi(Messages):
     """The MSI capability: 1 to 32 vectors, one address, data that differs in its low bits."""
 
     def __init__(
-        self, config: ConfigSpace, count: int, bits64: bool, maskable: bool, bus_master: Callable[[], bool]
+        self,
+        config: ConfigSpace,
+        count: int,
+        bits64: bool,
+        maskable: bool,
+        bus_master: Callable[[], bool],
+        write: WriteMessage,
     ) -> None:
         if count not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"MSI has 1, 2, 4, 8, 16 or 32 vectors, not {count}")
-        super().__init__(config, count, bus_master)
+        super().__init__(config, count, bus_master, write)
         flags = (count.bit_length() - 1) << 1
         flags |= PCI_MSI_FLAGS_64BIT if bits64 else 0
         flags |= PCI_MSI_FLAGS_MASKBIT if maskable else 0
@@ -235,10 +254,18 @@ class Msix(Messages):
     The table is at offset 0 of the BAR, the pending bits at *pba*; 1 to 2048 vectors.
     """
 
-    def __init__(self, config: ConfigSpace, count: int, bar: int, pba: int, bus_master: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: ConfigSpace,
+        count: int,
+        bar: int,
+        pba: int,
+        bus_master: Callable[[], bool],
+        write: WriteMessage,
+    ) -> None:
         if not 1 <= count <= PCI_MSIX_FLAGS_QSIZE + 1:
             raise ValueError(f"MSI-X has 1 to 2048 vectors, not {count}")
-        super().__init__(config, count, bus_master)
+        super().__init__(config, count, bus_master, write)
         self._pba = pba
         self._table = bytearray(count * PCI_MSIX_ENTRY_SIZE)
         body = (count - 1).to_bytes(2, "little") + bar.to_bytes(4, "little") + (pba | bar).to_bytes(4, "little")

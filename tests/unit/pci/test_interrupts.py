@@ -216,13 +216,51 @@ def test_msix_off_forgets_what_was_pending(board: Board) -> None:
 
 
 def test_a_message_to_elsewhere_interrupts_nobody(board: Board) -> None:
+    """It is a write as any other: into RAM, or nowhere."""
     guest = MsixGuest(board)
     guest.control(0x8000)
-    guest.entry(0, 0x41, address=0x1000)
+    guest.entry(0, 0x12345678, address=0x1000)
     guest.toy.send_message(0)
-    guest.entry(1, 0x41, address=0)
+    guest.entry(1, 0x41, address=0xFED00000)
     guest.toy.send_message(1)
     assert board.msi.sent == []
+    assert board.ram.read_int(0x1000, 4) == 0x12345678
+    assert board.memory_bus.read(guest.pba, 8) == 0, "sent, not pending"
+    guest.entry(0, 0x42)
+    guest.toy.send_message(0)
+    assert board.msi.sent == [(MESSAGE, 0x42)]
+    guest.entry(0, 0x43, address=0x2000)
+    assert board.msi.irqs[0].masked, "nor does it interrupt for somebody else who has the eventfd"
+
+
+@pytest.mark.parametrize("address", [MESSAGE | 1 << 32, MESSAGE | 1 << 63, 0xFEF00000, 0xFED00000])
+def test_above_and_beside_the_local_apics(board: Board, address: int) -> None:
+    """All 64 bits of the address count, though KVM would look at the low half alone."""
+    guest = MsixGuest(board)
+    guest.control(0x8000)
+    guest.entry(0, 0x41, address=address)
+    guest.toy.send_message(0)
+    toy = MsiToy(1, True, True)
+    board.host.root.add(toy, 2)
+    config = board.ecam(0, 2)
+    config.write(4, 2, 4)
+    at = enable_msi(config)
+    config.write(at + 4, 4, address & 0xFFFFFFFF)
+    config.write(at + 8, 4, address >> 32)
+    toy.send_message(0)
+    assert board.msi.sent == []
+    assert guest.toy.send_message(0), "nor is it INTx instead"
+    assert not any(line.level for line in board.lines)
+
+
+def test_what_waited_goes_where_the_message_says_then(board: Board) -> None:
+    guest = MsixGuest(board)
+    guest.control(0x8000)
+    guest.entry(0, 0x41, masked=True)
+    guest.toy.send_message(0)
+    guest.entry(0, 0x99, address=0x3000)
+    assert board.msi.sent == [] and board.ram.read_int(0x3000, 4) == 0x99
+    assert board.memory_bus.read(guest.pba, 8) == 0
 
 
 def test_the_router_sees_masks_so_that_an_irqfd_can_be_held(board: Board) -> None:
