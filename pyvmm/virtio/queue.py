@@ -37,6 +37,7 @@ class VirtQueue:
         """True while the function may not do DMA."""
         self._ring: Ring | None = None
         self._held: deque[Chain] = deque()
+        self._deferred = False
         self.reset()
 
     def reset(self) -> None:
@@ -64,7 +65,7 @@ class VirtQueue:
                 indirect=bool(features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
                 event_idx=bool(features >> VIRTIO_RING_F_EVENT_IDX & 1),
             )
-            self._ring.set_kicks(True)
+            self.set_kicks(True)
         except QueueError as error:
             self.fail(str(error))
 
@@ -139,5 +140,10 @@ class VirtQueue:
                 self.set_kicks(False)
             yield chain
         self.set_kicks(True)
-        if self.defer is not None:
-            self.defer(self.kicked)
+        if self.defer is not None and not self._deferred:
+            self._deferred = True  # one at a time: each kick of such a driver would add another
+            self.defer(self._go_on)
+
+    def _go_on(self) -> None:
+        self._deferred = False
+        self.kicked()

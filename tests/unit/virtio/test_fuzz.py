@@ -251,7 +251,7 @@ class Fuzz:
         """After all that, a bus reset and an honest driver."""
         board = self.board
         board.host.reset()
-        self.later.clear()
+        self.deferred()
         self.messages += len(board.msi.sent)
         board.msi.sent.clear()
         for number in (0, 1, 2):

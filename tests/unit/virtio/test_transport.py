@@ -363,6 +363,17 @@ def test_without_bus_mastering_the_queues_rest(guest: Virtio) -> None:
     assert len(queues[0].used()) == 1
 
 
+@pytest.mark.parametrize("features", ALL_RINGS)
+def test_without_bus_mastering_nothing_is_written(guest: Virtio, features: int) -> None:
+    guest.config.write(4, 2, 2)
+    queues = guest.setup(features)
+    rings = [(queue.desc, queue.end - queue.desc) for queue in queues]
+    assert not any(any(guest.board.ram.read(gpa, length)) for gpa, length in rings)
+    queues[0].add([(DATA, 8, True)])
+    guest.config.write(4, 2, 6)
+    assert len(queues[0].used()) == 1
+
+
 def test_a_bar_that_moves_takes_doorbells_and_registers_with_it(guest: Virtio) -> None:
     queues = guest.setup(VERSION_1)
     board = guest.board
@@ -415,6 +426,8 @@ def test_a_driver_that_never_stops_can_not_hold_the_device() -> None:
     driver.add([(DATA, 4, False)])
     guest.kick(0)
     assert len(later) == 1
+    guest.kick(0)
+    assert len(later) == 1, "however often it kicks"
     later.pop()()
     assert len(later) == 1, "and the rest is not forgotten"
 
