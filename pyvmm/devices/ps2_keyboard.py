@@ -15,6 +15,10 @@ code (FF in set 1, else 00) instead. Three things are kinder than the chip: the 
 out is never lost but waits for room, a key does not repeat while the host has yet to fetch its last code, and F4 does
 not empty the buffer.
 
+A byte takes a millisecond on the cable and no time here, but however much is to be sent, the host finds nothing to
+fetch after 16 bytes at the most, for as long as one byte takes: a driver that empties the controller before it starts
+must come to an end, and Linux's i8042_flush() takes more than 16 bytes for a sign that there is no controller.
+
 Source: IBM PS/2 Technical Reference, Keyboards (101- and 102-key); Linux's drivers/input/keyboard/atkbd.c for what a
 driver expects.
 """
@@ -52,6 +56,10 @@ CMD_RESET_BAT: Final = 0xFF
 KEYBOARD_ID: Final = (0xAB, 0x83)
 BUFFER_SIZE: Final = 16
 """Bytes, the one in the controller's output buffer and the overrun code included."""
+BURST: Final = 8
+"""Bytes after which the keyboard pauses before it sends what waits; the longest sequence, of Pause, fits in twice."""
+PAUSE: Final = 1_000_000
+"""Nanoseconds; also what must pass between two codes for the second not to count as following the first."""
 DEFAULT_REPEAT: Final = 0x2B
 """Option of CMD_SETREP after power-on: 500 ms, 10.9 a second."""
 
@@ -82,6 +90,8 @@ class Ps2Keyboard(Ps2Device):
         self._set_leds = leds
         self._trace = trace
         self._repeat_timer = clock.timer(self._repeat)
+        self._pause_timer = clock.timer(self._end_pause)
+        self._emptied = clock.now()  # when the guest read the last code
         self._down: dict[int, bytes] = {}  # each key that is held, and the break code its release sends
         self._owed: deque[bytes] = deque()  # break codes that found no room; at most one for a key
         self.leds = 0
@@ -104,6 +114,9 @@ class Ps2Keyboard(Ps2Device):
         self._reports.clear()
         self._owed.clear()
         self._overrun = False
+        self._row = 0  # bytes sent since there was nothing to fetch for PAUSE
+        self._pausing = False
+        self._pause_timer.cancel()
         self._stop_repeat()
         for key in self._down:
             self._down[key] = b""
@@ -125,8 +138,8 @@ class Ps2Keyboard(Ps2Device):
 
     @property
     def ready(self) -> bool:
-        """True if the keyboard scans and the guest has read every code that was sent."""
-        return self._scanning and not (self._reports or self._taken_report or self._owed)
+        """True if the keyboard scans, the guest has read every code that was sent, and no pause is due."""
+        return self._scanning and not (self._reports or self._taken_report or self._owed or self._pausing)
 
     @property
     def down(self) -> tuple[int, ...]:
@@ -183,9 +196,15 @@ class Ps2Keyboard(Ps2Device):
     def _send(self, codes: bytes, code: int, what: str) -> None:
         if self._trace.enabled:
             self._trace(f"keyboard: {key_name(code)} {what} -> {codes.hex(' ')} (scan code set {self._set})")
+        if not (self._reports or self._taken_report) and self._clock.now() - self._emptied >= PAUSE:
+            self._row = 0
+        self._append(codes)
+        self.data_ready()
+
+    def _append(self, codes: bytes) -> None:
         self._overrun = False
         self._reports.extend(codes)
-        self.data_ready()
+        self._row += len(codes)
 
     def _room(self, codes: bytes) -> bool:
         return len(self._reports) + self._taken_report + len(codes) < BUFFER_SIZE
@@ -198,9 +217,24 @@ class Ps2Keyboard(Ps2Device):
             self._reports.append(0xFF if self._set == 1 else 0x00)
 
     def _report_taken(self) -> None:
+        if self._reports:
+            return
+        self._emptied = self._clock.now()
+        if self._owed or self._row > BURST:
+            self._pausing = True
+            self._pause_timer.arm(self._emptied + PAUSE)
+        else:
+            self._tell_room()
+
+    def _end_pause(self) -> None:
+        self._pausing = False
+        self._row = len(self._reports) + self._taken_report  # of a source that does not wait
         while self._owed and self._room(self._owed[0]):
-            self._overrun = False
-            self._reports.extend(self._owed.popleft())
+            self._append(self._owed.popleft())
+        self.data_ready()
+        self._tell_room()
+
+    def _tell_room(self) -> None:
         if self.on_room is not None and self.ready:
             self.on_room()
 
@@ -245,6 +279,7 @@ class Ps2Keyboard(Ps2Device):
         else:
             self._command = 0
             self._execute(value)
+        self._tell_room()  # a command may have emptied the buffer or begun to scan
 
     def _execute(self, command: int) -> None:
         if command in (CMD_SETLEDS, CMD_SCANSET, CMD_SETREP) or command in _THESE_KEYS:
@@ -257,8 +292,6 @@ class Ps2Keyboard(Ps2Device):
         elif command == CMD_ENABLE:
             self._answer(PS2_RET_ACK)
             self._scanning = True
-            if self.on_room is not None and self.ready:
-                self.on_room()
         elif command in (CMD_RESET_DIS, CMD_RESET_DEF):
             self._defaults()
             self._scanning = self._scanning and command == CMD_RESET_DEF
@@ -274,8 +307,6 @@ class Ps2Keyboard(Ps2Device):
             self._power_on()
             self._light(0)
             self._answer(PS2_RET_ACK, PS2_RET_BAT)
-            if self.on_room is not None and self.ready:
-                self.on_room()
         else:
             self._answer(PS2_RET_NAK)
 

@@ -13,7 +13,7 @@ from pyvmm import input_codes as ic
 from pyvmm.bus import Bus
 from pyvmm.clock import FakeClock
 from pyvmm.devices.i8042 import I8042
-from pyvmm.devices.ps2_keyboard import BUFFER_SIZE, Ps2Keyboard
+from pyvmm.devices.ps2_keyboard import BUFFER_SIZE, PAUSE, Ps2Keyboard
 from pyvmm.devices.ps2_mouse import Ps2Mouse
 from pyvmm.devices.scancodes import KEYS, sequences
 from pyvmm.irq import FakeIrq
@@ -440,6 +440,7 @@ class LinuxDriver:
         for _ in range(16):
             if not self.pc.status & OBF:
                 return
+            self.pc.clock.advance(50_000)
             self.pc.data()
         assert not self.pc.status & OBF, "i8042: No controller found"
 
@@ -543,6 +544,21 @@ def test_linux_probes_after_a_flood(pc: Pc) -> None:
     LinuxDriver(pc).probe_controller()
 
 
+def test_linux_probes_while_a_thousand_keys_wait(pc: Pc) -> None:
+    """Typed ahead by a source that waits for the guest: each byte that i8042_flush() reads may let the next one in."""
+    keyboard = pc.keyboard
+    waiting = [(key, value) for key in list(KEYS)[:50] * 10 for value in (1, 0)]
+
+    def pump() -> None:
+        while waiting and keyboard.ready:
+            keyboard.key(*waiting.pop(0))
+
+    keyboard.on_room = pump
+    pump()
+    LinuxDriver(pc).probe_controller()
+    assert waiting
+
+
 def test_panic_blink(pc: Pc) -> None:
     # i8042_panic_blink() sends both bytes without reading what comes back.
     for led in (0x05, 0x00) * 20:
@@ -626,6 +642,8 @@ def test_ten_thousand_keys_by_a_source_that_waits(pc: Pc) -> None:
         received.append(pc.data())
         if chance.random() < 0.01:
             pc.clock.advance(700 * MS)  # a slow guest: no key repeats because of it
+        elif not pc.irq1.level:
+            pc.clock.advance(PAUSE)
     assert decode_set_1(received) == script
     assert pc.keyboard.ready
 

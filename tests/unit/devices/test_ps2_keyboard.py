@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm import input_codes as ic
 from pyvmm.clock import FakeClock
-from pyvmm.devices.ps2_keyboard import BUFFER_SIZE, Ps2Keyboard
+from pyvmm.devices.ps2_keyboard import BUFFER_SIZE, PAUSE, Ps2Keyboard
 from pyvmm.devices.scancodes import KEYS
 from pyvmm.trace import Channel
 
@@ -37,6 +37,14 @@ class Bench:
         received = bytearray()
         while (value := self.read()) >= 0:
             received.append(value)
+        return bytes(received)
+
+    def drain_slowly(self) -> bytes:
+        """All that comes, with the pauses between."""
+        received = bytearray()
+        while codes := self.drain():
+            received += codes
+            self.clock.advance(PAUSE)
         return bytes(received)
 
     def send(self, *values: int) -> bytes:
@@ -378,7 +386,7 @@ def test_overrun(bench: Bench, scan_code_set: int, overrun: int) -> None:
     assert received[-1] == overrun
     assert received.count(overrun) == 1
     bench.keyboard.release_all()
-    breaks = bench.drain()
+    breaks = bench.drain_slowly()
     if scan_code_set != 3:
         assert breaks == (
             b"".join(bytes((0xF0, c)) for c in received[14::-1])
@@ -414,7 +422,7 @@ def test_no_break_code_is_lost(bench: Bench) -> None:
     for code in letters:
         bench.keyboard.key(code, 0)
     bench.keyboard.key(ic.KEY_Z, 1)  # may not overtake the break codes
-    received = bench.drain()
+    received = bench.drain_slowly()
     assert received.count(0xF0) == len(letters)
     assert received[:10].count(0xF0) == 0
     assert received[-2:] == b"\xf0\x3b"
@@ -427,7 +435,7 @@ def test_release_all_with_a_full_buffer(bench: Bench) -> None:
     for code in list(KEYS)[:60]:
         bench.keyboard.key(code, 1)
     bench.keyboard.release_all()
-    received = bench.drain()
+    received = bench.drain_slowly()
     makes = [b for i, b in enumerate(received) if b not in (0, 0xF0) and (i == 0 or received[i - 1] != 0xF0)]
     breaks = [received[i + 1] for i, b in enumerate(received) if b == 0xF0]
     assert breaks == makes[::-1]
@@ -450,8 +458,66 @@ def test_ready_and_on_room(bench: Bench) -> None:
         assert not keyboard.ready
         received.append(value)
         keyboard.taken()
+        if not waiting or not keyboard.ready:
+            bench.clock.advance(PAUSE)
     assert received.hex(" ") == " ".join(["4b f0 4b e0 75 e0 f0 75 5a f0 5a"] * 20)
     assert keyboard.ready
+
+
+def test_a_host_that_empties_the_keyboard_comes_to_an_end(bench: Bench) -> None:
+    """Linux's i8042_flush() reads a byte each 50 microseconds; after the sixteenth it says "No controller found"."""
+    keyboard = bench.keyboard
+    waiting = [(code, value) for code in list(KEYS)[:100] for value in (1, 0)]
+
+    def pump() -> None:
+        while waiting and keyboard.ready:
+            keyboard.key(*waiting.pop(0))
+
+    keyboard.on_room = pump
+    pump()
+    while waiting or keyboard.down:
+        row = 0
+        while bench.read() >= 0:
+            row += 1
+            bench.clock.advance(50_000)
+        assert row <= 16 and (row > 8 or not waiting)
+        bench.clock.advance(PAUSE)
+
+
+def test_break_codes_that_waited_for_room_come_in_rows_too(bench: Bench) -> None:
+    codes = [getattr(ic, f"KEY_{letter}") for letter in "ABCDEFGHIJKLMNO"]
+    for code in codes:
+        bench.keyboard.key(code, 1)
+    bench.keyboard.release_all()
+    rows = []
+    while codes_in_a_row := bench.drain():
+        rows.append(len(codes_in_a_row))
+        bench.clock.advance(PAUSE)
+    assert rows == [15, 14, 14, 2]
+
+
+def test_keys_with_time_between_them_never_pause(bench: Bench) -> None:
+    for _ in range(20):
+        bench.keyboard.key(ic.KEY_A, 1)
+        assert bench.drain() == b"\x1c"
+        assert bench.keyboard.ready
+        bench.clock.advance(PAUSE)
+        bench.keyboard.key(ic.KEY_A, 0)
+        assert bench.drain() == b"\xf0\x1c"
+        assert bench.keyboard.ready
+        bench.clock.advance(PAUSE)
+
+
+@pytest.mark.parametrize("command", [(0xF6,), (0xF0, 2)])
+def test_on_room_after_a_command_that_empties_the_buffer(bench: Bench, command: tuple[int, ...]) -> None:
+    """Else a source that waits would wait for ever: nobody will read the codes that are gone."""
+    calls: list[bool] = []
+    bench.keyboard.key(ic.KEY_A, 1)
+    bench.keyboard.on_room = lambda: calls.append(bench.keyboard.ready)
+    assert not bench.keyboard.ready
+    for value in command:
+        bench.keyboard.write(value)
+    assert True in calls
 
 
 def test_on_room_after_enable_and_reset(bench: Bench) -> None:
