@@ -186,7 +186,8 @@ class VirtioInput(VirtioDevice):
         self._select = self._subsel = 0
 
     def driver_ok_changed(self, ok: bool) -> None:
-        """A new driver knows of no key that is down; an old one is owed nothing."""
+        """A new driver knows of no key that is down and has set no LED; an old one is owed nothing."""
+        self._leds.clear()
         self._state.clear()
         self._shown.clear()
         self._backlog.clear()
@@ -214,7 +215,8 @@ class VirtioInput(VirtioDevice):
         for kind, code, value in events:
             if code not in self._bits.get(kind, ()) or kind == EV_LED or (kind == EV_KEY and value not in (0, 1)):
                 continue
-            batch += EVENT.pack(kind, code, _signed(value))
+            value = _signed(value)
+            batch += EVENT.pack(kind, code, value)
             if kind != EV_REL:
                 self._state[kind, code] = value
         if not batch:
@@ -276,7 +278,7 @@ class VirtioInput(VirtioDevice):
                 self._dirty = False
                 return
             part = wrong[: max(1, min(RESYNC_EVENTS, queue.size - 1))]
-            batch = b"".join(EVENT.pack(*key, _signed(self._state[key])) for key in part)
+            batch = b"".join(EVENT.pack(*key, self._state[key]) for key in part)
             if not self._deliver(batch + EVENT.pack(EV_SYN, SYN_REPORT, 0)):
                 return
 

@@ -259,6 +259,32 @@ def test_leds_are_told_once_a_change() -> None:
     assert leds == [(ic.LED_CAPSL, True), (ic.LED_NUML, True), (ic.LED_CAPSL, False)]
 
 
+def test_a_new_driver_switches_leds_that_the_old_one_left_on() -> None:
+    """Meanwhile the guest's PS/2 driver may have turned them off."""
+    leds: list[tuple[int, bool]] = []
+    keyboard = VirtioKeyboard("standard", on_led=lambda led, on: leds.append((led, on)))
+    guest = Virtio.of(keyboard)
+    for _ in range(2):
+        status = guest.setup(VERSION_1)[1]
+        guest.board.ram.write(DATA, struct.pack("<HHi", ic.EV_LED, ic.LED_CAPSL, 1))
+        status.add([(DATA, 8, False)])
+        guest.kick(1)
+    assert leds == [(ic.LED_CAPSL, True), (ic.LED_CAPSL, True)]
+
+
+def test_a_position_beyond_32_bits_is_set_right_once() -> None:
+    tablet = VirtioTablet()
+    reader = Reader(Virtio.of(tablet), VERSION_1, buffers=2)
+    for x in range(BACKLOG_EVENTS):
+        tablet.send([(ic.EV_ABS, ic.ABS_X, x + (1 << 32))])
+    events: list[tuple[int, int, int]] = []
+    while batch := reader.read():
+        events += batch
+        assert len(events) <= 2 * BACKLOG_EVENTS, "no end"
+        reader.refill()
+    assert batches(events)[-1] == [(ic.EV_ABS, ic.ABS_X, BACKLOG_EVENTS - 1)] and tablet.ready
+
+
 def test_with_the_router() -> None:
     keyboard, mouse = VirtioKeyboard(), VirtioMouse()
     router = Router("auto", virtio_keyboard=keyboard, virtio_mouse=mouse)
