@@ -34,9 +34,17 @@ def describe(config: MachineConfig) -> Platform:
         apic=IoApic(layout.IOAPIC) if config.irqchip != "user" else None,
         pci=PciHost(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
-            memory64=Window(layout.PCI_MMIO64_START, layout.PCI_MMIO64_END - 1),
+            memory64=_memory64(config.memory),
             ecam=layout.ECAM_START,
             gsis=layout.PCI_GSIS,
             irqs=layout.PCI_IRQS,
         ),
     )
+
+
+def _memory64(memory: int) -> Window:
+    """PCI memory above 4 GiB: where it always is, or behind the RAM of a machine that has more than fits below."""
+    size = layout.PCI_MMIO64_END - layout.PCI_MMIO64_START
+    ram_end = layout.HOLE_END + max(0, memory - layout.HOLE_START)
+    start = max(layout.PCI_MMIO64_START, (ram_end + size - 1) // size * size)
+    return Window(start, start + size - 1)

@@ -10,17 +10,22 @@ from pathlib import Path
 import pytest
 
 from pyvmm import layout
+from pyvmm.acpi.platform import Window
 from pyvmm.cli import main
+from pyvmm.config import MachineConfig
+from pyvmm.platform import describe
 
 CONFIGURATIONS = [
     ["--irqchip", irqchip, "-c", cpus]
     for irqchip, cpus in itertools.product(("kernel", "split", "user"), ("1", "2", "16"))
     if irqchip != "user" or cpus == "1"
 ] + [
-    ["-c", "255", "-m", "5G"],
+    ["-c", "255", "-m", "1G"],
     ["--root-ports", "4", "--rng", "--virtio-input", "aero", "--tablet"],
     ["--root-ports", "1", "--irqchip", "user", "--virtio-input", "standard"],
 ]  # fmt: skip
+
+IDIO16 = Path(__file__).resolve().parents[3] / "docs" / "examples" / "idio16.py"
 
 
 def tables(directory: Path) -> dict[str, bytes]:
@@ -65,6 +70,21 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("memory", "window"),
+    [
+        (128 * layout.MIB, 1 << 38),
+        (255 * layout.GIB, 1 << 38),
+        (255 * layout.GIB + 4096, 2 << 38),
+        (600 * layout.GIB, 3 << 38),
+    ],
+)
+def test_64_bit_pci_memory_is_not_ram(memory: int, window: int) -> None:
+    pci = describe(MachineConfig(memory=memory)).pci
+    assert pci is not None and pci.memory64 == Window(window, window + (1 << 38) - 1)
+    assert window >= memory + layout.GIB
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         ([], "--out"),
@@ -73,6 +93,22 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
         (["--out", "x", "-c", "0"], "'0' is no number of vCPUs"),
         (["--out", "x", "nobody"], "there is no guest 'nobody'"),
         (["--out", "x", "--display", "x11"], "unrecognized arguments: --display"),
+        (["--out", "x", "--device", "/no/such.py:Device"], "/no/such.py is no Python file"),
+        (["--out", "x", "--device", str(IDIO16), "--device", f"{IDIO16}:Idio16"], "write it as FILE.py:CLASS"),
+        (["--out", "x", "--device", f"{IDIO16}:Idio16,port=1", "--root-ports", "1"], "root port 1 does not exist"),
+        (["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--rng"], "--rng: no free PCI slot"),
+        (["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--virtio-input", "aero"], "no free PCI slot"),
+        (["--out", "x", "-k", "/no/kernel"], "kernel /no/kernel: No such file or directory"),
+        (["--out", "x", "-k", str(IDIO16)], "a text file"),
+        (["--out", "x", "-k", str(IDIO16), "--flat", "real", "-i", "x"], "a flat binary of mode real takes no initrd"),
+        (["--out", "x", "-i", "x"], "-i and -p go with a kernel"),
+        (["--out", "x", "-m", "1M"], "guest keyboard needs 16384 KiB"),
+        (["--out", "x", "-m", "64T"], "ask for less"),
+        (["--out", "x", "pio", "--set", "y=1"], "guest pio has no y"),
+        (["--out", "x", "--irqchip", "user", "-c", "2"], "a PIC serves one CPU"),
+        (["--out", "x", "--trace", "exit"], "--trace exit: there is no such channel"),
+        (["--out", "x", "--trace", "exits=/no/such/place"], "--trace: cannot write /no/such/place"),
+        (["--out", "x", "--trace", "exits=/"], "--trace: cannot write /"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -82,6 +118,7 @@ def test_mistakes(arguments: list[str], says: str, capsys: pytest.CaptureFixture
     except SystemExit as ended:
         assert isinstance(ended.code, int)
         status = ended.code
+    assert not Path("x").exists()
     shown = capsys.readouterr()
     assert (status, shown.out, shown.err.count("\n")) == (2, "", 1)
     assert says in shown.err
