@@ -75,7 +75,9 @@ class Image:
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes [offset, offset+length), fewer where the file ends before."""
-        length = max(0, min(length, self.size - offset))
+        length = min(length, self.size - offset)
+        if length <= 0:  # and an offset that a damaged file gives may be more than pread() takes
+            return b""
         if self._fd < 0:
             return self._data[offset : offset + length]
         try:

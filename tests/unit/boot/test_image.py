@@ -25,6 +25,7 @@ def test_bytes_and_file_behave_alike(tmp_path: Path) -> None:
             assert image.read(10, 4) == data[10:14]
             assert image.read(len(data) - 2, 100) == data[-2:]
             assert image.read(len(data) + 5, 100) == b""
+            assert image.read((1 << 64) - 16, 100) == b""
             image.load(memory, 0x1001, 3, 9000)
             with pytest.raises(BootError, match="truncated"):
                 image.load(memory, 0, 1, len(data))
