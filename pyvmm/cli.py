@@ -221,11 +221,16 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
     )
 
 
+def trace_file(arguments: argparse.Namespace) -> Path | None:
+    """What --trace CHANNEL,...=FILE names; None for stderr."""
+    _, _, file = (arguments.trace or "").partition("=")
+    return Path(file) if file else None
+
+
 def make_host_config(arguments: argparse.Namespace) -> HostConfig:
     """What the machine is connected to on this host."""
     from .config import HostConfig
 
-    _, _, trace_file = (arguments.trace or "").partition("=")
     return HostConfig(
         display=arguments.display,
         keyboard=arguments.keyboard,
@@ -234,7 +239,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         screenshot=arguments.screenshot,
         timeout=arguments.timeout,
         no_reboot=arguments.no_reboot,
-        trace_file=Path(trace_file) if trace_file else None,
+        trace_file=trace_file(arguments),
     )
 
 
@@ -251,9 +256,12 @@ def main(argv: list[str] | None = None) -> int:
             case "acpi":
                 from .acpi.build import build, write
                 from .platform import describe
+                from .rehearsal import rehearse
 
+                config = make_config(arguments)
+                rehearse(config, trace_file(arguments))
                 try:
-                    files = write(build(describe(make_config(arguments))), arguments.out)
+                    files = write(build(describe(config)), arguments.out)
                 except OSError as error:
                     raise UserError(f"--out {arguments.out}: {error.strerror}") from None
                 for file in files:

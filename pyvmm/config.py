@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .errors import UserError
 from .layout import MIB
+from .trace import CHANNELS
 
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]
@@ -42,6 +44,14 @@ class MachineConfig:
     input: InputMode = "auto"
     triple_fault: TripleFault = "report"
     trace: frozenset[str] = frozenset()
+
+    def check(self) -> None:
+        """Raises UserError for values that there are not, or that do not go together."""
+        if unknown := sorted(self.trace - {"all", *CHANNELS}):
+            names = ", ".join(CHANNELS)
+            raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
+        if self.irqchip == "user" and self.cpus > 1:
+            raise UserError(f"-c {self.cpus} --irqchip user: a PIC serves one CPU: leave -c away")
 
 
 @dataclass(frozen=True)

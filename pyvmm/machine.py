@@ -68,6 +68,7 @@ class Machine(Lifecycle, Injection):
         trace_sink: Sink | None = None,
         nvram: bytes = b"",
     ) -> None:
+        config.check()
         self._nvram = nvram
         self.config = config
         self.trace = Trace(config.trace, trace_sink)
@@ -98,7 +99,6 @@ class Machine(Lifecycle, Injection):
             self._assign_pci_resources()
             self.vcpus = [self._create_vcpu(n) for n in range(self.config.cpus)]
             self._start_at(self._load())
-            self._check_trace()
             self._resources = resources.pop_all()
 
     def _create_vm(self) -> None:
@@ -132,8 +132,6 @@ class Machine(Lifecycle, Injection):
 
         if self.config.irqchip == "split":
             return SplitIrqchip(vm, self.pio, self.mmio, self.loop, wake, irq)
-        if self.config.cpus > 1:
-            raise UserError(f"-c {self.config.cpus} --irqchip user: a PIC serves one CPU: leave -c away")
         return UserIrqchip(vm, self.pio, self.loop, wake, irq)
 
     def _add_devices(self) -> None:
@@ -218,14 +216,10 @@ class Machine(Lifecycle, Injection):
 
     def _assign_pci_resources(self) -> None:
         """What firmware would do: a guest that does not place BARs itself finds them placed."""
-        if len(self.pci.all_functions()) == 1:  # the host bridge, which has none
-            return
-        from .pci.firmware import assign_resources
+        if len(self.pci.all_functions()) > 1:  # the host bridge has none
+            from .slots import place_bars
 
-        try:
-            assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
-        except ValueError as error:
-            raise UserError(f"{error}: leave a --device away") from None
+            place_bars(self.pci)
 
     def _add_input(self) -> None:
         """virtio-input at 00:0A, one function a device, and the router that chooses between it and PS/2."""
@@ -286,13 +280,6 @@ class Machine(Lifecycle, Injection):
             VcpuThread(vcpu, self.lock, self.pio, self.mmio, self.on_exit, self.on_error, pic, exits, irq)
         )
         return vcpu
-
-    def _check_trace(self) -> None:
-        for name in ("evdev", "x11"):
-            self.trace.channel(name)  # those of the session around the machine
-        if unknown := self.trace.unknown:
-            names = ", ".join(self.trace.names)
-            raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
 
     def _load(self) -> CpuState:
         """Put what the user boots into RAM, and the tables that it will look for."""

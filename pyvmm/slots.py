@@ -9,6 +9,8 @@ from .config import MachineConfig
 from .errors import UserError
 from .pci.bus import PciBus
 from .pci.device import PciDevice
+from .pci.firmware import assign_resources
+from .pci.host import PciHost
 from .pci.root_port import RootPort
 from .trace import Channel
 from .userdevice import device_port, load_device, one_line
@@ -32,6 +34,14 @@ def plug_in(config: MachineConfig, root: PciBus, defer: Defer, trace: Channel) -
             raise UserError(f"{what}: root port {behind} does not exist or is taken: see --root-ports")
     if config.rng:
         root.add(VirtioPci(VirtioRng(trace=trace), defer=defer), _free_slot("--rng", root))
+
+
+def place_bars(host: PciHost) -> None:
+    """What firmware does before the guest starts; UserError where the devices want more addresses than there are."""
+    try:
+        assign_resources(host, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
+    except ValueError as error:
+        raise UserError(f"{error}: leave a --device away") from None
 
 
 def _free_slot(what: str, root: PciBus) -> int:

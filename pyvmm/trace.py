@@ -10,7 +10,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TextIO
+from typing import Final, TextIO
+
+CHANNELS: Final = (
+    "acpi",
+    "control",
+    "evdev",
+    "exits",
+    "i8042",
+    "input",
+    "irq",
+    "pci",
+    "rtc",
+    "serial",
+    "vga",
+    "x11",
+)
+"""All that there are."""
 
 Sink = Callable[[int, str, str], None]
 """(nanoseconds of CLOCK_MONOTONIC, channel name, message)."""
@@ -44,21 +60,12 @@ class Trace:
         self._channels: dict[str, Channel] = {}
 
     def channel(self, name: str) -> Channel:
-        """The channel *name*; it is on if the user asked for it (or for "all")."""
+        """The channel *name*, one of CHANNELS; it is on if the user asked for it (or for "all")."""
+        assert name in CHANNELS, name
         if name not in self._channels:
             on = name in self._enabled or "all" in self._enabled
             self._channels[name] = Channel(name, self._sink if on else None)
         return self._channels[name]
-
-    @property
-    def names(self) -> list[str]:
-        """The channels that there are."""
-        return sorted(self._channels)
-
-    @property
-    def unknown(self) -> list[str]:
-        """What the user asked for and is no channel."""
-        return sorted(self._enabled - {"all"} - self._channels.keys())
 
 
 def text_sink(stream: TextIO) -> Sink:

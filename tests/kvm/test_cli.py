@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pyvmm import guests, machine
-from pyvmm.cli import main
+from pyvmm import guests, layout, machine
+from pyvmm.cli import main, make_config, make_parser
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.outcome import EXIT_STATUS_HELP
@@ -331,6 +331,25 @@ def test_more_devices_than_slots(mistake: Callable[..., str], devices: Path, als
 def test_a_device_that_raises_when_it_is_plugged_in(mistake: Callable[..., str], devices: Path) -> None:
     said = mistake("run", "pio", "--device", f"{devices}:Raises")
     assert "devices.py:Raises: FileNotFoundError: [Errno 2] No such file or directory: 'firmware.bin'" in said
+
+
+# ACPI tables
+
+
+def test_acpi_writes_what_the_machine_has(pyvmm: Pyvmm, devices: Path, tmp_path: Path) -> None:
+    """With everything that can be plugged in; a kernel finds them in RAM byte for byte."""
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(make_bzimage())
+    device, out = f"{devices}:Vectors", tmp_path / "tables"
+    options = ["--device", device, "--rng", "--root-ports", 2, "--device", f"{device},port=1", "-c", 3, "-m", "64M"]
+    assert pyvmm("acpi", "-k", kernel, *options, "--out", out).status == 0
+    arguments = make_parser().parse_args(["run", "-k", str(kernel), *map(str, options)])
+    with machine.Machine(make_config(arguments)) as running:
+        area = running.memory.read(layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE)
+    tables = {file.stem: file.read_bytes() for file in out.iterdir()}
+    assert area.startswith(tables["rsdp"])
+    assert sorted(tables) == ["apic", "dsdt", "facp", "facs", "mcfg", "rsdp", "rsdt", "ssdt", "xsdt"]
+    assert all(table in area for table in tables.values())
 
 
 # Files

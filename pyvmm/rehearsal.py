@@ -1,0 +1,53 @@
+"""A machine put together without a KVM, to find out whether it can be: what `pyvmm acpi` does first."""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+from . import layout
+from .boot.error import BootError
+from .bus import Bus
+from .config import MachineConfig
+from .errors import UserError
+from .eventfds import NoMsi
+from .guest import load_guest
+from .irq import LevelIrq
+from .kernel import load_kernel
+from .memory import GuestMemory
+from .pci.host import PciHost
+from .pci.host_bridge import HostBridge
+from .ram import Ram
+from .slots import place_bars, plug_in
+from .trace import OFF
+from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
+
+
+def rehearse(config: MachineConfig, trace_file: Path | None = None) -> None:
+    """Raises the UserError that running a machine of *config* would raise, but for what this host's KVM limits."""
+    config.check()
+    if trace_file is not None:
+        place = trace_file if trace_file.exists() else trace_file.parent
+        if trace_file.is_dir() or not os.access(place, os.W_OK):
+            raise UserError(f"--trace: cannot write {trace_file}: name a file where you may write one")
+    with closing(Ram(config.memory)) as ram:
+        _plug_in(config, ram.memory)
+        try:
+            load_guest(config, ram.memory) if config.kernel is None else load_kernel(config, ram.memory)
+        except BootError as error:
+            raise UserError(str(error)) from None
+
+
+def _plug_in(config: MachineConfig, memory: GuestMemory) -> None:
+    lines = [LevelIrq(lambda level: None) for _ in range(4)]
+    host = PciHost(Bus("MMIO", 1 << 52), Bus("PIO", 1 << 16), memory, lines, NoMsi())
+    host.root.add(HostBridge(layout.ECAM_START), 0)
+    if config.virtio_input != "none":
+        devices: list[VirtioInput] = [VirtioKeyboard(config.virtio_input), VirtioMouse(config.virtio_input)]
+        if config.tablet:
+            devices.append(VirtioTablet(config.virtio_input))
+        for function, device in enumerate(virtio_input_functions(devices)):
+            host.root.add(device, layout.VIRTIO_INPUT_SLOT, function)
+    plug_in(config, host.root, lambda call: None, OFF)
+    place_bars(host)
