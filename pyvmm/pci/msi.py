@@ -177,7 +177,8 @@ class Messages:
     def enabled(self) -> bool:
         raise NotImplementedError
 
-    def _drop_pending(self) -> None:
+    def drop_pending(self) -> None:
+        """Forget the messages that wait: the function is no longer in the state that they told of."""
         for vector in self._vectors:
             vector.pending = False
 
@@ -236,7 +237,7 @@ class Msi(Messages):
         granted = self._granted()
         opened = enabled and self._bus_master()
         if not enabled:
-            self._drop_pending()
+            self.drop_pending()
         for n, vector in enumerate(self._vectors):
             live = opened and n < granted and not masks >> n & 1
             vector.sync(live, address, (data & ~(granted - 1)) | (n & (granted - 1)))
@@ -291,7 +292,7 @@ class Msix(Messages):
     def sync(self) -> None:
         """Read the control register again: after a configuration write, and when bus mastering changes."""
         if not self.enabled:
-            self._drop_pending()
+            self.drop_pending()
         for n in range(self.count):
             self._sync_vector(n)
 

@@ -142,6 +142,7 @@ class VirtioPci(PciDevice):
             queue.reset()
         self.isr = 0
         self.set_intx(False)
+        self.vectors.drop_pending()  # section 2.4.1: no notification of before comes after
         self.device.driver_features = 0
         self.device.reset()
 

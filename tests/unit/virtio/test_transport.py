@@ -148,6 +148,21 @@ def test_reset_brings_everything_back(guest: Virtio) -> None:
     assert len(queues[0].used()) == 1, "what came back before the reset, no more"
 
 
+def test_reset_takes_back_messages_that_wait(guest: Virtio) -> None:
+    driver = guest.setup(VERSION_1)[0]
+    guest.msix()
+    vector_control = guest.bar2 + 16 * 1 + 12
+    guest.board.memory_bus.write(vector_control, 4, 1)
+    driver.add([(DATA, 4, False)])
+    guest.kick(0)
+    pba = guest.bar2 + guest.config.read(guest.config.find(0x11) + 8, 4) - 2
+    assert guest.board.memory_bus.read(pba, 8) == 0b10
+    guest.status = 0
+    assert guest.board.memory_bus.read(pba, 8) == 0
+    guest.board.memory_bus.write(vector_control, 4, 0)
+    assert guest.messages == []
+
+
 def test_a_bus_reset_resets_the_device(guest: Virtio) -> None:
     guest.setup(VERSION_1)
     guest.board.host.reset()
