@@ -8,6 +8,7 @@ next pair.
 
 from __future__ import annotations
 
+import codecs
 from collections import deque
 from collections.abc import Iterable, Sequence
 
@@ -73,10 +74,11 @@ class _SerialText:
     def __init__(self, longest: int) -> None:
         self.next = 0
         self._longest = longest
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character comes in pieces: byte by byte
         self._text = ""
 
     def feed(self, data: bytes) -> None:
-        self._text += data.decode("utf-8", "replace")
+        self._text += self._decoder.decode(data)
 
     def find(self, text: str) -> bool:
         """Whether *text* is there; what stands before its end is done with then."""

@@ -92,6 +92,13 @@ def test_serial_steps_one_after_the_other() -> None:
     assert script.typed() == []
 
 
+def test_a_text_that_is_not_ascii_comes_byte_by_byte() -> None:
+    script = Script("Kennwörter ▶:a", "☺:b")
+    for byte in b"noise \xff\xe2" + "Kennwörter ▶ ☺".encode():
+        script.script.serial_output(bytes((byte,)))
+    assert script.typed() == events_of("ab")
+
+
 def test_serial_memory_is_bounded() -> None:
     script = Script("never:x")
     for _ in range(100):
