@@ -34,11 +34,14 @@ class UdevFinder:
         return int(self._monitor.fileno())
 
     def added(self) -> list[str]:
-        """The nodes that have come since the last call."""
+        """The nodes that have come since the last call; or all there are, where the kernel could not keep count."""
         paths = []
-        while (device := self._monitor.poll(timeout=0)) is not None:
-            if device.action == "add" and _is_event_node(device.device_node):
-                paths.append(device.device_node)
+        try:
+            while (device := self._monitor.poll(timeout=0)) is not None:
+                if device.action == "add" and _is_event_node(device.device_node):
+                    paths.append(device.device_node)
+        except OSError:  # ENOBUFS: more came than the socket holds, while the process was stopped perhaps
+            return self.paths()
         return paths
 
     def close(self) -> None:
