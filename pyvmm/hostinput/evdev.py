@@ -72,7 +72,7 @@ class Finder(Protocol):
         """Readable when devices have come."""
 
     def added(self) -> list[str]:
-        """Those that have come since the last call."""
+        """Those that have come since the last call; others that are there may be among them."""
 
     def close(self) -> None: ...
 
@@ -310,9 +310,7 @@ class EvdevCapture:
         except BlockingIOError:
             pass
         except OSError as error:
-            if error.errno == errno.EBUSY:
-                self._notify(_busy(captured.path))
-            self._remove(fd)
+            self._lose(fd, error)
 
     def close(self) -> None:
         """Give everything back; any number of times."""
@@ -356,8 +354,8 @@ class EvdevCapture:
         for fd, captured in list(self._devices.items()):
             try:
                 captured.take()
-            except OSError:
-                self._remove(fd)
+            except OSError as error:
+                self._lose(fd, error)
 
     @property
     def grabbed(self) -> list[str]:
@@ -428,6 +426,12 @@ class EvdevCapture:
         except OSError:
             self._remove(fd)
             raise
+
+    def _lose(self, fd: int, error: OSError) -> None:
+        """The device is gone, or is somebody else's now."""
+        if error.errno == errno.EBUSY:
+            self._notify(_busy(self._devices[fd].path))
+        self._remove(fd)
 
     def _remove(self, fd: int) -> None:
         captured = self._devices.pop(fd)

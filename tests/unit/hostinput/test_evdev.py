@@ -273,6 +273,20 @@ def test_while_the_process_is_stopped_the_host_has_everything(board: FakeDevice)
     capture.close()
 
 
+def test_one_that_another_program_took_meanwhile_is_one_line(board: FakeDevice) -> None:
+    """While all is the host's; the keyboard with the chord is fine, its mouse is not."""
+    mouse = FakeDevice("/dev/input/event5", MOUSE, "mouse")
+    host = Host(board, mouse)
+    capture = host.capture(mouse="")
+    press_chord(board, capture)
+    assert capture.grabbed == [] and host.lines == []
+    mouse.grabbed_by_other = True
+    press_chord(board, capture)
+    assert capture.grabbed == [board.path] and mouse.closed
+    assert len(host.lines) == 1 and "another program" in host.lines[0]
+    capture.close()
+
+
 def test_an_unplugged_keyboard_releases_its_keys(board: FakeDevice) -> None:
     host = Host(board)
     capture = host.capture()
