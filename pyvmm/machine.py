@@ -201,6 +201,7 @@ class Machine(Lifecycle, Injection):
             interrupt_lines=layout.PCI_IRQS,
             doorbells=doorbells,
             reset_control=ResetControl(reset, reset, self.trace.channel("control")),
+            defer=self.loop.post,
             trace=self.trace.channel("pci"),
         )
         self.pio.map(layout.PCI_CONFIG, 8, self.pci.config_ports)
@@ -212,7 +213,7 @@ class Machine(Lifecycle, Injection):
         if self.config.root_ports or self.config.devices or self.config.rng:
             from .slots import plug_in
 
-            plug_in(self.config, self.pci.root, self.loop.post, self.trace.channel("pci"))
+            plug_in(self.config, self.pci.root, self.trace.channel("pci"))
 
     def _assign_pci_resources(self) -> None:
         """What firmware would do: a guest that does not place BARs itself finds them placed."""
@@ -244,7 +245,7 @@ class Machine(Lifecycle, Injection):
                     identity, on_driver_ok=lambda ok: self.router.virtio_tablet_driver(ok), trace=trace
                 )
                 devices.append(tablet)
-            for function, device in enumerate(virtio_input_functions(devices, self.loop.post)):
+            for function, device in enumerate(virtio_input_functions(devices)):
                 self.pci.root.add(device, layout.VIRTIO_INPUT_SLOT, function)
         self.virtio_keyboard, self.virtio_mouse, self.virtio_tablet = keyboard, mouse, tablet
         self.router = Router(

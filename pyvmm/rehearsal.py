@@ -49,5 +49,5 @@ def _plug_in(config: MachineConfig, memory: GuestMemory) -> None:
             devices.append(VirtioTablet(config.virtio_input))
         for function, device in enumerate(virtio_input_functions(devices)):
             host.root.add(device, layout.VIRTIO_INPUT_SLOT, function)
-    plug_in(config, host.root, lambda call: None, OFF)
+    plug_in(config, host.root, OFF)
     place_bars(host)

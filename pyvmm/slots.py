@@ -14,11 +14,11 @@ from .pci.host import PciHost
 from .pci.root_port import RootPort
 from .trace import Channel
 from .userdevice import device_port, load_device, one_line
-from .virtio.pci import Defer, VirtioPci
+from .virtio.pci import VirtioPci
 from .virtio.rng import VirtioRng
 
 
-def plug_in(config: MachineConfig, root: PciBus, defer: Defer, trace: Channel) -> None:
+def plug_in(config: MachineConfig, root: PciBus, trace: Channel) -> None:
     """Put what *config* says on *root*, into slots that are free; UserError for what the user got wrong."""
     ports = [RootPort(number) for number in range(config.root_ports)]
     for number, port in enumerate(ports):
@@ -33,7 +33,7 @@ def plug_in(config: MachineConfig, root: PciBus, defer: Defer, trace: Channel) -
         else:
             raise UserError(f"{what}: root port {behind} does not exist or is taken: see --root-ports")
     if config.rng:
-        root.add(VirtioPci(VirtioRng(trace=trace), defer=defer), _free_slot("--rng", root))
+        root.add(VirtioPci(VirtioRng(trace=trace)), _free_slot("--rng", root))
 
 
 def place_bars(host: PciHost) -> None:

@@ -10,7 +10,7 @@ A function that isn't there reads all ones.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyvmm.bus import ALL_ONES, Bus, Device
@@ -33,12 +33,16 @@ RST_CNT: Final = 0xCF9
 ECAM_BUS_SIZE: Final = 1 << 20
 """Bytes of ECAM a bus."""
 
+Defer = Callable[[Callable[[], None]], None]
+"""Runs a call later under the machine lock (Loop.post)."""
+
 
 class PciHost:
     """The root complex.
 
     *intx* are the four lines PIRQA–PIRQD, level, high is asserted; *interrupt_lines* their ISA IRQ numbers, which go
-    into the Interrupt Line registers as firmware would put them there. *reset_control* answers bytes at 0xCF9.
+    into the Interrupt Line registers as firmware would put them there. *reset_control* answers bytes at 0xCF9. With
+    *defer* a function puts off what would hold the guest for long.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class PciHost:
         interrupt_lines: Sequence[int] = (11, 10, 11, 10),
         doorbells: Doorbells | None = None,
         reset_control: Device | None = None,
+        defer: Defer | None = None,
         memory_limit: int = 1 << 52,
         trace: Channel = OFF,
     ) -> None:
@@ -59,6 +64,7 @@ class PciHost:
             raise ValueError("a PCI host has four interrupt lines")
         self.memory = memory
         self.msi = msi
+        self.defer = defer
         self.trace = trace
         self.interrupt_lines = tuple(interrupt_lines)
         ram = [(gpa, gpa + length) for gpa, length in memory.regions]

@@ -62,7 +62,7 @@ from pyvmm.trace import OFF, Channel
 
 from .abi import VIRTIO_ID_INPUT
 from .device import RING_FEATURES, SPLIT_RING_FEATURES, VirtioDevice
-from .pci import Defer, VirtioPci
+from .pci import VirtioPci
 from .queue import VirtQueue
 
 VIRTIO_INPUT_CFG_ID_NAME: Final = 0x01
@@ -387,9 +387,9 @@ class VirtioTablet(VirtioInput):
         """Neither identity has a wheel that turns to the right."""
 
 
-def virtio_input_functions(devices: Sequence[VirtioInput], defer: Defer | None = None) -> list[VirtioPci]:
+def virtio_input_functions(devices: Sequence[VirtioInput]) -> list[VirtioPci]:
     """The PCI function of each device, to be added in this order as functions 0, 1, 2 of one slot."""
-    return [VirtioPci(device, subsystem_id=device.subsystem_id, defer=defer) for device in devices]
+    return [VirtioPci(device, subsystem_id=device.subsystem_id) for device in devices]
 
 
 def _bitmap(codes: Iterable[int]) -> bytes:

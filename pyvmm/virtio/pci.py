@@ -14,7 +14,6 @@ Undefined offsets read zero and ignore writes, at every width.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -71,11 +70,9 @@ _PCI_CFG_OFFSET: Final = 8
 _PCI_CFG_LENGTH: Final = 12
 _PCI_CFG_DATA: Final = 16
 
-Defer = Callable[[Callable[[], None]], None]
-
 
 class VirtioPci(PciDevice):
-    """The PCI function of *device*. *defer* runs a call later under the machine lock (Loop.post)."""
+    """The PCI function of *device*."""
 
     vendor_id = VIRTIO_PCI_VENDOR_ID
     revision_id = 1
@@ -88,7 +85,6 @@ class VirtioPci(PciDevice):
         *,
         subsystem_id: int = 0x1100,
         class_code: int | None = None,
-        defer: Defer | None = None,
     ) -> None:
         self.device_id = VIRTIO_PCI_DEVICE_ID_BASE + device.device_id
         self.class_code = device.class_code if class_code is None else class_code
@@ -117,7 +113,6 @@ class VirtioPci(PciDevice):
         for queue in device.queues:
             queue.interrupt = partial(self._queue_interrupt, queue)
             queue.broken = self.needs_reset
-            queue.defer = defer
             queue.kicked = partial(self.kick, queue.index)
             queue.paused = True
             bar.add_doorbell(NOTIFY + NOTIFY_OFF_MULTIPLIER * queue.index, queue.kicked)
@@ -128,6 +123,11 @@ class VirtioPci(PciDevice):
     ) -> int:
         body = struct.pack("<BBBBHII", 16 + len(more), kind, 0, 0, 0, offset, length) + more
         return self.add_capability(PCI_CAP_ID_VNDR, body, writable)
+
+    def attached(self) -> None:
+        if self.bus is not None:
+            for queue in self.device.queues:
+                queue.defer = self.bus.host.defer
 
     # Status and features
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,29 @@ from tests.kvm.board import Board, board
 
 OK = Outcome(End.DEBUG_EXIT, 0)
 NO_DEVICE = Outcome(End.DEBUG_EXIT, 1)
+ENTROPY = """
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.pci import VirtioPci
+
+
+class Four(VirtioDevice):
+    device_id = 4
+    queue_sizes = (64,)
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def handle_queue(self, queue):
+        assert queue.defer is not None
+        for chain in queue:
+            queue.push(chain, chain.write(bytes([self.number]) * chain.writable_size))
+
+
+class Entropy(VirtioPci):
+    def __init__(self, number):
+        super().__init__(Four(number))
+"""
 
 
 def finish(machine: Board) -> None:
@@ -61,6 +85,14 @@ def test_intx_through_the_ioapic(irqchip: str) -> None:
 def test_among_other_devices() -> None:
     with board("pci", rng=True, virtio_input="standard", tablet=True, root_ports=2) as machine:
         finish(machine)
+
+
+def test_a_virtio_device_from_a_file_of_the_users(tmp_path: Path) -> None:
+    file = tmp_path / "entropy.py"
+    file.write_text(ENTROPY)
+    with board("pci", devices=(f"{file}:Entropy,number=4",)) as machine:
+        finish(machine)
+        assert machine.value("interrupts") == 5
 
 
 def test_no_such_device() -> None:

@@ -63,13 +63,14 @@ class Fuzz:
         self.ram = board.ram = board.host.memory = GuardedMemory()
         self.messages = 0
         self.later: list[Callable[[], None]] = []
+        board.host.defer = self.later.append
         self.inputs = [VirtioKeyboard("standard"), VirtioMouse(), VirtioTablet("standard")]
-        self.functions = virtio_input_functions(self.inputs, self.later.append)
+        self.functions = virtio_input_functions(self.inputs)
         root = board.host.root
         root.add(HostBridge(0xE0000000), 0)
         for number, function in enumerate(self.functions):
             root.add(function, 10, number)
-        self.functions.append(VirtioPci(VirtioRng(lambda count: bytes(count)), defer=self.later.append))
+        self.functions.append(VirtioPci(VirtioRng(lambda count: bytes(count))))
         self.port = port = RootPort()
         root.add(port, 4)
         port.child.add(self.functions[-1], 0)

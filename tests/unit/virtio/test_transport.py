@@ -428,7 +428,8 @@ class Greedy(Echo):
 def test_a_driver_that_never_stops_can_not_hold_the_device() -> None:
     later: list[Callable[[], None]] = []
     device, board = Greedy(), Board()
-    function = VirtioPci(device, defer=later.append)
+    board.host.defer = later.append
+    function = VirtioPci(device)
     board.host.root.add(function, 10)
     guest = Virtio(board, function, board.ecam(0, 10)).map()
     driver = guest.setup(VERSION_1)[0]
