@@ -26,7 +26,6 @@ VIRTIO_INPUT_GSI = 18
 """INTA of slot 0x0A: the third of the four PIRQ lines."""
 CONFIG = MachineConfig(
     memory=256 * MIB,
-    cpus=2,
     kernel=CLOUD_KERNEL,
     initrd=INITRAMFS_PCI,
     cmdline="console=ttyS0 quiet",

@@ -24,7 +24,6 @@ ABOVE = 256 * MIB
 def guest() -> Iterator[Guest]:
     config = MachineConfig(
         memory=3 * GIB + ABOVE,
-        cpus=2,
         kernel=CLOUD_KERNEL,
         initrd=INITRAMFS_CLOUD,
         cmdline="console=ttyS0 quiet",
@@ -98,7 +97,7 @@ def test_without_acpi_the_mp_table_is_enough() -> None:
 XLOADFLAGS = 0x236  # Linux Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
 
 
-def test_four_cpus_from_the_32_bit_entry(tmp_path: Path) -> None:
+def test_the_32_bit_entry(tmp_path: Path) -> None:
     """A kernel that does not offer the 64-bit entry is entered in 32-bit mode."""
     image = bytearray(CLOUD_KERNEL.read_bytes())
     assert image[XLOADFLAGS] & XLF_KERNEL_64
@@ -107,7 +106,6 @@ def test_four_cpus_from_the_32_bit_entry(tmp_path: Path) -> None:
     kernel.write_bytes(image)
     config = MachineConfig(
         memory=512 * MIB,
-        cpus=4,
         kernel=kernel,
         initrd=INITRAMFS_CLOUD,
         cmdline="console=ttyS0 quiet pyvmm.modules=none",
@@ -115,9 +113,7 @@ def test_four_cpus_from_the_32_bit_entry(tmp_path: Path) -> None:
     with Guest(config) as guest:
         guest.expect(USERSPACE)
         guest.expect("# ")
-        assert guest.shell("nproc").split() == ["4"]
-        counts = irq_counts(guest.shell("cat /proc/interrupts"))
-        assert len(counts["LOC"]) == 4 and min(counts["LOC"]) > 10
+        assert guest.shell("echo $((6 * 7)); uname -m").split() == ["42", "x86_64"]
         assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
         guest.send("poweroff -f\n")
         assert guest.wait().end is End.POWER_OFF
