@@ -297,12 +297,13 @@ class EvdevCapture:
 
     def process(self) -> None:
         """Carry what the devices sent to the guest; never waits."""
-        for fd, _ in self._epoll.poll(0):
-            if fd == self._finder.fileno():
-                for path in self._finder.added():
-                    self._plugged_in(path)
-            elif (captured := self._devices.get(fd)) is not None:
+        ready = [fd for fd, _ in self._epoll.poll(0)]
+        for fd in ready:
+            if (captured := self._devices.get(fd)) is not None:
                 self._serve(fd, captured)
+        if self._finder.fileno() in ready:  # last: what has gone may have left its path to what has come
+            for path in self._finder.added():
+                self._plugged_in(path)
 
     def _serve(self, fd: int, captured: _Captured) -> None:
         try:

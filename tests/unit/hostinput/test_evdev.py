@@ -312,6 +312,18 @@ def test_one_that_is_plugged_in_is_taken(board: FakeDevice) -> None:
     capture.close()
 
 
+def test_one_that_comes_back_under_the_same_name_is_taken(board: FakeDevice) -> None:
+    """As after the host's suspend, when all of a keyboard's nodes have gone and come before anybody looked."""
+    host = Host(board)
+    capture = host.capture()
+    again = FakeDevice(board.path, KEYS, "keyboard")
+    host.plug(again)
+    board.unplug()
+    capture.process()
+    assert board.closed and again.grabbed and capture.grabbed == [again.path]
+    capture.close()
+
+
 def test_one_that_is_plugged_in_while_given_back_stays_the_hosts(board: FakeDevice) -> None:
     other = FakeDevice("/dev/input/event4", KEYS)
     host = Host(board)
