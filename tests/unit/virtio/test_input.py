@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm import input_codes as ic
+from pyvmm.clock import FakeClock
+from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.hostinput.router import Router
 from pyvmm.virtio.device import RING_FEATURES
 from pyvmm.virtio.input import (
@@ -303,6 +305,38 @@ def test_with_the_router() -> None:
         reader.refill()
     assert batches(events) == [[(1, code, value)] for code in range(1, 21) for value in (1, 0)]
     assert router.keyboard_idle
+
+
+def codes(keyboard: Ps2Keyboard) -> str:
+    """What the guest's i8042 driver reads now."""
+    found = []
+    while (code := keyboard.take()) >= 0:
+        found.append(code)
+        keyboard.taken()
+    return bytes(found).hex(" ")
+
+
+def test_a_key_held_while_the_driver_comes_or_goes_sticks_on_neither_side() -> None:
+    ps2, keyboard = Ps2Keyboard(FakeClock()), VirtioKeyboard()
+    router = Router("auto", ps2_keyboard=ps2, virtio_keyboard=keyboard)
+    keyboard.on_driver_ok = router.virtio_keyboard_driver
+    source = router.source("test")
+    guest = Virtio.of(keyboard)
+    source.key(ic.KEY_A, 1)
+    source.key(ic.KEY_B, 1)  # waits until the guest has read the first
+    reader = Reader(guest, VERSION_1)
+    assert codes(ps2) == "1c 32 f0 1c f0 32", "both are let go where they were pressed"
+    source.key(ic.KEY_A, 0)
+    source.key(ic.KEY_C, 1)
+    source.key(ic.KEY_B, 0)
+    assert batches(reader.read()) == [[(ic.EV_KEY, ic.KEY_C, 1)]]
+    guest.status = 0
+    source.key(ic.KEY_C, 0)
+    assert codes(ps2) == ""
+    source.key(ic.KEY_D, 1)
+    source.key(ic.KEY_D, 0)
+    assert codes(ps2) == "23 f0 23"
+    assert Reader(guest, VERSION_1).read() == []
 
 
 STEPS = st.lists(
