@@ -126,7 +126,8 @@ class VirtQueue:
     def __iter__(self) -> Iterator[Chain]:
         """The chains that are there, until there are none; the driver need not kick meanwhile.
 
-        A driver that adds as fast as we take can't hold us: the rest is put off to the loop.
+        A driver that adds as fast as we take can't hold us: the rest is put off to the loop. Whoever leaves before the
+        end (`break`) is kicked for what the driver adds then, and looks for what is there already when it can go on.
         """
         budget = 2 * self.size if self.defer is not None else UNDEFERRED_BUDGET
         self.set_kicks(False)
@@ -138,7 +139,11 @@ class VirtQueue:
                 if chain is None:
                     return
                 self.set_kicks(False)
-            yield chain
+            try:
+                yield chain
+            except GeneratorExit:
+                self.set_kicks(True)
+                raise
         self.set_kicks(True)
         if self.defer is not None and not self._deferred:
             self._deferred = True  # one at a time: each kick of such a driver would add another

@@ -448,6 +448,22 @@ def test_a_driver_that_never_stops_can_not_hold_the_device() -> None:
     assert len(later) == 1, "and the rest is not forgotten"
 
 
+@pytest.mark.parametrize("features", ALL_RINGS)
+def test_a_device_that_takes_one_chain_and_leaves_is_kicked_for_the_next(guest: Virtio, features: int) -> None:
+    def take_one(queue: VirtQueue) -> None:
+        for chain in queue:
+            queue.push(chain, 0)
+            break
+
+    echo_of(guest).handle_queue = take_one  # type: ignore[method-assign]
+    driver = guest.setup(features)[0]
+    for _ in range(40):
+        driver.add([(DATA, 4, True)])
+        assert driver.needs_kick()
+        guest.kick(0)
+        assert len(driver.used()) == 1
+
+
 def test_chains_from_before_a_reset_are_not_pushed_into_the_new_ring(guest: Virtio) -> None:
     driver = guest.setup(VERSION_1)[0]
     device = echo_of(guest)
