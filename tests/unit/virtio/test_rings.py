@@ -308,6 +308,25 @@ def test_split_indirect_after_direct_descriptors() -> None:
     assert chain is not None and chain.read(100) == b"abcdef"
 
 
+def test_indirect_with_a_next() -> None:
+    """Section 2.7.5.3.1: the driver must not set both; in a packed ring an indirect descriptor is a whole chain."""
+    for first, second in ((INDIRECT | NEXT, 0), (NEXT, INDIRECT)):
+        driver, ring = pair("packed", 8, False)
+        driver.memory.write(TABLES, struct.pack("<QIHH", DATA, 3, 0, 0))
+        driver.write_desc(1, TABLES, 16, 0, second | AVAIL)
+        driver.write_desc(0, TABLES, 16, 0, first | AVAIL)
+        with pytest.raises(QueueError, match="part of a chain"):
+            ring.pop()
+    driver, ring = pair("split", 8, False)
+    assert isinstance(driver, SplitDriver)
+    driver.memory.write(TABLES, struct.pack("<QIHH", DATA, 3, 0, 0))
+    driver.write_desc(0, TABLES, 16, INDIRECT | NEXT, 1)
+    driver.write_desc(1, DATA, 3, 0)
+    driver.offer(0)
+    with pytest.raises(QueueError, match="has a next"):
+        ring.pop()
+
+
 @pytest.mark.parametrize("kind", ["split", "packed"])
 def test_chains_of_more_than_four_gigabytes(kind: str) -> None:
     big = GuestMemory.of_size(0x500000)

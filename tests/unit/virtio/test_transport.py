@@ -192,6 +192,14 @@ def test_an_enabled_queue_does_not_change(guest: Virtio) -> None:
     assert [guest.read(at, 4) for at in range(24, 56, 4)] == before
 
 
+def test_a_queue_is_enabled_by_one_and_nothing_else(guest: Virtio) -> None:
+    for value in (0, 2, 0x100, 0xFFFF):
+        guest.write(28, 2, value)
+        assert guest.read(28, 2) == 0
+    guest.write(28, 2, 1)
+    assert guest.read(28, 2) == 1
+
+
 def test_a_smaller_queue(guest: Virtio) -> None:
     queues = guest.setup(VERSION_1, size=4)
     guest.write(22, 2, 1)
@@ -359,13 +367,22 @@ def test_pci_configuration_access_capability(guest: Virtio) -> None:
     assert access(20, 1) == 1 and access(18, 2) == 2
     access(0, 4, 1)
     assert access(4, 4) == RING_FEATURES >> 32
-    for offset, length, bar in ((21, 2, 0), (0, 3, 0), (0, 0, 0), (0x4000, 1, 0), (0xFFFFFFFC, 4, 0), (20, 1, 2)):
+    before = [guest.function.read(offset, 1) for offset in range(64)]
+    for offset, length, bar in (
+        (21, 2, 0),
+        (1, 2, 0),
+        (0, 3, 0),
+        (0, 0, 0),
+        (0x4000, 1, 0),
+        (0xFFFFFFFC, 4, 0),
+        (20, 1, 2),
+    ):
         config.write(at + 4, 1, bar)
         config.write(at + 8, 4, offset)
         config.write(at + 12, 4, length)
-        config.write(at + 16, 4, 0)
+        config.write(at + 16, 4, 0x02020202)
         config.read(at + 16, 4)
-    assert guest.function.status == 1
+    assert [guest.function.read(offset, 1) for offset in range(64)] == before
 
 
 def test_without_bus_mastering_the_queues_rest(guest: Virtio) -> None:
