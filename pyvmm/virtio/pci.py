@@ -19,6 +19,7 @@ from typing import Final
 
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.regs import PCI_CAP_ID_VNDR
+from pyvmm.trace import OFF
 
 from .abi import (
     VIRTIO_CONFIG_S_DRIVER_OK,
@@ -91,7 +92,6 @@ class VirtioPci(PciDevice):
         self.subsystem_id = subsystem_id
         super().__init__()
         self.device = device
-        self.virtio_trace = device.trace
         bar = self.add_memory_bar(0, BAR_SIZE, self, bits64=True)
         self.vectors = self.add_msix(len(device.queues) + 1, MSIX_BAR)
         self._add_virtio_capability(VIRTIO_PCI_CAP_COMMON_CFG, COMMON, COMMON_LENGTH)
@@ -125,6 +125,8 @@ class VirtioPci(PciDevice):
         return self.add_capability(PCI_CAP_ID_VNDR, body, writable)
 
     def attached(self) -> None:
+        if self.device.trace is OFF:
+            self.device.trace = self.trace
         if self.bus is not None:
             for queue in self.device.queues:
                 queue.defer = self.bus.host.defer
@@ -148,8 +150,8 @@ class VirtioPci(PciDevice):
 
     def needs_reset(self, reason: str) -> None:
         """The driver broke the rules (section 2.1.2): stop, say so in the status, and tell it once."""
-        if self.virtio_trace.enabled:
-            self.virtio_trace(f"{self.name} needs a reset: {reason}")
+        if self.device.trace.enabled:
+            self.device.trace(f"{self.name} needs a reset: {reason}")
         if not self.status & VIRTIO_CONFIG_S_NEEDS_RESET:
             running = self.status & VIRTIO_CONFIG_S_DRIVER_OK
             self.status |= VIRTIO_CONFIG_S_NEEDS_RESET
@@ -169,8 +171,8 @@ class VirtioPci(PciDevice):
                 status &= ~VIRTIO_CONFIG_S_FEATURES_OK
             if not status & VIRTIO_CONFIG_S_FEATURES_OK:
                 status &= ~VIRTIO_CONFIG_S_DRIVER_OK
-        if self.virtio_trace.enabled:
-            self.virtio_trace(f"{self.name} status {self.status:#04x} -> {status:#04x}")
+        if self.device.trace.enabled:
+            self.device.trace(f"{self.name} status {self.status:#04x} -> {status:#04x}")
         self.status = status
         if status & VIRTIO_CONFIG_S_FEATURES_OK:
             self.device.driver_features = self._driver_features

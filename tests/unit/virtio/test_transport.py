@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pyvmm.trace import Channel
 from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.queue import VirtQueue
@@ -248,6 +249,19 @@ def test_needs_reset_and_reset_works(guest: Virtio, features: int, msix: bool) -
     added = queues[1].add([(DATA, 4, False)])
     guest.kick(1)
     assert queues[1].used() == [(added, 0)]
+
+
+def test_the_trace_says_which_rule_was_broken() -> None:
+    lines: list[str] = []
+    board = Board()
+    board.host.trace = Channel("pci", lambda _ns, _name, message: lines.append(message))
+    guest = Virtio.of(Echo(), board)
+    driver = guest.setup(VERSION_1)[0]
+    driver.add([(0x40000000, 4, True)])
+    guest.kick(0)
+    assert guest.status & 0x40
+    said = [line for line in lines if "needs a reset" in line]
+    assert said == ["0a.0 VirtioPci needs a reset: queue 0: no guest RAM at 0x40000000, length 0x4"]
 
 
 def test_undefined_offsets_read_zero_and_ignore_writes(guest: Virtio) -> None:
