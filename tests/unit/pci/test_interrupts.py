@@ -120,6 +120,20 @@ def test_msi_mask_and_pending(board: Board, bits64: bool) -> None:
     assert board.msi.sent == [(MESSAGE | 0x3000, 0x4041)] and config.read(mask + 4, 4) == 0
 
 
+def test_msi_vectors_beyond_those_granted_are_closed(board: Board) -> None:
+    toy = MsiToy(4, True, True)
+    board.host.root.add(toy, 1)
+    config = board.ecam(0, 1)
+    config.write(4, 2, 4)
+    at = enable_msi(config, 2)
+    config.write(at + 16, 4, 0b1000)
+    toy.send_message(3)
+    config.write(at + 2, 2, config.read(at + 2, 2) & ~0x70)
+    config.write(at + 16, 4, 0)
+    assert [irq.masked for irq in board.msi.irqs] == [False, True, True, True]
+    assert board.msi.sent == []
+
+
 def test_messages_need_bus_mastering_and_wait_for_it(board: Board) -> None:
     toy = MsiToy(1, True, True)
     board.host.root.add(toy, 1)
@@ -173,6 +187,8 @@ def test_msix_table_reads_back_masked_at_first(board: Board) -> None:
     guest.entry(1, 0x1234)
     assert board.memory_bus.read(guest.table + 16, 8) == MESSAGE
     assert board.memory_bus.read(guest.table + 24, 8) == 0x1234
+    guest.memory.write(guest.table, 4, 0xFEE00007)
+    assert guest.memory.read(guest.table, 4) == 0xFEE00004, "messages are dwords"
     board.memory_bus.write(guest.table + 24, 8, 0xFFFFFFFF_00005678)
     assert board.memory_bus.read(guest.table + 28, 4) == 1, "only the mask bit exists"
     assert board.memory_bus.read(guest.table + 24, 2) == 0x5678
@@ -203,6 +219,21 @@ def test_msix_function_mask(board: Board) -> None:
     assert board.msi.sent == [] and board.memory_bus.read(guest.pba, 8) == 0b101
     guest.control(0x8000)
     assert board.msi.sent == [(MESSAGE, 0x41), (MESSAGE, 0x43)] and board.memory_bus.read(guest.pba, 8) == 0
+
+
+@pytest.mark.parametrize("function_first", [False, True])
+def test_msix_under_both_masks_waits_for_the_last(board: Board, function_first: bool) -> None:
+    guest = MsixGuest(board)
+    guest.control(0xC000)
+    guest.entry(0, 0x41, masked=True)
+    guest.toy.send_message(0)
+    for function in (function_first, not function_first):
+        assert board.msi.sent == [] and board.memory_bus.read(guest.pba, 8) == 1
+        if function:
+            guest.control(0x8000)
+        else:
+            guest.memory.write(guest.table + 12, 4, 0)
+    assert board.msi.sent == [(MESSAGE, 0x41)] and board.memory_bus.read(guest.pba, 8) == 0
 
 
 def test_msix_off_forgets_what_was_pending(board: Board) -> None:

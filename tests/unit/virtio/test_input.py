@@ -287,6 +287,14 @@ def test_a_position_beyond_32_bits_is_set_right_once() -> None:
     assert batches(events)[-1] == [(ic.EV_ABS, ic.ABS_X, BACKLOG_EVENTS - 1)] and tablet.ready
 
 
+def test_a_reset_puts_the_selectors_back() -> None:
+    guest = Virtio.of(VirtioKeyboard())
+    guest.write(0x3000, 2, 0x0311)
+    assert guest.read(0x3000, 2) == 0x0311
+    guest.status = 0
+    assert guest.read(0x3000, 4) == 0
+
+
 def test_with_the_router() -> None:
     keyboard, mouse = VirtioKeyboard(), VirtioMouse()
     router = Router("auto", virtio_keyboard=keyboard, virtio_mouse=mouse)
