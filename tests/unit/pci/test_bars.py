@@ -38,6 +38,10 @@ def test_a_bar_answers_where_the_guest_puts_it(board: Board) -> None:
     config.write(4, 2, 1)
     assert board.memory_bus.read(0xD0000010, 4) == 0xFFFFFFFF
     assert board.io_bus.read(0xC004, 1) == 9
+    config.write(0x20, 4, 0)
+    assert board.io_bus.read(4, 1) == 0xFF, "a BAR of 0 is nowhere"
+    config.write(0x20, 4, 0xC000)
+    assert board.io_bus.read(0xC004, 1) == 9
     board.host.reset()
     assert board.io_bus.read(0xC004, 1) == 0xFF
 
@@ -168,6 +172,12 @@ def test_behind_a_root_port_only_through_its_windows(board: Board) -> None:
     assert board.memory_bus.read(0xC0000000, 4) == 5
     assert board.memory_bus.read(0x200000000, 4) == 5
     assert board.io_bus.read(0xC000, 1) == 5
+    for register, last in ((0x10, 0xC00FF000), (0x18, 0x2000F0000), (0x20, 0xCFE0)):
+        config.write(register, 4, last & 0xFFFFFFFF)
+    assert board.memory_bus.read(0xC00FFFF8, 8) == board.memory_bus.read(0x2000FFFF8, 8) == 0, "to the last byte"
+    assert board.io_bus.read(0xCFFF, 1) == 0
+    bridge.write(4, 2, 2)
+    assert board.io_bus.read(0xCFFF, 1) == 0xFF
     assert not toy.bus_master
     bridge.write(4, 2, 7)
     assert toy.bus_master
@@ -175,6 +185,28 @@ def test_behind_a_root_port_only_through_its_windows(board: Board) -> None:
     assert board.memory_bus.read(0xC0000000, 4) == 0xFFFFFFFF
     bridge.write(0x3E, 2, 0x40)
     assert config.read(4, 2) == 0, "the secondary bus was reset"
+
+
+def test_a_bridge_without_a_bus_number_takes_no_accesses(board: Board) -> None:
+    ports = [RootPort(), RootPort()]
+    for slot, port in enumerate(ports, 4):
+        board.host.root.add(port, slot)
+        port.child.add(Toy(), 0)
+    board.ecam(0, 4).write(0x1A, 1, 0xFF)
+    board.ecam(0, 5).write(0x18, 4, 0x00010100)
+    assert board.ecam(1).read(0, 4) == 0x11E81234
+    assert board.ecam(2).read(0, 4) == 0xFFFFFFFF
+
+
+def test_a_reset_reaches_what_is_behind_the_bridges_of_that_bus(board: Board) -> None:
+    above, below, toy = RootPort(), RootPort(), Toy()
+    board.host.root.add(above, 4)
+    above.child.add(below, 0)
+    below.child.add(toy, 0)
+    assert set(scan(board.ecam)) == {(0, 4, 0), (1, 0, 0), (2, 0, 0)}
+    board.ecam(2).write(4, 2, 7)
+    board.ecam(0, 4).write(0x3E, 2, 0x40)
+    assert toy.command == 0 and below.secondary == 0
 
 
 def test_a_function_behind_a_port_is_an_express_endpoint_with_the_link_up(board: Board) -> None:

@@ -221,6 +221,20 @@ def test_msix_function_mask(board: Board) -> None:
     assert board.msi.sent == [(MESSAGE, 0x41), (MESSAGE, 0x43)] and board.memory_bus.read(guest.pba, 8) == 0
 
 
+def test_a_bus_reset_masks_every_vector(board: Board) -> None:
+    guest = MsixGuest(board)
+    guest.control(0x8000)
+    guest.entry(0, 0x41)
+    board.host.reset()
+    assert board.msi.irqs[0].masked
+    guest.config.write(0x18, 4, 0xC0000000)
+    guest.config.write(4, 2, 6)
+    assert [guest.memory.read(guest.table + at, 4) for at in (0, 4, 8, 12)] == [0, 0, 0, 1]
+    guest.control(0x8000)
+    guest.toy.send_message(0)
+    assert board.msi.sent == []
+
+
 @pytest.mark.parametrize("function_first", [False, True])
 def test_msix_under_both_masks_waits_for_the_last(board: Board, function_first: bool) -> None:
     guest = MsixGuest(board)
