@@ -52,6 +52,8 @@ class MachineConfig:
             raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
         if self.irqchip == "user" and self.cpus > 1:
             raise UserError(f"-c {self.cpus} --irqchip user: a PIC serves one CPU: leave -c away")
+        if self.input == "virtio" and self.virtio_input == "none":
+            raise UserError("--input virtio: this machine has no virtio input devices: add --virtio-input standard")
 
 
 @dataclass(frozen=True)

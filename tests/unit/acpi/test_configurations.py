@@ -106,6 +106,7 @@ def test_64_bit_pci_memory_is_not_ram(memory: int, window: int) -> None:
         (["--out", "x", "-m", "64T"], "ask for less"),
         (["--out", "x", "pio", "--set", "y=1"], "guest pio has no y"),
         (["--out", "x", "--irqchip", "user", "-c", "2"], "a PIC serves one CPU"),
+        (["--out", "x", "--input", "virtio"], "add --virtio-input standard"),
         (["--out", "x", "--trace", "exit"], "--trace exit: there is no such channel"),
         (["--out", "x", "--trace", "exits=/no/such/place"], "--trace: cannot write /no/such/place"),
         (["--out", "x", "--trace", "exits=/"], "--trace: cannot write /"),
