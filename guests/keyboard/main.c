@@ -175,11 +175,13 @@ void guest_main(void)
     char line[72];
     int length;
 
+    /* What was typed before we ran interrupts as soon as screen_init() lets it: by then the PIC must have our vectors, and
+       the driver its buffer. The timer is last, for its handler works on the screen. */
+    pic_init();
+    kbd_init(&kbd, I8042_DATA);
     screen_init();
     cursor_on = 1;
     screen_cursor(1);
-    kbd_init(&kbd, I8042_DATA);
-    pic_init();
     pit_init();
     kputs("The keyboard driver is ready. Type help, or Ctrl-D to end.\n");
     do {

@@ -44,6 +44,25 @@ def test_the_keyboard_driver(irqchip: str) -> None:
         assert machine.finish() == Outcome(End.POWER_OFF)
 
 
+@pytest.mark.parametrize("irqchip", IRQCHIPS)
+@pytest.mark.parametrize("keys", [1, 3, 70])
+def test_keys_typed_before_the_guest_runs(irqchip: str, keys: int) -> None:
+    """The driver throws the first of them away as it starts, 16 at the most; the others come, and all after them."""
+    with board("keyboard", irqchip=irqchip) as machine:
+        machine.keyboard.type("x" * keys)
+        settled(machine, "> ")
+        machine.keyboard.type("\necho alive\n")
+        settled(machine, "\nalive\n>")
+        assert keys < 70 or "x" * (keys - 16) in machine.screen
+
+
+def test_lines_from_a_pipe() -> None:
+    """They are there before the guest, which then gets its first interrupt the moment it asks for one."""
+    done = subprocess.run([PYVMM, "run"], input=b"echo one\necho two\n\4", capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert b"\r\none\r\n" in done.stdout and b"\r\ntwo\r\n" in done.stdout and done.stdout.endswith(b"Bye.\r\n")
+
+
 def test_ten_thousand_keys_typed_fast(tmp_path: Path) -> None:
     """To a guest that polls the i8042, translating, and keeps each byte from 0x10000 on; after 20,000 it ends."""
     code = (
