@@ -8,7 +8,7 @@ from pyvmm.irq import Irq
 
 from .decoder import Span
 from .device import PciDevice
-from .regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MULTI_FUNCTION, pci_devfn
+from .regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MULTI_FUNCTION, PCI_NO_FUNCTION, pci_devfn
 
 if TYPE_CHECKING:
     from .host import PciHost
@@ -26,6 +26,8 @@ class PciBus:
 
     def add(self, device: PciDevice, slot: int, function: int = 0) -> None:
         """Plug *device* in as slot.function; ValueError if that is taken or there is no such place."""
+        if device.vendor_id == PCI_NO_FUNCTION:
+            raise ValueError(f"{type(device).__name__} has no vendor_id: no guest would see it")
         devfn = pci_devfn(slot, function)
         if not (0 <= slot < 32 and 0 <= function < 8):
             raise ValueError(f"no PCI place {slot:02x}.{function}: slots are 00 to 1f, functions 0 to 7")

@@ -52,6 +52,7 @@ from .regs import (
     PCI_INTERRUPT_LINE,
     PCI_INTERRUPT_PIN,
     PCI_LATENCY_TIMER,
+    PCI_NO_FUNCTION,
     PCI_REVISION_ID,
     PCI_STATUS,
     PCI_STATUS_ERRORS,
@@ -129,7 +130,7 @@ class FunctionInterrupt:
 class PciDevice:
     """A PCI function with a type 0 header. Derive from it, set the class attributes, add BARs in __init__."""
 
-    vendor_id: ClassVar[int] = 0xFFFF
+    vendor_id: ClassVar[int] = PCI_NO_FUNCTION
     device_id: int = 0xFFFF
     class_code: int = 0xFF0000
     """Base class, subclass and programming interface, 24 bits."""

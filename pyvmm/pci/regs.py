@@ -10,6 +10,8 @@ PCI_STD_HEADER_SIZEOF: Final = 64
 PCI_STD_NUM_BARS: Final = 6
 
 PCI_VENDOR_ID: Final = 0x00
+PCI_NO_FUNCTION: Final = 0xFFFF
+"""The vendor ID that is read where there is no function (PCI 3.0, section 6.2.1)."""
 PCI_DEVICE_ID: Final = 0x02
 PCI_COMMAND: Final = 0x04
 PCI_COMMAND_IO: Final = 0x1

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.pci.config_space import ConfigSpace
+from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
 from tests.unit.pci.scan import ECAM, Board, Toy, scan
@@ -159,6 +160,12 @@ def test_places_that_do_not_exist_or_are_taken(board: Board, place: tuple[int, i
     board.host.root.add(Toy(), 3)
     with pytest.raises(ValueError):
         board.host.root.add(Toy(), *place)
+
+
+def test_a_function_without_a_vendor_id_is_none(board: Board) -> None:
+    with pytest.raises(ValueError, match="PciDevice has no vendor_id"):
+        board.host.root.add(PciDevice(), 3)
+    assert board.host.root.functions == {}
 
 
 def test_free_slot(board: Board) -> None:
