@@ -1,15 +1,24 @@
 /* A process in the guest that answers keys: each press and release that it reads from the virtio keyboard's event device
-   is a byte written to port 0xE9, 'd' or 'u'. 'K' says that it is ready. It is the ramdisk's command and never ends. */
+   is a byte written to port 0xE9, 'd' or 'u'. 'K' says that it is ready. It is the ramdisk's command and never ends.
+   The ports are reached through /dev/port: the lab's emulation refuses the ports that ioperm() opened once QEMU has set the
+   registers of the guest. */
 #include <fcntl.h>
 #include <linux/input.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
 #define DEBUG_CONSOLE 0xE9
 #define DEVICES 32
+
+static int ports;
+
+static void answer(char byte)
+{
+    if (pwrite(ports, &byte, 1, DEBUG_CONSOLE) != 1)
+        _exit(3);
+}
 
 static int open_keyboard(void)
 {
@@ -34,11 +43,11 @@ int main(void)
     struct input_event events[64];
     int fd;
 
-    if (ioperm(DEBUG_CONSOLE, 1, 1) < 0)
+    if ((ports = open("/dev/port", O_WRONLY)) < 0)
         return 1;
     while ((fd = open_keyboard()) < 0)
         usleep(10000);
-    outb('K', DEBUG_CONSOLE);
+    answer('K');
     for (;;) {
         ssize_t size = read(fd, events, sizeof(events));
 
@@ -46,6 +55,6 @@ int main(void)
             return 2;
         for (size_t n = 0; n < size / sizeof(*events); n++)
             if (events[n].type == EV_KEY)
-                outb(events[n].value ? 'd' : 'u', DEBUG_CONSOLE);
+                answer(events[n].value ? 'd' : 'u');
     }
 }
