@@ -24,7 +24,7 @@ FD_SETSIZE: Final = 1024
 
 
 def high_eventfd() -> int:
-    """An eventfd that takes no low descriptor where that can be helped: thousands of vectors must leave some."""
+    """An eventfd that takes no low descriptor where that can be helped: vectors and doorbells may be thousands."""
     low = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
         high = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, FD_SETSIZE)
@@ -136,7 +136,7 @@ class IoeventfdDoorbell:
         self._doorbells = doorbells
         self._pio, self._address, self._size, self._datamatch = pio, address, size, datamatch
         self._callback = callback
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._fd = high_eventfd()
         try:
             doorbells.vm.ioeventfd(self._fd, address, size, datamatch=datamatch, pio=pio)
         except KvmError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from typing import Any, cast
@@ -11,7 +12,7 @@ import pytest
 
 from kvm_cffi import KvmError, MsiRoute, Vm
 from pyvmm.bus import Bus
-from pyvmm.eventfds import EventfdMsi, EventfdMsiRouter, IoeventfdDoorbell, IoeventfdDoorbells
+from pyvmm.eventfds import FD_SETSIZE, EventfdMsi, EventfdMsiRouter, IoeventfdDoorbell, IoeventfdDoorbells
 from pyvmm.gsi import GsiTable
 from pyvmm.loop import Loop
 
@@ -110,6 +111,19 @@ def test_two_doorbells_at_one_address(board: Board) -> None:
     assert board.doorbell(0x1000, "b") is None, "the write reaches the device by an exit"
     assert board.open_files() == files + 1
     assert board.doorbells.add(board.pio, 0x1000, 1, None, lambda: None), "a port is another place"
+
+
+def test_low_descriptors_are_left_for_select(board: Board) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard > FD_SETSIZE, "raise the hard limit of open files (ulimit -Hn) for this test"
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (FD_SETSIZE, hard))
+        assert board.doorbell(0x1000, "low") and (vector(board).fd or 0) < FD_SETSIZE
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        assert board.doorbell(0x2000, "high") and (vector(board).fd or 0) >= FD_SETSIZE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert board.vm.doorbells[0x1000, False] < FD_SETSIZE <= board.vm.doorbells[0x2000, False]
 
 
 def vector(board: Board) -> EventfdMsi:
