@@ -144,7 +144,7 @@ def qemu_command(initrd: Path, keyboard: Path) -> list[str | Path]:
     command: list[str | Path] = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", "host", "-M", "q35"]
     command += ["-m", str(MEMORY_MB), "-nodefaults", "-display", "none", "-no-reboot"]
     command += ["-kernel", KERNEL, "-initrd", initrd, "-append", CMDLINE]
-    # With vapic QEMU sets the guest's registers at its start, and in the lab then refuses the ports that ioperm() opened.
+    # With vapic QEMU sets the guest's registers once, and then the lab refuses it the ports that ioperm() opened.
     command += ["-global", "kvm-apic.vapic=off"]
     command += ["-device", "virtio-keyboard-pci", "-object", f"input-linux,id=keyboard,evdev={keyboard}"]
     return [*command, "-debugcon", "stdio"]
