@@ -68,6 +68,8 @@ VGA_CRTC_MODE: Final = 0x17
 CRTC_CURSOR_OFF: Final = 0x20  # CURSOR_START
 CRTC_PROTECT: Final = 0x80  # V_SYNC_END: registers 0-7 can't be written, but for bit 4 of OVERFLOW
 CRTC_SYNC_ENABLE: Final = 0x80  # MODE
+CRTC_HALF_CLOCK: Final = 0x04  # MODE: the vertical counters count every second line
+MAX_SCAN_DOUBLE: Final = 0x80  # MAX_SCAN: each line is shown twice
 OVERFLOW_LINE_COMPARE_8: Final = 0x10
 
 # Sequencer, attribute controller, input status 1
@@ -306,8 +308,12 @@ class VgaText:
     def rows(self) -> int:
         """Rows of characters, 1 to 128."""
         overflow = self._crtc[VGA_CRTC_OVERFLOW]
-        lines = self._crtc[VGA_CRTC_V_DISP_END] | (overflow & 0x02) << 7 | (overflow & 0x40) << 3
-        return min(max((lines + 1) // self.cell_height, 1), 128)
+        lines = (self._crtc[VGA_CRTC_V_DISP_END] | (overflow & 0x02) << 7 | (overflow & 0x40) << 3) + 1
+        if self._crtc[VGA_CRTC_MAX_SCAN] & MAX_SCAN_DOUBLE:
+            lines //= 2
+        if self._crtc[VGA_CRTC_MODE] & CRTC_HALF_CLOCK:
+            lines *= 2
+        return min(max(lines // self.cell_height, 1), 128)
 
     @property
     def start(self) -> int:

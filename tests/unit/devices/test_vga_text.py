@@ -170,6 +170,17 @@ def test_fifty_lines(card: Card) -> None:
     assert card.vga.cursor() is None  # lines 13-14 are below an 8-line cell
 
 
+@pytest.mark.parametrize(("max_scan", "mode", "lines"), [(0x80, 0, 2 * 400), (0, 0x04, 400 // 2), (0x80, 0x04, 400)])
+def test_lines_shown_twice_and_counted_by_two(card: Card, max_scan: int, mode: int, lines: int) -> None:
+    """How vgacon_doresize() makes its 25 rows of 16 lines where a BIOS has left one or both of these bits set."""
+    card.crtc(0x09, 0x4F | max_scan)
+    card.crtc(0x17, 0xA3 | mode)
+    card.crtc(0x11, 0x0E)
+    card.crtc(0x12, lines - 1 & 0xFF)
+    card.crtc(0x07, 0x1F & ~0x42 | (lines - 1 >> 8 & 1) << 1 | (lines - 1 >> 9 & 1) << 6)
+    assert (card.vga.rows, card.vga.cell_height) == (25, 16)
+
+
 @pytest.mark.parametrize(("port", "index", "value"), [(0x3C4, 1, 0x20), (0x3D4, 0x17, 0x23)])
 def test_switching_the_screen_off(card: Card, port: int, index: int, value: int) -> None:
     card.outb(port, index)
