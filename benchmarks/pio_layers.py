@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from kvm_cffi._kvm import lib
-from kvm_cffi.exits import PioIn, PioOut
+from kvm_cffi.vcpu import Io
 from pyvmm import guests
 from pyvmm.config import MachineConfig
 from pyvmm.layout import DEBUG_EXIT
@@ -14,78 +15,58 @@ from pyvmm.machine import Machine
 Loop = Callable[[Machine], None]
 
 
+class Ended(Exception):
+    """The guest has written to the port that ends it."""
+
+
+class Nothing:
+    """Devices that do nothing but notice the end."""
+
+    def read(self, address: int, size: int) -> int:
+        return 0xFF
+
+    def write(self, address: int, size: int, value: int) -> None:
+        if address == DEBUG_EXIT:
+            raise Ended
+
+
 def cffi_call(machine: Machine) -> None:
     """KVM_RUN through cffi, which gives the GIL away and takes it again."""
     vcpu, run, packed = machine.vcpus[0]._c, lib.kvm_cffi_run, 0
+    vcpu.result = 0xFF
     while packed >> 16 & 0xFFFF != DEBUG_EXIT:
-        packed = run(vcpu, 0xFF)
-
-
-def decode(machine: Machine) -> None:
-    """And the exit as an object."""
-    run, port = machine.vcpus[0].run, 0
-    while port != DEBUG_EXIT:
-        port = run(0xFF)[0]  # type: ignore[misc]  # only port I/O comes here
-
-
-def match(machine: Machine) -> None:
-    """And the match on its type."""
-    run, last = machine.vcpus[0].run, 0
-    while last != DEBUG_EXIT:
-        exit = run(0xFF)
-        match exit:
-            case PioOut() | PioIn():
-                last = exit.port
+        packed = run(vcpu)
 
 
 def lock(machine: Machine) -> None:
     """And the machine lock."""
-    run, last, machine_lock = machine.vcpus[0].run, 0, machine.lock
-    while last != DEBUG_EXIT:
-        exit = run(0xFF)
-        with machine_lock:
-            match exit:
-                case PioOut() | PioIn():
-                    last = exit.port
+    machine.vcpus[0].lock = machine.lock
+    with machine.lock:
+        cffi_call(machine)
 
 
-def coalesced(machine: Machine) -> None:
-    """And the look for coalesced writes."""
-    vcpu, last, machine_lock = machine.vcpus[0], 0, machine.lock
-    run = vcpu.run
-    while last != DEBUG_EXIT:
-        exit = run(0xFF)
-        with machine_lock:
-            if vcpu.coalesced:
-                raise AssertionError("nothing is coalesced here")
-            match exit:
-                case PioOut() | PioIn():
-                    last = exit.port
+def served(machine: Machine, pio: Io) -> None:
+    vcpu, mmio = machine.vcpus[0], machine.mmio
+    vcpu.lock = machine.lock
+    with machine.lock, contextlib.suppress(Ended):
+        while machine.outcome is None:
+            vcpu.run_io(pio, mmio)
+
+
+def call(machine: Machine) -> None:
+    """And the exit taken apart, and a call of Python for it."""
+    served(machine, Nothing())
 
 
 def bus(machine: Machine) -> None:
     """And the bus and the device."""
-    vcpu, last, machine_lock, pio = machine.vcpus[0], 0, machine.lock, machine.pio
-    run, result = vcpu.run, 0
-    while last != DEBUG_EXIT:
-        exit = run(result)
-        with machine_lock:
-            if vcpu.coalesced:
-                raise AssertionError("nothing is coalesced here")
-            match exit:
-                case PioOut():
-                    pio.write(*exit)
-                    last = exit.port
-                case PioIn():
-                    result = pio.read(*exit)
+    served(machine, machine.pio)
 
 
 LAYERS: dict[str, Loop] = {
     "the cffi call, GIL given away and taken": cffi_call,
-    "the exit decoded into an object": decode,
-    "`match` on its type": match,
-    "the machine lock": lock,
-    "the look for coalesced writes": coalesced,
+    "the machine lock, in the same call": lock,
+    "the exit taken apart, and a call for it": call,
     "the bus and the device": bus,
 }
 

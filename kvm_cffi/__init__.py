@@ -9,6 +9,7 @@ Everything above this package sees decoded exits and plain values; ioctl numbers
 from . import constants
 from ._call import KvmError
 from .exits import Exit, ExitRecord
+from .lock import Lock
 from .state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
 from .system import System
 from .vcpu import Vcpu, catch_signal
@@ -24,6 +25,7 @@ __all__ = [
     "Fpu",
     "IrqchipRoute",
     "KvmError",
+    "Lock",
     "MsiRoute",
     "Regs",
     "Segment",

@@ -111,11 +111,16 @@ enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, K
 #define KVM_CFFI_COALESCED ...
 
 struct kvm_cffi_record { uint64_t address, data; uint32_t reason, count; uint8_t size, write; ...; };
-struct kvm_cffi_vcpu { uint64_t address, data, exits; int32_t error; ...; };
+struct kvm_cffi_lock { ...; };
+int kvm_cffi_lock_init(struct kvm_cffi_lock *lock);
+int kvm_cffi_lock_acquire(struct kvm_cffi_lock *lock);
+int kvm_cffi_lock_release(struct kvm_cffi_lock *lock);
+
+struct kvm_cffi_vcpu { uint64_t address, data, result, exits; int32_t error; struct kvm_cffi_lock *lock; ...; };
 
 struct kvm_cffi_vcpu *kvm_cffi_vcpu_new(int fd, size_t run_size, size_t ring_offset);
 void kvm_cffi_vcpu_free(struct kvm_cffi_vcpu *vcpu);
-uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu, uint64_t result);
+uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu);
 int kvm_cffi_record(struct kvm_cffi_vcpu *vcpu, uint64_t exit, struct kvm_cffi_record *record);
 void kvm_cffi_set_immediate_exit(struct kvm_cffi_vcpu *vcpu, int value);
 void kvm_cffi_set_request_interrupt_window(struct kvm_cffi_vcpu *vcpu, int value);

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
 ALL_ONES = {1: 0xFF, 2: 0xFFFF, 4: 0xFFFFFFFF, 8: 0xFFFFFFFFFFFFFFFF}
 """What an access of 1, 2, 4 or 8 bytes reads where no device answers."""
@@ -24,6 +25,25 @@ class Device(Protocol):
 Range = tuple[int, int, Device, int]
 """(start, end, device, offset of start within the device); end is exclusive."""
 
+Hit = tuple[Callable[[int, int], int], Callable[[int, int, int], None], int, int]
+"""(the device's read, its write, the offset of an address within the device, how many bytes the range goes on)."""
+
+HITS: Final = 4096
+"""The guest chooses which addresses a bus remembers: so many, then it begins anew."""
+
+
+class Nobody:
+    """What answers where no device is mapped."""
+
+    def read(self, offset: int, size: int) -> int:
+        return ALL_ONES[size]
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        pass
+
+
+NOBODY: Final = Nobody()
+
 
 class Bus:
     """One address space. The table is immutable and replaced whole: a device may map and unmap from inside a write."""
@@ -32,6 +52,7 @@ class Bus:
         self.name = name
         self._limit = limit
         self._table: tuple[tuple[int, ...], tuple[Range, ...]] = ((), ())
+        self._hits: dict[int, Hit] = {}  # by address, where the guest has been: an access costs one look
 
     def map(self, start: int, length: int, device: Device, offset: int = 0) -> None:
         """Let *device* answer [start, start+length); raises ValueError where that overlaps or leaves the bus."""
@@ -56,6 +77,7 @@ class Bus:
     def _replace(self, ranges: list[Range]) -> None:
         ranges.sort(key=lambda r: r[0])
         self._table = (tuple(r[0] for r in ranges), tuple(ranges))
+        self._hits = {}
 
     @property
     def ranges(self) -> tuple[Range, ...]:
@@ -67,32 +89,32 @@ class Bus:
 
         An access that only partly hits a range is split into bytes, as a PC's bridges split it.
         """
-        starts, ranges = self._table
-        index = bisect_right(starts, address) - 1
-        if index >= 0:
-            start, end, device, offset = ranges[index]
-            if address + size <= end:
-                return device.read(address - start + offset, size) & ALL_ONES[size]
-            if address < end:
-                return self._read_bytes(address, size)
-        if index + 1 < len(starts) and starts[index + 1] < address + size:
-            return self._read_bytes(address, size)
-        return ALL_ONES[size]
+        read, _, offset, room = self._hits.get(address) or self._find(address, size)
+        return read(offset, size) & ALL_ONES[size] if size <= room else self._read_bytes(address, size)
 
     def write(self, address: int, size: int, value: int) -> None:
         """Hand the guest's write to the device; dropped where nothing is mapped, split as in read."""
+        _, write, offset, room = self._hits.get(address) or self._find(address, size)
+        if size <= room:
+            write(offset, size, value)
+        else:
+            self._write_bytes(address, size, value)
+
+    def _find(self, address: int, size: int) -> Hit:
+        """Where an access goes that begins at *address*, for next time too if a device is there."""
+        hits = self._hits  # before the table: what is found in an old one must not be remembered with a new one
         starts, ranges = self._table
         index = bisect_right(starts, address) - 1
         if index >= 0:
             start, end, device, offset = ranges[index]
-            if address + size <= end:
-                device.write(address - start + offset, size, value)
-                return
             if address < end:
-                self._write_bytes(address, size, value)
-                return
-        if index + 1 < len(starts) and starts[index + 1] < address + size:
-            self._write_bytes(address, size, value)
+                hit = (device.read, device.write, address - start + offset, end - address)
+                if len(hits) >= HITS:
+                    hits.clear()
+                hits[address] = hit
+                return hit
+        partly = index + 1 < len(starts) and starts[index + 1] < address + size
+        return (NOBODY.read, NOBODY.write, 0, 0 if partly else size)
 
     def _read_bytes(self, address: int, size: int) -> int:
         value = 0

@@ -9,10 +9,10 @@ import heapq
 import itertools
 import os
 import select
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 Callback = Callable[[], None]
 
@@ -36,7 +36,7 @@ class LoopTimer:
 class Loop:
     """The loop, and the Clock that devices get (CLOCK_MONOTONIC)."""
 
-    def __init__(self, lock: threading.Lock) -> None:
+    def __init__(self, lock: AbstractContextManager[object]) -> None:
         self._lock = lock
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callback] = {}

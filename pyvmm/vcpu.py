@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from kvm_cffi import Exit, KvmError, Vcpu, catch_signal, constants
+from kvm_cffi import Exit, KvmError, Lock, Vcpu, catch_signal, constants
 from kvm_cffi.exits import Hlt, Intr, IrqWindowOpen, MmioRead, MmioWrite, PioIn, PioOut
 
 from .bus import Bus
@@ -55,7 +55,7 @@ class VcpuThread:
     def __init__(
         self,
         vcpu: Vcpu,
-        lock: threading.Lock,
+        lock: Lock,
         pio: Bus,
         mmio: Bus,
         on_exit: Callable[[VcpuThread, Exit], None],
@@ -78,6 +78,7 @@ class VcpuThread:
         self._pic = pic
         self._trace = trace
         self._irq_trace = irq_trace
+        self._result = 0  # of the last read that was traced
         self._vector: int | None = None  # acknowledged at the PIC, not yet taken by the kernel
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
@@ -147,57 +148,59 @@ class VcpuThread:
 
     def _main(self) -> None:
         self._running = True
+        self.vcpu.lock = self._lock
         try:
             self._loop()
         except BaseException as error:  # a device that raises ends the machine, never silently a thread
             self._on_error(self, error)
         finally:
+            self.vcpu.lock = None
             with self._ending:
                 self._running = False
 
     def _loop(self) -> None:
-        vcpu, lock, pio, mmio = self.vcpu, self._lock, self._pio, self._mmio
-        run = vcpu.run
-        trace = self._trace
-        result = 0
-        while not self.stopping:
-            if self._pic is not None:
-                self._interrupt()
-            if trace.enabled:
-                trace(f"vcpu{vcpu.id} KVM_RUN")
-            exit = run(result)
-            with lock:
-                if vcpu.coalesced:
-                    self._drain()
-                if trace.enabled:
-                    trace(f"vcpu{vcpu.id} {describe(exit)}")
-                match exit:
-                    # These exits are tuples of what the bus takes; to match their fields by name costs 0.1 µs an exit.
-                    case PioOut():
-                        pio.write(*exit)
-                    case PioIn():
-                        result = pio.read(*exit)
-                        if trace.enabled:
-                            trace(f"vcpu{vcpu.id} gets {result:#x} from port {exit.port:#x}")
-                    case MmioWrite():
-                        mmio.write(*exit)
-                    case MmioRead():
-                        result = mmio.read(*exit)
+        vcpu, pio, mmio = self.vcpu, self._pio, self._mmio
+        run = self._run_traced if self._trace.enabled else vcpu.run_io
+        with self._lock:  # let go of while the guest runs, inside run(), and while this thread sleeps
+            while not self.stopping:
+                if self._pic is not None:
+                    self._interrupt()
+                match run(pio, mmio):
+                    case None:
+                        pass  # port I/O or MMIO, which the buses have had
                     case Intr():
                         self._come_back()
                     case Hlt() if self._pic is not None:
                         self.halted = True
                     case IrqWindowOpen():
                         pass
-                    case _:
+                    case exit:
                         self._on_exit(self, exit)
-            if self.halted or self.throttled:
-                self._sleep()
+                if self.halted or self.throttled:
+                    self._sleep()
 
-    def _drain(self) -> None:
-        """Carry out the writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit."""
-        for is_pio, address, size, value in self.vcpu.coalesced_writes():
-            (self._pio if is_pio else self._mmio).write(address, size, value)
+    def _run_traced(self, pio: Bus, mmio: Bus) -> Exit | None:
+        """Vcpu.run_io() step by step, and a line of the trace for each."""
+        vcpu, trace = self.vcpu, self._trace
+        trace(f"vcpu{vcpu.id} KVM_RUN")
+        exit = vcpu.run(self._result)
+        if vcpu.coalesced:  # writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit
+            for is_pio, address, size, value in vcpu.coalesced_writes():
+                (pio if is_pio else mmio).write(address, size, value)
+        trace(f"vcpu{vcpu.id} {describe(exit)}")
+        match exit:
+            case PioOut(port, size, value):
+                pio.write(port, size, value)
+            case PioIn(port, size):
+                self._result = pio.read(port, size)
+                trace(f"vcpu{vcpu.id} gets {self._result:#x} from port {port:#x}")
+            case MmioWrite(address, size, value):
+                mmio.write(address, size, value)
+            case MmioRead(address, size):
+                self._result = mmio.read(address, size)
+            case _:
+                return exit
+        return None
 
     def _come_back(self) -> None:
         """After a kick: the order matters, for whoever kicks sets its state before immediate_exit."""
@@ -209,33 +212,36 @@ class VcpuThread:
         """Give the guest the PIC's interrupt if it can take one, or ask to be told when it can."""
         pic = self._pic
         assert pic is not None
-        with self._lock:
-            if self._vector is None and not pic.intr:
-                self.vcpu.request_interrupt_window(False)
-            elif self.vcpu.ready_for_interrupt_injection:
-                vector = pic.acknowledge() if self._vector is None else self._vector
-                try:
-                    self.vcpu.interrupt(vector)
-                except KvmError:  # the kernel has one queued already, from an entry that was kicked out
-                    self._vector = vector
-                    self.vcpu.request_interrupt_window(True)
-                    return
-                self._vector = None
-                if self._irq_trace.enabled:
-                    self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
-                self.vcpu.request_interrupt_window(pic.intr)
-            else:
+        if self._vector is None and not pic.intr:
+            self.vcpu.request_interrupt_window(False)
+        elif self.vcpu.ready_for_interrupt_injection:
+            vector = pic.acknowledge() if self._vector is None else self._vector
+            try:
+                self.vcpu.interrupt(vector)
+            except KvmError:  # the kernel has one queued already, from an entry that was kicked out
+                self._vector = vector
                 self.vcpu.request_interrupt_window(True)
+                return
+            self._vector = None
+            if self._irq_trace.enabled:
+                self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
+            self.vcpu.request_interrupt_window(pic.intr)
+        else:
+            self.vcpu.request_interrupt_window(True)
 
     def _sleep(self) -> None:
         """Wait, without the machine lock, until the guest has something to do again."""
+        self._wake.clear()
         while not self.stopping:
-            self._wake.clear()
-            with self._lock:
-                while self._calls:
-                    self._calls.popleft()()
-                if self.halted and self._pic is not None and self._pic.intr and self.vcpu.if_flag:
-                    self.halted = False  # with interrupts off, nothing but an NMI or a reset ends HLT
+            while self._calls:
+                self._calls.popleft()()
+            if self.halted and self._pic is not None and self._pic.intr and self.vcpu.if_flag:
+                self.halted = False  # with interrupts off, nothing but an NMI or a reset ends HLT
             if not (self.halted or self.throttled):
                 break
-            self._wake.wait()
+            self._lock.release()
+            try:
+                self._wake.wait()
+            finally:
+                self._lock.acquire()
+            self._wake.clear()

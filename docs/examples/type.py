@@ -7,7 +7,7 @@ from pyvmm.machine import Machine
 with Machine(MachineConfig(guest="keyboard", memory=16 * MIB)) as machine:
     assert machine.wait(lambda: "> " in machine.screen)
     machine.keyboard.type("echo Hello from Python\n")
-    assert machine.wait(lambda: "\nHello from Python\n" in machine.screen)
+    assert machine.wait(lambda: "\nHello from Python\n>" in machine.screen)
     print("\n".join(row.rstrip() for row in machine.screen.text()[:4]))
     machine.keyboard.type("exit\n")
     print(machine.run(timeout=5))

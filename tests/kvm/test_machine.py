@@ -11,6 +11,7 @@ import pytest
 from kvm_cffi import Exit, KvmError
 from kvm_cffi.exits import Debug, ExceptionExit, FailEntry, InternalError, Shutdown, SystemEvent, UnknownExit
 from pyvmm import guests, ram
+from pyvmm.bus import Bus
 from pyvmm.layout import COM1, DEBUGCON, MIB
 from pyvmm.outcome import End, Outcome
 from tests.kvm.board import board
@@ -236,10 +237,10 @@ def test_a_kvm_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does where the host has no page for the guest any more: EFAULT."""
     with board("pio", cpus=2) as machine:
 
-        def fail(result: int = 0) -> Exit:
+        def fail(pio: Bus, mmio: Bus) -> Exit:
             raise KvmError(14, "KVM_RUN")
 
-        monkeypatch.setattr(machine.vcpus[0], "run", fail)
+        monkeypatch.setattr(machine.vcpus[0], "run_io", fail)
         outcome = machine.finish()
         assert (outcome.end, outcome.message) == (End.INTERNAL_ERROR, "vCPU 0: KVM_RUN: Bad address")
         assert outcome.report.startswith("vCPU 0: real mode")

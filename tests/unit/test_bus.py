@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.bus import ALL_ONES, Bus
+from pyvmm.bus import ALL_ONES, HITS, Bus
 
 LIMIT = 64
 
@@ -172,3 +172,13 @@ def test_messages_name_the_bus_the_place_and_the_device() -> None:
         bus.map(0xFFFF, 2, Recorder(2))
     with pytest.raises(ValueError, match="PIO: nothing is mapped at exactly 0x60-0x61"):
         bus.unmap(0x60, 2)
+
+
+def test_what_a_bus_remembers_has_an_end() -> None:
+    bus, device = Bus("MMIO", 1 << 52), Recorder(1)
+    bus.map(0x10000, 2 * HITS, device)
+    for address in range(0x10000, 0x10000 + 2 * HITS):
+        bus.write(address, 1, 0)
+        bus.read(address + 4 * HITS, 1)
+    assert len(bus._hits) <= HITS
+    assert device.accesses == [(offset, 1) for offset in range(2 * HITS)]
