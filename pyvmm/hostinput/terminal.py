@@ -3,7 +3,8 @@
 A terminal sends characters, not keys: a letter, a control character, or a sequence such as ESC [ A for a cursor key.
 Each becomes the stroke that types it on a US keyboard; what no key types is dropped.
 
-Source: XTerm Control Sequences, "PC-Style Function Keys"; ECMA-48 5.4 for the shape of a sequence.
+Source: XTerm Control Sequences, "PC-Style Function Keys"; ECMA-48 5.4 for the shape of a sequence; terminfo's entries
+linux for ESC [ [ A (F1 of the Linux console) and rxvt for a second ESC before a sequence (Alt).
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ _NUMBERS: Final = {
     24: ic.KEY_F12,
 }
 _MODIFIERS: Final = ((1, ic.KEY_LEFTSHIFT), (2, ic.KEY_LEFTALT), (4, ic.KEY_LEFTCTRL))
-_SEQUENCE: Final = re.compile(r"\x1b(?:O(?P<ss3>[@-~])|\[(?P<parameters>[0-?]*)[ -/]*(?P<final>[@-~]))")
+_SEQUENCE: Final = re.compile(
+    r"(?P<alt>\x1b)?\x1b(?:\[\[(?P<linux>[A-E])|O(?P<ss3>[@-~])|\[(?P<parameters>[0-?]*)[ -/]*(?P<final>[@-~]))"
+)
 
 
 def terminal_strokes(text: str) -> Iterator[Stroke]:
@@ -66,7 +69,7 @@ def terminal_strokes(text: str) -> Iterator[Stroke]:
         if match is not None:
             stroke = _sequence(match)
             if stroke is not None:
-                yield stroke
+                yield (ic.KEY_LEFTALT, *stroke) if match["alt"] else stroke
             position = match.end()
             continue
         position += 1
@@ -89,7 +92,10 @@ def _character(character: str) -> Stroke | None:
 
 
 def _sequence(match: re.Match[str]) -> Stroke | None:
-    if match["ss3"]:
+    code: int | None
+    if match["linux"]:
+        code, modifiers = ic.KEY_F1 + ord(match["linux"]) - ord("A"), 0
+    elif match["ss3"]:
         code, modifiers = _LETTERS.get(match["ss3"]), 0
     else:
         numbers = [int(part) if part.isdecimal() and len(part) < 4 else 0 for part in match["parameters"].split(";")]

@@ -40,6 +40,10 @@ def test_text_is_typed_as_it_stands(text: str) -> None:
         ("\x1b[1;5C", (ic.KEY_LEFTCTRL, ic.KEY_RIGHT)),
         ("\x1b[5;4~", (ic.KEY_LEFTSHIFT, ic.KEY_LEFTALT, ic.KEY_PAGEUP)),
         ("\x1b[Z", (ic.KEY_LEFTSHIFT, ic.KEY_TAB)),
+        ("\x1b[[A", (ic.KEY_F1,)),
+        ("\x1b[[E", (ic.KEY_F5,)),
+        ("\x1b\x1b[A", (ic.KEY_LEFTALT, ic.KEY_UP)),
+        ("\x1b\x1bOP", (ic.KEY_LEFTALT, ic.KEY_F1)),
     ],
 )
 def test_what_a_terminal_sends_for_a_key(sent: str, stroke: tuple[int, ...]) -> None:
