@@ -68,7 +68,7 @@ def system_ram(iomem: str) -> list[int]:
 LABS_OWN = (
     re.compile(r"XSAVE consistency problem(.|\n)*?\[ end trace 0+ \]---|CPUID\[0d, .*|-+\[ cut here \]-+(?=\n.*XSAVE)"),
     re.compile(r"Unstable clock detected(.|\n)*?on the kernel command line"),
-    re.compile(r"(?<=\] )clocksource: .*"),
+    re.compile(r"(?<=\] )(clocksource: |hrtimer: interrupt took ).*"),
 )
 """Warnings that the lab's processor is to blame for, not the machine under test. QEMU's TCG lets a nested guest set
 XCR0 without telling KVM, so CPUID's size of the XSAVE area is not what it should be; its CPUs' TSCs differ, and on a
