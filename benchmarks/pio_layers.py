@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 from kvm_cffi._kvm import lib
 from kvm_cffi.vcpu import Io
@@ -38,35 +39,32 @@ def cffi_call(machine: Machine) -> None:
         packed = run(vcpu)
 
 
-def lock(machine: Machine) -> None:
-    """And the machine lock."""
-    machine.vcpus[0].lock = machine.lock
-    with machine.lock:
-        cffi_call(machine)
-
-
-def served(machine: Machine, pio: Io) -> None:
-    vcpu, mmio = machine.vcpus[0], machine.mmio
-    vcpu.lock = machine.lock
-    with machine.lock, contextlib.suppress(Ended):
+def served(machine: Machine, lock: AbstractContextManager[object], pio: Io) -> None:
+    run, mmio = machine.vcpus[0].run_io, machine.mmio
+    with contextlib.suppress(Ended):
         while machine.outcome is None:
-            vcpu.run_io(pio, mmio)
+            run(lock, pio, mmio)
 
 
 def call(machine: Machine) -> None:
     """And the exit taken apart, and a call of Python for it."""
-    served(machine, Nothing())
+    served(machine, contextlib.nullcontext(), Nothing())
+
+
+def lock(machine: Machine) -> None:
+    """And the machine lock."""
+    served(machine, machine.lock, Nothing())
 
 
 def bus(machine: Machine) -> None:
     """And the bus and the device."""
-    served(machine, machine.pio)
+    served(machine, machine.lock, machine.pio)
 
 
 LAYERS: dict[str, Loop] = {
     "the cffi call, GIL given away and taken": cffi_call,
-    "the machine lock, in the same call": lock,
     "the exit taken apart, and a call for it": call,
+    "the machine lock": lock,
     "the bus and the device": bus,
 }
 

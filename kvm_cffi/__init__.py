@@ -9,7 +9,6 @@ Everything above this package sees decoded exits and plain values; ioctl numbers
 from . import constants
 from ._call import KvmError
 from .exits import Exit, ExitRecord
-from .lock import Lock
 from .state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
 from .system import System
 from .vcpu import Vcpu, catch_signal
@@ -25,7 +24,6 @@ __all__ = [
     "Fpu",
     "IrqchipRoute",
     "KvmError",
-    "Lock",
     "MsiRoute",
     "Regs",
     "Segment",

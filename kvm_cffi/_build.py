@@ -111,12 +111,7 @@ enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, K
 #define KVM_CFFI_COALESCED ...
 
 struct kvm_cffi_record { uint64_t address, data; uint32_t reason, count; uint8_t size, write; ...; };
-struct kvm_cffi_lock { ...; };
-int kvm_cffi_lock_init(struct kvm_cffi_lock *lock);
-int kvm_cffi_lock_acquire(struct kvm_cffi_lock *lock);
-int kvm_cffi_lock_release(struct kvm_cffi_lock *lock);
-
-struct kvm_cffi_vcpu { uint64_t address, data, result, exits; int32_t error; struct kvm_cffi_lock *lock; ...; };
+struct kvm_cffi_vcpu { uint64_t address, data, result, exits; int32_t error; ...; };
 
 struct kvm_cffi_vcpu *kvm_cffi_vcpu_new(int fd, size_t run_size, size_t ring_offset);
 void kvm_cffi_vcpu_free(struct kvm_cffi_vcpu *vcpu);

@@ -61,38 +61,12 @@ struct kvm_cffi_record {
     uint8_t size, write;
 };
 
-/* A mutex that kvm_cffi_run lets go of while the guest runs. The order is mutex, then GIL: cffi has released the GIL
- * when a thread waits for the mutex here, and takes it back after the call. */
-struct kvm_cffi_lock {
-    pthread_mutex_t mutex;
-};
-
-static int kvm_cffi_lock_init(struct kvm_cffi_lock *lock)
-{
-    pthread_mutexattr_t attributes;
-
-    pthread_mutexattr_init(&attributes);
-    pthread_mutexattr_settype(&attributes, PTHREAD_MUTEX_ERRORCHECK);
-    return pthread_mutex_init(&lock->mutex, &attributes);
-}
-
-static int kvm_cffi_lock_acquire(struct kvm_cffi_lock *lock)
-{
-    return pthread_mutex_lock(&lock->mutex);
-}
-
-static int kvm_cffi_lock_release(struct kvm_cffi_lock *lock)
-{
-    return pthread_mutex_unlock(&lock->mutex);
-}
-
 struct kvm_cffi_vcpu {
     uint64_t address, data;      /* of the exit that kvm_cffi_run returned, when it was MMIO */
     uint64_t result;             /* what the read that was handed out last gives the guest */
     uint64_t exits;              /* how often KVM_RUN has returned */
     int32_t error;
     int fd;
-    struct kvm_cffi_lock *lock;  /* the caller's, free while the guest runs; or NULL */
     size_t run_size;
     struct kvm_run *run;
     struct kvm_coalesced_mmio_ring *ring;
@@ -211,8 +185,6 @@ static uint64_t first_item(struct kvm_cffi_vcpu *vcpu)
  * being taken apart, or else of the next exit. */
 static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu)
 {
-    int failed;
-
     if (vcpu->reading) {
         memcpy(vcpu->items + (size_t)vcpu->index * vcpu->item_size, &vcpu->result, vcpu->item_size);
         if (vcpu->index == 0)
@@ -222,13 +194,8 @@ static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu)
     if (++vcpu->index < vcpu->count)
         return item(vcpu);
     vcpu->count = 0;
-    if (vcpu->lock)
-        kvm_cffi_lock_release(vcpu->lock);
-    failed = ioctl(vcpu->fd, KVM_RUN, 0) < 0 ? errno : 0;
-    if (vcpu->lock)
-        kvm_cffi_lock_acquire(vcpu->lock);
-    if (failed) {
-        vcpu->error = failed;
+    if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
+        vcpu->error = errno;
         return KVM_CFFI_ERRNO | kvm_cffi_coalesced_pending(vcpu) * KVM_CFFI_COALESCED;
     }
     remember(vcpu);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -30,7 +31,6 @@ from .exits import (
     SystemEvent,
     UnknownExit,
 )
-from .lock import Lock
 
 EINTR, EAGAIN = 4, 11
 _PIO_OUT, _PIO_IN, _MMIO_WRITE, _MMIO_READ, _OTHER = (
@@ -64,7 +64,6 @@ class Vcpu:
         if self._c == ffi.NULL:
             os.close(fd)
             raise KvmError(ffi.errno, "mmap of kvm_run")
-        self._lock: Lock | None = None
         self._interrupted_at = -1  # the number of exits when interrupt() was last called, if KVM_RUN has not run since
         self.coalesced = False
         """Set by run() where writes wait in the ring, all older than the exit it returned: take them out first."""
@@ -85,18 +84,6 @@ class Vcpu:
         self.close()
 
     # Running
-
-    @property
-    def lock(self) -> Lock | None:
-        """What run() and run_io() let go of while the guest runs, and have taken again when they return; the thread
-        that calls them holds it. None, as at first: there is nothing to let go of. Nothing changes once closed."""
-        return self._lock
-
-    @lock.setter
-    def lock(self, lock: Lock | None) -> None:
-        if self._c is not None:
-            self._c.lock = ffi.NULL if lock is None else lock._c
-            self._lock = lock  # the C structure keeps no object alive
 
     def run(self, result: int = 0) -> Exit:
         """KVM_RUN until the next exit; *result* answers the PioIn or MmioRead that the last call returned.
@@ -120,29 +107,30 @@ class Vcpu:
             return MmioRead(c.address, packed >> 8 & 0xFF)
         return self._decode(kind)
 
-    def run_io(self, pio: Io, mmio: Io) -> Exit | None:
-        """run(), but the guest's reads and writes are carried out on *pio* and *mmio*, coalesced writes first, and give
-        None; any other exit is returned decoded.
+    def run_io(self, lock: AbstractContextManager[object], pio: Io, mmio: Io) -> Exit | None:
+        """run(), but the guest's reads and writes are carried out on *pio* and *mmio* under *lock*, coalesced writes
+        first, and give None; any other exit is returned decoded. The lock is not held while the guest runs.
 
         Most exits come here, and each finds the processor's caches cold: so no object is made but the arguments, and
         little is touched.
         """
         packed: int = _shim_run(self._c)
-        if packed & _COALESCED:
-            packed ^= _COALESCED
-            for is_pio, address, size, value in self.coalesced_writes():
-                (pio if is_pio else mmio).write(address, size, value)
-        kind = packed & 0xFF
-        if kind == _PIO_OUT:
-            pio.write(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF, packed >> 32)
-        elif kind == _PIO_IN:
-            self._c.result = pio.read(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF)
-        elif kind == _MMIO_WRITE:
-            mmio.write(self._c.address, packed >> 8 & 0xFF, self._c.data)
-        elif kind == _MMIO_READ:
-            self._c.result = mmio.read(self._c.address, packed >> 8 & 0xFF)
-        else:
-            return self._decode(kind)
+        with lock:
+            if packed & _COALESCED:
+                packed ^= _COALESCED
+                for is_pio, address, size, value in self.coalesced_writes():
+                    (pio if is_pio else mmio).write(address, size, value)
+            kind = packed & 0xFF
+            if kind == _PIO_OUT:
+                pio.write(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF, packed >> 32)
+            elif kind == _PIO_IN:
+                self._c.result = pio.read(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF)
+            elif kind == _MMIO_WRITE:
+                mmio.write(self._c.address, packed >> 8 & 0xFF, self._c.data)
+            elif kind == _MMIO_READ:
+                self._c.result = mmio.read(self._c.address, packed >> 8 & 0xFF)
+            else:
+                return self._decode(kind)
         return None
 
     def _decode(self, kind: int) -> Exit:

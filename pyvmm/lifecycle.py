@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
-from kvm_cffi import Exit, KvmError, Lock, Vcpu
+from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
 
 from .console import Console
@@ -34,7 +35,7 @@ class Lifecycle:
     nmi_masked = False
 
     def __init__(self) -> None:
-        self.lock = Lock()
+        self.lock = threading.Lock()
         self.loop = Loop(self.lock)
         self.outcome: Outcome | None = None
         self.vcpus: list[Vcpu] = []

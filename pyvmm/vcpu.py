@@ -6,10 +6,12 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
-from kvm_cffi import Exit, KvmError, Lock, Vcpu, catch_signal, constants
+from kvm_cffi import Exit, KvmError, Vcpu, catch_signal, constants
 from kvm_cffi.exits import Hlt, Intr, IrqWindowOpen, MmioRead, MmioWrite, PioIn, PioOut
+from kvm_cffi.vcpu import Io
 
 from .bus import Bus
 from .trace import OFF, Channel
@@ -55,7 +57,7 @@ class VcpuThread:
     def __init__(
         self,
         vcpu: Vcpu,
-        lock: Lock,
+        lock: threading.Lock,
         pio: Bus,
         mmio: Bus,
         on_exit: Callable[[VcpuThread, Exit], None],
@@ -148,58 +150,57 @@ class VcpuThread:
 
     def _main(self) -> None:
         self._running = True
-        self.vcpu.lock = self._lock
         try:
             self._loop()
         except BaseException as error:  # a device that raises ends the machine, never silently a thread
             self._on_error(self, error)
         finally:
-            self.vcpu.lock = None
             with self._ending:
                 self._running = False
 
     def _loop(self) -> None:
-        vcpu, pio, mmio = self.vcpu, self._pio, self._mmio
-        run = self._run_traced if self._trace.enabled else vcpu.run_io
-        with self._lock:  # let go of while the guest runs, inside run(), and while this thread sleeps
-            while not self.stopping:
-                if self._pic is not None:
-                    self._interrupt()
-                match run(pio, mmio):
-                    case None:
-                        pass  # port I/O or MMIO, which the buses have had
-                    case Intr():
-                        self._come_back()
-                    case Hlt() if self._pic is not None:
-                        self.halted = True
-                    case IrqWindowOpen():
-                        pass
-                    case exit:
-                        self._on_exit(self, exit)
-                if self.halted or self.throttled:
-                    self._sleep()
+        lock, pio, mmio = self._lock, self._pio, self._mmio
+        run = self._run_traced if self._trace.enabled else self.vcpu.run_io
+        while not self.stopping:
+            if self._pic is not None:
+                self._interrupt()
+            exit = run(lock, pio, mmio)
+            if exit is not None:  # None: port I/O or MMIO, which the buses have had
+                with lock:
+                    match exit:
+                        case Intr():
+                            self._come_back()
+                        case Hlt() if self._pic is not None:
+                            self.halted = True
+                        case IrqWindowOpen():
+                            pass
+                        case _:
+                            self._on_exit(self, exit)
+            if self.halted or self.throttled:
+                self._sleep()
 
-    def _run_traced(self, pio: Bus, mmio: Bus) -> Exit | None:
+    def _run_traced(self, lock: AbstractContextManager[object], pio: Io, mmio: Io) -> Exit | None:
         """Vcpu.run_io() step by step, and a line of the trace for each."""
         vcpu, trace = self.vcpu, self._trace
         trace(f"vcpu{vcpu.id} KVM_RUN")
         exit = vcpu.run(self._result)
-        if vcpu.coalesced:  # writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit
-            for is_pio, address, size, value in vcpu.coalesced_writes():
-                (pio if is_pio else mmio).write(address, size, value)
-        trace(f"vcpu{vcpu.id} {describe(exit)}")
-        match exit:
-            case PioOut(port, size, value):
-                pio.write(port, size, value)
-            case PioIn(port, size):
-                self._result = pio.read(port, size)
-                trace(f"vcpu{vcpu.id} gets {self._result:#x} from port {port:#x}")
-            case MmioWrite(address, size, value):
-                mmio.write(address, size, value)
-            case MmioRead(address, size):
-                self._result = mmio.read(address, size)
-            case _:
-                return exit
+        with lock:
+            if vcpu.coalesced:  # writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit
+                for is_pio, address, size, value in vcpu.coalesced_writes():
+                    (pio if is_pio else mmio).write(address, size, value)
+            trace(f"vcpu{vcpu.id} {describe(exit)}")
+            match exit:
+                case PioOut(port, size, value):
+                    pio.write(port, size, value)
+                case PioIn(port, size):
+                    self._result = pio.read(port, size)
+                    trace(f"vcpu{vcpu.id} gets {self._result:#x} from port {port:#x}")
+                case MmioWrite(address, size, value):
+                    mmio.write(address, size, value)
+                case MmioRead(address, size):
+                    self._result = mmio.read(address, size)
+                case _:
+                    return exit
         return None
 
     def _come_back(self) -> None:
@@ -212,36 +213,34 @@ class VcpuThread:
         """Give the guest the PIC's interrupt if it can take one, or ask to be told when it can."""
         pic = self._pic
         assert pic is not None
-        if self._vector is None and not pic.intr:
-            self.vcpu.request_interrupt_window(False)
-        elif self.vcpu.ready_for_interrupt_injection:
-            vector = pic.acknowledge() if self._vector is None else self._vector
-            try:
-                self.vcpu.interrupt(vector)
-            except KvmError:  # the kernel has one queued already, from an entry that was kicked out
-                self._vector = vector
+        with self._lock:
+            if self._vector is None and not pic.intr:
+                self.vcpu.request_interrupt_window(False)
+            elif self.vcpu.ready_for_interrupt_injection:
+                vector = pic.acknowledge() if self._vector is None else self._vector
+                try:
+                    self.vcpu.interrupt(vector)
+                except KvmError:  # the kernel has one queued already, from an entry that was kicked out
+                    self._vector = vector
+                    self.vcpu.request_interrupt_window(True)
+                    return
+                self._vector = None
+                if self._irq_trace.enabled:
+                    self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
+                self.vcpu.request_interrupt_window(pic.intr)
+            else:
                 self.vcpu.request_interrupt_window(True)
-                return
-            self._vector = None
-            if self._irq_trace.enabled:
-                self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
-            self.vcpu.request_interrupt_window(pic.intr)
-        else:
-            self.vcpu.request_interrupt_window(True)
 
     def _sleep(self) -> None:
         """Wait, without the machine lock, until the guest has something to do again."""
-        self._wake.clear()
+        self._wake.clear()  # before each look at `stopping`: a stop() after it ends the wait
         while not self.stopping:
-            while self._calls:
-                self._calls.popleft()()
-            if self.halted and self._pic is not None and self._pic.intr and self.vcpu.if_flag:
-                self.halted = False  # with interrupts off, nothing but an NMI or a reset ends HLT
+            with self._lock:
+                while self._calls:
+                    self._calls.popleft()()
+                if self.halted and self._pic is not None and self._pic.intr and self.vcpu.if_flag:
+                    self.halted = False  # with interrupts off, nothing but an NMI or a reset ends HLT
             if not (self.halted or self.throttled):
                 break
-            self._lock.release()
-            try:
-                self._wake.wait()
-            finally:
-                self._lock.acquire()
+            self._wake.wait()
             self._wake.clear()

@@ -237,7 +237,7 @@ def test_a_kvm_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """As it does where the host has no page for the guest any more: EFAULT."""
     with board("pio", cpus=2) as machine:
 
-        def fail(pio: Bus, mmio: Bus) -> Exit:
+        def fail(lock: object, pio: Bus, mmio: Bus) -> Exit:
             raise KvmError(14, "KVM_RUN")
 
         monkeypatch.setattr(machine.vcpus[0], "run_io", fail)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from typing import cast
 
-from kvm_cffi import KvmError, Lock, Vcpu
+from kvm_cffi import KvmError, Vcpu
 from kvm_cffi.exits import Exit, Intr
 from pyvmm.bus import Bus
 from pyvmm.vcpu import VcpuThread
@@ -26,7 +27,6 @@ class KickedVcpu:
     """Its first two entries are kicked out before they take the vector that is queued: a split irqchip may."""
 
     id = 0
-    lock: Lock | None = None
     immediate_exit = False
     thread: VcpuThread
     ready_for_interrupt_injection = True
@@ -45,7 +45,7 @@ class KickedVcpu:
     def request_interrupt_window(self, value: bool) -> None:
         self.window = value
 
-    def run_io(self, pio: Bus, mmio: Bus) -> Exit:
+    def run_io(self, lock: threading.Lock, pio: Bus, mmio: Bus) -> Exit:
         self.entries += 1
         if self.entries > 2 and self.queued is not None:
             self.taken.append(self.queued)
@@ -60,7 +60,7 @@ def test_no_vector_is_lost_when_the_kernel_has_one_already() -> None:
     raised: list[BaseException] = []
     vcpu.thread = thread = VcpuThread(
         cast(Vcpu, vcpu),
-        Lock(),
+        threading.Lock(),
         Bus("PIO", 1 << 16),
         Bus("MMIO", 1 << 52),
         lambda thread, exit: None,
