@@ -265,6 +265,8 @@ class Vectors(PciDevice):
         self.add_msix(count, 0)
 
 class Raises(PciDevice):
+    vendor_id, device_id = 0x1B36, 0x00F1
+
     def attached(self):
         raise FileNotFoundError(2, "No such file or directory", "firmware.bin")
 """
