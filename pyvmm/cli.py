@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from .errors import UserError
 from .layout import GIB, KIB, MIB
 from .outcome import EXIT_STATUS_HELP
+from .standard import complain, complaining, open_closed, printing
 
 if TYPE_CHECKING:
     from .config import HostConfig, MachineConfig, VirtioInputIdentity
@@ -191,7 +192,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         memory = DEFAULT_KERNEL_MEMORY
         if arguments.kernel is None:
             try:
-                memory = max(MIB, guests.load(arguments.guest or guests.DEFAULT).memory)
+                name = guests.DEFAULT if arguments.guest is None else arguments.guest
+                memory = max(MIB, guests.load(name).memory)
             except guests.GuestError as error:
                 raise UserError(str(error)) from None
     channels, _, _ = (arguments.trace or "").partition("=")
@@ -243,47 +245,56 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
     )
 
 
+def _tell(arguments: argparse.Namespace) -> int:
+    """The commands that print something and run nothing."""
+    match arguments.command:
+        case "acpi":
+            from .acpi.build import build, write
+            from .platform import describe
+            from .rehearsal import rehearse
+
+            config = make_config(arguments)
+            rehearse(config, trace_file(arguments))
+            try:
+                files = write(build(describe(config)), arguments.out)
+            except OSError as error:
+                raise UserError(f"--out {arguments.out}: {error.strerror}") from None
+            for file in files:
+                print(file)
+            return 0
+        case "guests":
+            from . import guests
+
+            for name in guests.names():
+                print(f"{name:<16} {guests.load(name).description}")
+            return 0
+        case _:
+            from .doctor import doctor
+
+            return doctor()
+
+
+def _command(argv: list[str] | None) -> int:
+    with printing():
+        arguments = make_parser().parse_args(argv)
+        if arguments.command != "run":
+            return _tell(arguments)
+    from .run import run
+
+    return run(make_config(arguments), make_host_config(arguments))
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command `pyvmm`; returns the exit status."""
-    parser = make_parser()
-    arguments = parser.parse_args(argv)
-    try:
-        match arguments.command:
-            case "run":
-                from .run import run
-
-                return run(make_config(arguments), make_host_config(arguments))
-            case "acpi":
-                from .acpi.build import build, write
-                from .platform import describe
-                from .rehearsal import rehearse
-
-                config = make_config(arguments)
-                rehearse(config, trace_file(arguments))
-                try:
-                    files = write(build(describe(config)), arguments.out)
-                except OSError as error:
-                    raise UserError(f"--out {arguments.out}: {error.strerror}") from None
-                for file in files:
-                    print(file)
-                return 0
-            case "guests":
-                from . import guests
-
-                for name in guests.names():
-                    print(f"{name:<16} {guests.load(name).description}")
-                return 0
-            case _:
-                from .doctor import doctor
-
-                return doctor()
-    except UserError as error:
-        print(f"pyvmm: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return 1
-    except KeyboardInterrupt:  # before or after the machine, which takes the signal for itself
-        return 128 + signal.SIGINT
+    open_closed()
+    with complaining():
+        try:
+            return _command(argv)
+        except UserError as error:
+            complain(f"pyvmm: {error}")
+            return 2
+        except KeyboardInterrupt:  # before or after the machine, which takes the signal for itself
+            return 128 + signal.SIGINT
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ bytes more.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 from collections.abc import Callable
@@ -43,6 +44,8 @@ class Console:
     def __init__(self, fd_in: int, fd_out: int) -> None:
         self._in = fd_in
         self._out = Output(fd_out)
+        self.lost = ""
+        """Why output of the guest was lost, where nobody chose that: a full disk, and not a reader that has gone."""
         self._output = bytearray()
         self._input = bytearray()
         self._eof = False
@@ -120,7 +123,9 @@ class Console:
         """Write what is taken, waiting up to *patience* ms each time; True when all is written."""
         try:
             written = self._out.write(self._output, patience)
-        except OSError:  # nobody reads any more; the guest goes on without a console
+        except OSError as error:  # the guest goes on without a console
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                self.lost = os.strerror(error.errno or 0)
             written = len(self._output)
         del self._output[:written]
         return not self._output

@@ -17,7 +17,8 @@ def load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
     if config.initrd is not None or config.cmdline:
         raise UserError("-i and -p go with a kernel: name one with -k")
     try:
-        guest = guests.load(config.guest or guests.DEFAULT).with_parameters(**dict(config.guest_parameters))
+        name = guests.DEFAULT if config.guest is None else config.guest
+        guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
     except guests.GuestError as error:
         raise UserError(str(error)) from None
     if guest.memory > config.memory:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import signal
 import sys
@@ -22,6 +21,7 @@ from .machine import Machine
 from .outcome import End, Outcome
 from .session import Session
 from .signals import ENDING, handled, stop_process
+from .standard import complain
 from .trace_writer import TraceWriter
 
 
@@ -38,15 +38,6 @@ def _trace_writer(file: Path | None) -> TraceWriter:
 class Interrupted(BaseException):
     """A signal came while we waited for what may never come: a pipe that the machine boots from, an X server, a reader
     of the last of the output."""
-
-
-def open_standard_descriptors() -> None:
-    """Open those that were closed on /dev/null, so that nothing of the machine's gets their numbers."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
 def allow_all_descriptors() -> None:
@@ -68,7 +59,7 @@ class _Run:
         self._config = config
         self._host = host
         self._trace = trace
-        self._console = Console(0, 1)
+        self.console = Console(0, 1)
         self._machine: Machine | None = None
         self._session: Session | None = None
         self._ended: Outcome | None = None
@@ -110,13 +101,13 @@ class _Run:
             self._requests.popleft()()
 
     def _stop(self) -> None:
-        user = self._session or self._console
+        user = self._session or self.console
         user.give_back()
         stop_process()
         user.take_again()
 
     def _take_again(self) -> None:
-        (self._session or self._console).take_again()
+        (self._session or self.console).take_again()
 
     # All of it
 
@@ -142,7 +133,7 @@ class _Run:
                     return self._machines()
                 finally:
                     with self._waiting():
-                        self._console.close()
+                        self.console.close()
             except Interrupted:
                 assert self._ended is not None
                 return self._ended
@@ -154,12 +145,12 @@ class _Run:
         while True:
             with self._waiting():
                 try:
-                    machine = Machine(self._config, self._console.write, self._trace, nvram)
+                    machine = Machine(self._config, self.console.write, self._trace, nvram)
                 except BootError as error:
                     raise UserError(str(error)) from None
             with machine:
                 with self._waiting():
-                    session = Session(machine, self._host, self._console)
+                    session = Session(machine, self._host, self.console)
                 with session:
                     self._machine, self._session = machine, session
                     try:
@@ -178,19 +169,18 @@ class _Run:
 
 def run(config: MachineConfig, host: HostConfig) -> int:
     """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
-    open_standard_descriptors()
     allow_all_descriptors()
     trace = _trace_writer(host.trace_file) if config.trace else None
     try:
-        outcome = _Run(config, host, trace).outcome()
+        machines = _Run(config, host, trace)
+        outcome = machines.outcome()
     finally:
         if trace is not None:
             trace.close()
-    try:
-        if outcome.end is not End.POWER_OFF:
-            print(f"pyvmm: {outcome}", file=sys.stderr)
-        if outcome.report:
-            print(outcome.report, file=sys.stderr)
-    except OSError:  # nobody reads it; the status still says how the guest ended
-        pass
+    if machines.console.lost:
+        complain(f"pyvmm: the guest's output went nowhere: {machines.console.lost}")
+    if outcome.end is not End.POWER_OFF:
+        complain(f"pyvmm: {outcome}")
+    if outcome.report:
+        complain(outcome.report)
     return outcome.status
