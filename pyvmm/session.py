@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ from .hostinput.options import parse_input_option, x11_wanted
 from .hostinput.typist import TypeAfter
 from .machine import Machine
 from .outcome import End, Outcome
+from .output import Output
 from .terminal import in_foreground
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Session:
         self._host = host
         self._console = console
         self._open = ExitStack()
+        self._errors = Output(2)
+        self._open.callback(self._errors.close)
         self._screen: TerminalScreen | None = None
         self._captured: EvdevCapture | None = None
         self._look_again = machine.loop.timer(self.take_again)
@@ -107,7 +109,7 @@ class Session:
             machine.router,
             keyboard=keyboard,
             mouse=mouse,
-            notify=lambda line: print(f"pyvmm: {line}", file=sys.stderr),
+            notify=self._tell,
             trace=machine.trace.channel("evdev"),
         )
         self._open.callback(capture.close)
@@ -143,7 +145,14 @@ class Session:
         try:
             self._machine.screen.png(os.fspath(path))
         except OSError as error:
-            print(f"pyvmm: cannot write {path}: {error.strerror}", file=sys.stderr)
+            self._tell(f"cannot write {path}: {error.strerror}")
+
+    def _tell(self, line: str) -> None:
+        """A line on standard error, which may be a terminal that is raw by now; where it takes nothing, nothing."""
+        try:
+            self._errors.write(f"pyvmm: {line}\r\n".encode() if os.isatty(2) else f"pyvmm: {line}\n".encode())
+        except OSError:
+            pass
 
     def _command(self, letter: str) -> None:
         if letter == "s":

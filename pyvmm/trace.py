@@ -68,8 +68,8 @@ class Trace:
         return self._channels[name]
 
 
-def text_sink(stream: TextIO) -> Sink:
-    """A sink that writes a line a message: seconds since the first one, the channel, the message.
+def text_sink(stream: TextIO, end: str = "\n") -> Sink:
+    """A sink that writes a line a message: seconds since the first one, the channel, the message, *end*.
 
     It falls silent when *stream* takes no more (a reader that has gone, a full disk): the machine runs on.
     """
@@ -83,7 +83,7 @@ def text_sink(stream: TextIO) -> Sink:
         if not start:
             start.append(ns)
         try:
-            stream.write(f"{(ns - start[0]) / 1e9:12.6f} {channel:<8} {message}\n")
+            stream.write(f"{(ns - start[0]) / 1e9:12.6f} {channel:<8} {message}{end}")
             stream.flush()
         except OSError:
             silent = True

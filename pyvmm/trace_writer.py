@@ -18,7 +18,8 @@ class TraceWriter:
     """A sink (see trace.Sink) whose lines go to *stream* in their order; close() ends its thread."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._write = text_sink(stream)
+        # A terminal is raw while the guest has it, and starts no line by itself.
+        self._write = text_sink(stream, "\r\n" if stream.isatty() else "\n")
         self._lines: deque[tuple[int, str, str]] = deque()
         self._left_out = 0
         self._wake = threading.Event()

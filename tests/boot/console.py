@@ -36,12 +36,15 @@ class Console(Transcript):
         self.command = [os.fspath(word) for word in command]
         super().__init__(" ".join(self.command))
         self.on_pty = on_pty
+        self.cooked: list[object] = []
+        """The settings of the pseudo-terminal before the program started."""
         environment = {**os.environ, **(env or {})}
         errors = stderr.open("wb") if stderr else None
         try:
             if on_pty:
                 ours, theirs = pty.openpty()
                 termios.tcsetwinsize(theirs, size)
+                self.cooked = list(termios.tcgetattr(theirs))
                 self._process = subprocess.Popen(
                     self.command,
                     stdin=theirs,

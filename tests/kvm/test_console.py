@@ -61,7 +61,6 @@ def memory_of(pid: int) -> int:
 
 
 def test_the_terminal_is_raw_and_what_is_typed_comes_back(on_terminal: Console) -> None:
-    cooked = on_terminal.terminal()
     on_terminal.expect(GREETING)
     assert not local_flags(on_terminal) & (termios.ICANON | termios.ECHO | termios.ISIG)
     on_terminal.send("abc\x03\x1a\x1c")
@@ -69,16 +68,15 @@ def test_the_terminal_is_raw_and_what_is_typed_comes_back(on_terminal: Console) 
     on_terminal.send("q")
     on_terminal.expect("Bye.")
     assert on_terminal.wait() == 0
-    assert on_terminal.terminal() == cooked
+    assert on_terminal.terminal() == on_terminal.cooked
 
 
 def test_ctrl_a_x_quits(on_terminal: Console) -> None:
-    cooked = on_terminal.terminal()
     on_terminal.expect(GREETING)
     on_terminal.send("\x01x")
     on_terminal.expect("pyvmm: quit")
     assert on_terminal.wait() == 7
-    assert on_terminal.terminal() == cooked
+    assert on_terminal.terminal() == on_terminal.cooked
 
 
 def test_ctrl_a_ctrl_a_sends_one(on_terminal: Console) -> None:
@@ -136,12 +134,11 @@ def test_ctrl_a_x_after_typing_at_a_guest_that_does_not_listen(tmp_path: Path) -
 
 @pytest.mark.parametrize("number", ENDING, ids=lambda number: number.name)
 def test_a_signal_gives_the_terminal_back(on_terminal: Console, number: int) -> None:
-    cooked = on_terminal.terminal()
     on_terminal.expect(GREETING)
     on_terminal.signal(number)
     on_terminal.expect(f"pyvmm: signal {number}")
     assert on_terminal.wait() == 128 + number
-    assert on_terminal.terminal() == cooked
+    assert on_terminal.terminal() == on_terminal.cooked
 
 
 @pytest.mark.parametrize(
@@ -149,23 +146,34 @@ def test_a_signal_gives_the_terminal_back(on_terminal: Console, number: int) -> 
 )
 def test_each_end_gives_the_terminal_back(guest: str, status: int) -> None:
     with Console([PYVMM, "run", guest, "--timeout", "0.4"], on_pty=True) as console:
-        cooked = console.terminal()
         assert console.wait() == status
-        assert console.terminal() == cooked
+        assert console.terminal() == console.cooked
         assert "\n" not in console.output.replace("\r\n", ""), "no staircase: the terminal was cooked again by then"
+
+
+def test_lines_of_ours_on_the_raw_terminal() -> None:
+    """A trace and a complaint: each starts at the left edge, though the terminal moves there by itself no more."""
+    arguments: list[str | Path] = [PYVMM, "run", "hello", "--trace", "serial,irq", "--screenshot", "/no/such/place.png"]
+    with Console(arguments, on_pty=True) as console:
+        console.expect(GREETING)
+        console.send("a\x01s")
+        console.expect("pyvmm: cannot write /no/such/place.png: No such file or directory")
+        console.send("q")
+        assert console.wait() == 0
+        assert "serial" in console.output and "KVM_IRQ_LINE" in console.output
+        assert "\n" not in console.output.replace("\r\n", "")
 
 
 def test_a_mistake_gives_the_terminal_back(tmp_path: Path) -> None:
     """The kernel is gone when the machine resets."""
     arguments = flat(tmp_path, RESET_AFTER_A_KEY)
     with Console([PYVMM, *arguments], on_pty=True) as console:
-        cooked = console.terminal()
         console.expect("R")
         (tmp_path / "code.bin").unlink()
         console.send("k")
         console.expect("No such file or directory")
         assert console.wait() == 2
-        assert console.terminal() == cooked
+        assert console.terminal() == console.cooked
 
 
 def test_a_reset_keeps_what_was_typed(tmp_path: Path) -> None:

@@ -52,9 +52,14 @@ class Shell:
         return "\n".join(emulator.text())
 
     @property
+    def children(self) -> list[int]:
+        bash = self.console.pid
+        return [int(pid) for pid in Path(f"/proc/{bash}/task/{bash}/children").read_text().split()]
+
+    @property
     def pid(self) -> int:
         """pyvmm's."""
-        return int(Path(f"/proc/{self.console.pid}/task/{self.console.pid}/children").read_text().split()[0])
+        return self.children[0]
 
     def stop(self, number: int) -> None:
         os.kill(self.pid, number)
@@ -82,7 +87,10 @@ class Shell:
 def shell() -> Iterator[Shell]:
     command = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
     with Console(command, on_pty=True, env={"PS1": PROMPT}) as console:
-        yield Shell(console)
+        shell = Shell(console)
+        yield shell
+        for pid in shell.children:  # where a test failed; what is in the background would outlive the terminal
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", STOPS)
