@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import signal
+import struct
 import threading
 import time
 
 import pytest
 
-from kvm_cffi import CpuidEntry, ExitRecord, KvmError, MsiRoute, catch_signal, constants
+from kvm_cffi import CpuidEntry, Exit, ExitRecord, KvmError, MsiRoute, catch_signal, constants
+from kvm_cffi import vcpu as vcpu_module
 from kvm_cffi.exits import (
+    Debug,
+    ExceptionExit,
     FailEntry,
     Hlt,
     InternalError,
@@ -30,6 +35,8 @@ from pyvmm.guests import load
 from pyvmm.layout import DEBUG_EXIT, DEBUGCON
 from tests.kvm.rig import HARDWARE, Rig, interrupted_after, said
 
+OTHER = vcpu_module._OTHER
+"""What KVM_RUN comes back with in the binding where an exit is neither port I/O nor MMIO."""
 SPIN = "eb fe"
 """1: jmp 1b"""
 MSI_TO_CPU_0 = 0xFEE00000
@@ -275,6 +282,43 @@ def test_an_exit_that_has_no_type_here() -> None:
         assert rig.vcpu.run() == UnknownExit(constants.KVM_EXIT_X86_RDMSR, 0)
         assert constants.exit_name(constants.KVM_EXIT_X86_RDMSR) == "KVM_EXIT_X86_RDMSR"
         assert constants.exit_name(12345) == "KVM_EXIT 12345"
+
+
+KVM_RUN_EXIT_REASON, KVM_RUN_UNION = 8, 32
+"""Offsets in struct kvm_run (<linux/kvm.h>): the exit's number, and what goes with it."""
+
+
+@pytest.mark.parametrize(
+    ("reason", "details", "exit"),
+    [
+        ("KVM_EXIT_EXCEPTION", struct.pack("<II", 14, 0x12), ExceptionExit(14, 0x12)),
+        ("KVM_EXIT_UNKNOWN", struct.pack("<Q", 0x123456789), UnknownExit(0, 0x123456789)),
+        ("KVM_EXIT_FAIL_ENTRY", struct.pack("<QI", 0x80000021, 3), FailEntry(0x80000021, 3)),
+        ("KVM_EXIT_DEBUG", struct.pack("<IIQQQ", 1, 0, 2, 3, 4), Debug(1, 2, 3, 4)),
+        ("KVM_EXIT_IOAPIC_EOI", b"\x45", IoapicEoi(0x45)),
+        ("KVM_EXIT_SYSTEM_EVENT", struct.pack("<II3Q", 3, 2, 5, 6, 7), SystemEvent(3, (5, 6))),
+        ("KVM_EXIT_SYSTEM_EVENT", struct.pack("<II16Q", 3, 99, *range(16)), SystemEvent(3, tuple(range(16)))),
+        ("KVM_EXIT_INTERNAL_ERROR", struct.pack("<II16Q", 3, 99, *range(16)), InternalError(3, tuple(range(16)), b"")),
+        ("KVM_EXIT_INTERNAL_ERROR", struct.pack("<IIQB", 1, 1, 1, 3) + b"abcde", InternalError(1, (1,), b"abc")),
+        ("KVM_EXIT_INTERNAL_ERROR", struct.pack("<IIQB", 1, 1, 1, 99) + b"x" * 20, InternalError(1, (1,), b"x" * 15)),
+        ("KVM_EXIT_INTERNAL_ERROR", struct.pack("<IIQB", 1, 1, 0, 3) + b"abcde", InternalError(1, (0,), b"")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_exits_that_no_guest_here_can_cause(
+    reason: str, details: bytes, exit: Exit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel would write into the page that it shares with us; the sizes in it are not trusted."""
+    with Rig() as rig, mmap.mmap(rig.vcpu.fd, rig.system.vcpu_mmap_size) as kvm_run:
+
+        def exits(*arguments: object) -> int:
+            kvm_run[KVM_RUN_EXIT_REASON : KVM_RUN_EXIT_REASON + 4] = struct.pack("<I", getattr(constants, reason))
+            kvm_run[KVM_RUN_UNION : KVM_RUN_UNION + len(details)] = details
+            return OTHER
+
+        monkeypatch.setattr(vcpu_module, "_shim_run", exits)
+        assert rig.vcpu.run() == exit
+        assert type(rig.vcpu.run()) is type(exit), "they are tuples, which are equal to others"
 
 
 def test_the_last_exits_are_kept() -> None:
