@@ -47,6 +47,15 @@ def open_display(name: str | None = None) -> Any:
         raise UserError(f"cannot open X display {name!r}: {reason}; or {instead}") from None
 
 
+def true_colour_masks(screen: Any) -> tuple[int, int, int] | None:
+    """Where red, green and blue are in a pixel of the screen's root visual; None where it has a map of colours."""
+    for depth in screen.allowed_depths:
+        for visual in depth.visuals:
+            if visual.visual_id == screen.root_visual and visual.visual_class == X.TrueColor:
+                return visual.red_mask, visual.green_mask, visual.blue_mask
+    return None
+
+
 class X11Window:
     """A window that shows *vga* and, with a *router*, is the guest's keyboard and mouse.
 
@@ -89,6 +98,7 @@ class X11Window:
         self._pad = info.bitmap_format_scanline_pad // 8
         screen = self._display.screen()
         self._colormap = screen.default_colormap
+        self._masks = true_colour_masks(screen)
         self._delete_window = self._display.intern_atom("WM_DELETE_WINDOW")
         self._protocols = self._display.intern_atom("WM_PROTOCOLS")
         self._window = screen.root.create_window(
@@ -264,5 +274,14 @@ class X11Window:
         if pixel is None:
             if len(self._pixels) >= 4096:  # a guest may cycle its palette for ever
                 self._pixels.clear()
-            pixel = self._pixels[colour] = int(self._colormap.alloc_color(*(level * 257 for level in colour)).pixel)
+            pixel = self._pixels[colour] = self._new_pixel(colour)
+        return pixel
+
+    def _new_pixel(self, colour: Rgb) -> int:
+        if self._masks is None:  # then the server is asked, and waited for
+            return int(self._colormap.alloc_color(*(level * 257 for level in colour)).pixel)
+        pixel = 0
+        for level, mask in zip(colour, self._masks, strict=True):
+            unit = mask & -mask
+            pixel |= level * (mask // unit) // 255 * unit
         return pixel

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,11 +27,21 @@ from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server_and_name() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     process, name = start_server()
-    yield name
+    yield process, name
     process.terminate()
     process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(server_and_name: tuple[subprocess.Popen[bytes], str]) -> str:
+    return server_and_name[1]
+
+
+@pytest.fixture(scope="module")
+def server_process(server_and_name: tuple[subprocess.Popen[bytes], str]) -> subprocess.Popen[bytes]:
+    return server_and_name[0]
 
 
 class Desk:
@@ -59,6 +70,12 @@ class Desk:
         for i, byte in enumerate(text.encode("cp437")):
             offset = 2 * (row * 80 + column + i)
             self.memory[offset : offset + 2] = bytes((byte, attribute))
+
+    def palette(self, index: int, rgb: tuple[int, int, int]) -> None:
+        """The DAC's entry that attribute colour *index* ends at, six bits a level."""
+        self.vga.write(0x08, 1, index)
+        for level in rgb:
+            self.vga.write(0x09, 1, level)
 
     def xdotool(self, *arguments: str) -> None:
         subprocess.run(["xdotool", *arguments], env={**os.environ, "DISPLAY": self.server}, check=True, timeout=20)
@@ -124,6 +141,21 @@ def test_an_uncovered_window_is_drawn_again(desk: Desk) -> None:
     desk.until(lambda: desk.shows(3, 0, "x", 0xAAAAAA, 0))
     desk.xdotool("windowunmap", "--sync", str(desk.window.window_id), "windowmap", str(desk.window.window_id))
     desk.until(lambda: desk.shows(3, 0, "x", 0xAAAAAA, 0))
+
+
+@pytest.mark.usefixtures("no_wait")
+def test_a_server_that_stops_answering_holds_up_nothing(desk: Desk, server_process: subprocess.Popen[bytes]) -> None:
+    """Not even where the guest shows colours that it has not shown before."""
+    desk.until(lambda: desk.shows(3, 0, " ", 0xAAAAAA, 0))
+    server_process.send_signal(signal.SIGSTOP)
+    try:
+        for level in range(64):
+            desk.palette(1, (level, 63 - level, 1))
+            desk.write(3, 0, "x", 0x10 | level & 0xF)
+            desk.clock.advance(17_000_000)
+    finally:
+        server_process.send_signal(signal.SIGCONT)
+    desk.until(lambda: desk.shows(3, 0, "x", 0xFFFFFF, 0xFF0004))
 
 
 def test_the_cursor_blinks(desk: Desk) -> None:
