@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import resource
 import signal
 import sys
@@ -12,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from .boot.error import BootError
 from .config import HostConfig, MachineConfig
@@ -33,6 +36,10 @@ def _trace_writer(file: Path | None) -> TraceWriter:
         return TraceWriter(open(file, "w"))  # open as long as the process
     except OSError as error:
         raise UserError(f"--trace: cannot write {file}: {error.strerror}") from None
+
+
+PATIENCE: Final = 2.0
+"""Seconds that the machine gets to end by a signal before the next one ends the process."""
 
 
 class Interrupted(BaseException):
@@ -63,6 +70,7 @@ class _Run:
         self._machine: Machine | None = None
         self._session: Session | None = None
         self._ended: Outcome | None = None
+        self._ended_at = 0.0
         self._requests: deque[Callable[[], None]] = deque()
         self._interruptible = False
         """An exception is all that is needed to give everything back."""
@@ -70,9 +78,14 @@ class _Run:
     # In a signal handler, which may have stopped anything half-way: the loop does the work
 
     def end(self, number: int) -> None:
-        """A signal that ends the process ends the machine instead, so that everything is closed and restored."""
+        """A signal that ends the process ends the machine instead, so that everything is closed and restored. Where
+        that does not come about, as when a device of the user's never returns, another signal ends the process."""
         if self._ended is None:
             self._ended = Outcome(End.SIGNAL, number)
+            self._ended_at = time.monotonic()
+        elif time.monotonic() - self._ended_at > PATIENCE:
+            atexit._run_exitfuncs()  # the terminal and the host's devices go back
+            os._exit(128 + number)
         if self._machine is not None:
             self._machine.loop.post(partial(self._machine.end, self._ended))
         if self._interruptible:
