@@ -19,6 +19,10 @@ INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
 
+PATIENT = "lpj=10000000"
+"""For Linux 2.6 with an IO-APIC: each delay is some four times as long. It wants to see four ticks of the timer in 10 ms,
+and panics otherwise; the lab on a busy host is slower."""
+
 
 def monitor(line: str) -> str:
     """Give *line* to the monitor of the QEMU that is the lab; its answer. AssertionError where that is an error.

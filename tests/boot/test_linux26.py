@@ -13,6 +13,7 @@ import pytest
 from pyvmm.config import Irqchip, MachineConfig
 from pyvmm.outcome import End
 from tests.boot.guest import Guest, irq_counts
+from tests.boot.lab import PATIENT
 
 MIB = 1 << 20
 IRQCHIPS = ("kernel", "split", "user")
@@ -114,7 +115,7 @@ def test_2_6_11_brings_up_two_cpus_and_panics(guests26: Path) -> None:
         memory=256 * MIB,
         cpus=2,
         kernel=guests26 / "bzImage-2.6.11",
-        cmdline="earlyprintk=serial,ttyS0,115200 console=ttyS0",
+        cmdline=f"earlyprintk=serial,ttyS0,115200 console=ttyS0 {PATIENT}",
         virtio_input="standard",
     )
     with Guest(config) as guest:
