@@ -20,8 +20,8 @@ INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
 
 PATIENT = "lpj=10000000"
-"""For Linux 2.6 with an IO-APIC: each delay is some four times as long. It panics unless it sees four ticks of the timer
-in 10 ms, and the lab on a busy host is slower."""
+"""For Linux 2.6 with an IO-APIC: each delay is some four times as long. It panics unless it sees four timer
+ticks in 10 ms, and the lab on a busy host is slower."""
 
 
 def monitor(line: str) -> str:
