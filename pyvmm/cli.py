@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -295,7 +294,3 @@ def main(argv: list[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt:  # before or after the machine, which takes the signal for itself
             return 128 + signal.SIGINT
-
-
-if __name__ == "__main__":
-    sys.exit(main())

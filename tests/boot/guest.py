@@ -7,7 +7,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Protocol, Self
 
 from pyvmm.config import MachineConfig
@@ -66,13 +65,11 @@ def system_ram(iomem: str) -> list[int]:
 
 
 LABS_OWN = (
-    re.compile(r"XSAVE consistency problem(.|\n)*?\[ end trace 0+ \]---|CPUID\[0d, .*|-+\[ cut here \]-+(?=\n.*XSAVE)"),
     re.compile(r"Unstable clock detected(.|\n)*?on the kernel command line"),
     re.compile(r"(?<=\] )(clocksource: |hrtimer: interrupt took ).*"),
 )
-"""Warnings that the lab's processor is to blame for, not the machine under test. QEMU's TCG lets a nested guest set
-XCR0 without telling KVM, so CPUID's size of the XSAVE area is not what it should be; its CPUs' TSCs differ, and on a
-busy host the time between two looks at a clock is long."""
+"""Warnings that the lab's processor is to blame for, not the machine under test: on a busy host the time between two
+looks at a clock is long."""
 
 
 def warnings(log: str) -> list[str]:
@@ -83,10 +80,7 @@ def warnings(log: str) -> list[str]:
 
 
 class Guest(Transcript):
-    """Runs from its construction until it ends, close() or LIFETIME; what it sends on COM1 is the transcript.
-
-    Each vCPU stays on one processor: one that moves meets a triple fault now and then in the lab, under QEMU as well.
-    """
+    """Runs from its construction until it ends, close() or LIFETIME; what it sends on COM1 is the transcript."""
 
     def __init__(self, config: MachineConfig, lifetime: float = LIFETIME) -> None:
         super().__init__(f"{config.kernel} {config.cmdline}")
@@ -99,8 +93,6 @@ class Guest(Transcript):
         self._fds = [input_end, self._input, nowhere]
         self._console = Console(input_end, nowhere)
         self.machine.attach_console(self._console)
-        for number, thread in enumerate(self.machine.threads if config.cpus > 1 else []):
-            thread.call(partial(os.sched_setaffinity, 0, {number % (os.cpu_count() or 1)}))
         self._lifetime = lifetime
         self._error: BaseException | None = None
         self.outcome: Outcome | None = None
