@@ -109,26 +109,6 @@ def test_2_6_10_powers_off_through_acpi(guests26: Path, tmp_path: Path) -> None:
         assert "Power down." in guest.output
 
 
-def test_2_6_11_brings_up_two_cpus_and_panics(guests26: Path) -> None:
-    """It has no support for an initial RAM disk, so it ends for want of a root file system."""
-    config = MachineConfig(
-        memory=256 * MIB,
-        cpus=2,
-        kernel=guests26 / "bzImage-2.6.11",
-        cmdline=f"earlyprintk=serial,ttyS0,115200 console=ttyS0 {PATIENT}",
-        virtio_input="standard",
-    )
-    with Guest(config) as guest:
-        outcome = guest.wait()
-        assert outcome.end is End.PANIC and outcome.status == 4
-        assert outcome.message == "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(3,1)"
-        for text in ("Processor #1", "Brought up 2 CPUs", "ACPI: Interpreter enabled", "PCI Root Bridge [PCI0]"):
-            assert text in guest.output
-        assert re.search(r"input: AT Translated Set 2 keyboard on isa0060/serio0", guest.output)
-        assert re.search(r"input: ImExPS/2 Generic Explorer Mouse on isa0060/serio1", guest.output)
-        assert "vCPU 1: " in outcome.report
-
-
 @pytest.mark.parametrize("irqchip", IRQCHIPS)
 def test_2_6_20_has_a_shell_on_the_serial_port(guests26: Path, irqchip: Irqchip) -> None:
     """A raw image, entered in 32-bit mode at 0x100000."""

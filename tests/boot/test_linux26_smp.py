@@ -1,0 +1,37 @@
+"""Linux 2.6.11 with two CPUs, in a lab with two processors (scripts/lab -smp 2).
+
+Its CPUs compare their time stamp counters by turns, thousands of times, with interrupts off. On one processor each turn
+takes the other vCPU thread's share of time, and the boot minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pyvmm.config import MachineConfig
+from pyvmm.outcome import End
+from tests.boot.guest import Guest
+from tests.boot.lab import PATIENT
+
+MIB = 1 << 20
+
+
+def test_2_6_11_brings_up_two_cpus_and_panics(guests26: Path) -> None:
+    """It has no support for an initial RAM disk, so it ends for want of a root file system."""
+    config = MachineConfig(
+        memory=256 * MIB,
+        cpus=2,
+        kernel=guests26 / "bzImage-2.6.11",
+        cmdline=f"earlyprintk=serial,ttyS0,115200 console=ttyS0 {PATIENT}",
+        virtio_input="standard",
+    )
+    with Guest(config) as guest:
+        outcome = guest.wait()
+        assert outcome.end is End.PANIC and outcome.status == 4
+        assert outcome.message == "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(3,1)"
+        for text in ("Processor #1", "Brought up 2 CPUs", "ACPI: Interpreter enabled", "PCI Root Bridge [PCI0]"):
+            assert text in guest.output
+        assert re.search(r"input: AT Translated Set 2 keyboard on isa0060/serio0", guest.output)
+        assert re.search(r"input: ImExPS/2 Generic Explorer Mouse on isa0060/serio1", guest.output)
+        assert "vCPU 1: " in outcome.report
