@@ -83,7 +83,7 @@ def warnings(log: str) -> list[str]:
 class Guest(Transcript):
     """Runs from its construction until it ends, close() or LIFETIME; what it sends on COM1 is the transcript.
 
-    Each vCPU stays on one processor: one that moves meets a triple fault now and then in a lab with two, in QEMU as well.
+    Each vCPU stays on one processor: in a lab with two, one that moves meets a triple fault now and then, in QEMU too.
     """
 
     def __init__(self, config: MachineConfig, lifetime: float = LIFETIME) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 import subprocess
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 from pyvmm.config import Irqchip, MachineConfig
 from pyvmm.outcome import End
 from tests.boot.guest import Guest, irq_counts
-from tests.boot.lab import PATIENT
 
 MIB = 1 << 20
 IRQCHIPS = ("kernel", "split", "user")
