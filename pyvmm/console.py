@@ -58,6 +58,7 @@ class Console:
         self._reading = False
         self._held = False
         self._keys: Callable[[bytes], None] | None = None
+        self._notes: Callable[[bytes], None] | None = None
 
     def attach(
         self,
@@ -66,13 +67,15 @@ class Console:
         hold: Callable[[bool], None],
         command: Callable[[str], None],
         keys: Callable[[bytes], None] | None = None,
+        notes: Callable[[bytes], None] | None = None,
     ) -> None:
         """Serve *port* from *loop*, under the machine lock.
 
         *hold* is told True when output has piled up and False when it has drained; *command* gets the letters of
-        Ctrl-A commands other than h. With *keys*, input goes there and not to the port, whose output is not shown.
+        Ctrl-A commands other than h. With *keys*, input goes there and not to the port, whose output is not shown, and
+        what say() is given goes to *notes*.
         """
-        self._keys = keys
+        self._keys, self._notes = keys, notes
         if self._terminal is None and os.isatty(self._in):
             self._terminal = RawTerminal(self._in)
         self._loop, self._port, self._hold, self._command = loop, port, hold, command
@@ -106,6 +109,13 @@ class Console:
         if len(self._output) > HIGH_WATER and not self._held and loop is not None:
             self._held = True
             self._hold(True)
+
+    def say(self, text: bytes) -> None:
+        """Words of ours to the user, among the guest's output where that is shown."""
+        if self._keys is None:
+            self.write(text)
+        elif self._notes is not None:
+            self._notes(text)
 
     def _flush(self) -> None:
         if self._loop is None:
@@ -185,7 +195,7 @@ class Console:
             self._reading = False
         for command in commands:
             if command == "h":
-                self.write(HELP)
+                self.say(HELP)
             else:
                 self._command(command)
         self._feed()

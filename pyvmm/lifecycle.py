@@ -159,7 +159,7 @@ class Lifecycle:
                 thread.call(lambda vcpu=thread.vcpu: self._print_registers(vcpu, console))  # type: ignore[misc]
 
     def _print_registers(self, vcpu: Vcpu, console: Console) -> None:
-        console.write(("\n" + vcpu_report(vcpu, self.memory) + "\n").replace("\n", "\r\n").encode())
+        console.say(("\n" + vcpu_report(vcpu, self.memory) + "\n").replace("\n", "\r\n").encode())
 
     def start(self) -> None:
         """Start the vCPUs, once; run() and wait() do it by themselves."""

@@ -333,15 +333,16 @@ class Machine(Lifecycle, Injection):
         console: Console,
         command: Callable[[str], None] | None = None,
         keys: Callable[[bytes], None] | None = None,
+        notes: Callable[[bytes], None] | None = None,
     ) -> None:
         """Put COM1 on *console*, until console.detach(). *command* gets the letters of Ctrl-A commands; where *keys* is
-        given, what is typed goes there and COM1's output nowhere."""
+        given, what is typed goes there, COM1's output nowhere, and what Ctrl-A h and r say to *notes*."""
         if command is None:
 
             def command(letter: str) -> None:
                 self.console_command(letter, console)
 
-        console.attach(self.loop, self.serial, self.hold, command, keys)
+        console.attach(self.loop, self.serial, self.hold, command, keys, notes)
 
     def watch_serial(self, watcher: Callable[[bytes], None]) -> None:
         """Call *watcher* too with what the guest sends on COM1, under the machine lock."""

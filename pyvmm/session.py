@@ -68,7 +68,7 @@ class Session:
             self._type_after()
         if host.screenshot is not None:
             self._open.callback(self.screenshot)
-        machine.attach_console(self._console, self._command, keys)
+        machine.attach_console(self._console, self._command, keys, self._screen.note if self._screen else None)
         self._open.callback(self._console.detach)
         self._follow_foreground()
 
@@ -99,7 +99,14 @@ class Session:
         self._open.callback(screen.close)
         self._screen = screen
         screen.start()
-        return TerminalKeys(self._machine.typist).feed
+        keys = TerminalKeys(self._machine.typist)
+
+        def typed(data: bytes) -> None:
+            if data:
+                screen.clear_note()
+            keys.feed(data)
+
+        return typed
 
     def _capture(self, keyboard: str | None, mouse: str | None) -> None:
         from .hostinput.evdev import EvdevCapture

@@ -25,6 +25,8 @@ _ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"
 _LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 PATIENCE_MS: Final = 1000
 """How long close() waits for a terminal that takes nothing."""
+NOTE_COLOURS: Final = (15, 1)
+"""White on blue: a note of ours over the guest's screen."""
 
 
 def sgr(foreground: int, background: int) -> str:
@@ -50,6 +52,7 @@ class TerminalScreen:
         self._waiting = b""
         self._size = (0, 0)
         self._top = 0
+        self._note: list[str] = []
         self._started = self._visible = False
 
     def start(self) -> None:
@@ -58,6 +61,17 @@ class TerminalScreen:
         atexit.register(self.close)
         self.take_again()
         self._frame()
+
+    def note(self, text: bytes) -> None:
+        """Show *text* over the guest's screen and above the notes before it, as far as there is room."""
+        self._note[:0] = [line for line in text.decode("ascii", "replace").split("\r\n") if line]
+        self._follower.redraw()
+
+    def clear_note(self) -> None:
+        """The guest's screen alone again."""
+        if self._note:
+            self._note.clear()
+            self._follower.redraw()
 
     def _frame(self) -> None:
         self.refresh()
@@ -117,6 +131,8 @@ class TerminalScreen:
             runs = list(seen.changes(None))
         out = ["\x1b[?25l"]
         out += [self._run(run) for run in runs]
+        for row, line in enumerate(self._note[: size[1]]):
+            out.append(f"\x1b[{row + 1};1H{sgr(*NOTE_COLOURS)}{line[: size[0]].ljust(size[0])}")
         cursor = seen.cursor
         if cursor is not None and cursor.column < size[0] and 0 <= cursor.row - top < size[1]:
             out.append(f"\x1b[{cursor.row - top + 1};{cursor.column + 1}H\x1b[?25h")

@@ -106,13 +106,19 @@ def test_the_screen_in_the_terminal() -> None:
         console.expect("ready", 60)
         console.send("Terminal 7?")
         console.expect("7?", 60)
+        console.send("\x01h")
+        console.expect("press the power button", 60)
+        console.send("\x01r")
+        console.expect("vCPU 0: 64-bit long mode", 60)
+        console.send("!")
+        console.expect("!", 60)
         console.send("\x01x")
         assert console.wait() == 7
         terminal = Emulator(80, 25)
         output = console.output.partition("\x1b[?1049h")[2].rpartition("\x1b[?1049l")[0]
         terminal.feed(output.encode())
     assert terminal.text()[0].startswith(READY)
-    assert "> Terminal 7?" in [line.rstrip() for line in terminal.text()]
+    assert "> Terminal 7?!" in [line.rstrip() for line in terminal.text()]
 
 
 def test_typing_after_a_text_and_the_screen_as_a_file(tmp_path: Path) -> None:

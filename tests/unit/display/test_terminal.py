@@ -95,6 +95,22 @@ def test_only_changes_are_sent(desk: Desk) -> None:
     assert desk.sent == b"\x1b[?25l\x1b[6;7H\x1b[37;40mhi\x1b[1;1H\x1b[?25h"
 
 
+def test_a_note_over_the_screen(desk: Desk) -> None:
+    desk.write(0, 0, b"guest" * 4)
+    desk.write(24, 0, b"below")
+    desk.look()
+    desk.screen.note(b"more\r\n" + b"x" * 100 + b"\r\n")
+    desk.screen.note(b"\r\nCtrl-A h  help\r\n")
+    assert [line.rstrip() for line in desk.look().text()[:4]] == ["Ctrl-A h  help", "more", "x" * 80, ""]
+    desk.write(0, 0, b"ticks")
+    assert desk.look().text()[0].startswith("Ctrl-A h  help"), "it stays when the guest writes"
+    desk.screen.clear_note()
+    text = desk.look().text()
+    assert text[0].startswith("ticksguestguestguest ") and not text[1].strip() and text[24].startswith("below")
+    desk.screen.note(b"".join(b"%d\r\n" % i for i in range(30)))
+    assert [line.split()[0] for line in desk.look().text()] == [str(i) for i in range(25)]
+
+
 def test_a_hidden_cursor_is_hidden(desk: Desk) -> None:
     desk.vga.write(0x14, 2, 0x200A)
     assert desk.look().modes[25] is False
