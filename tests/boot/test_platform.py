@@ -97,7 +97,7 @@ def test_without_acpi_the_mp_table_is_enough() -> None:
 XLOADFLAGS = 0x236  # Linux Documentation/x86/boot.rst, "The Real-Mode Kernel Header"
 
 
-def test_the_32_bit_entry(tmp_path: Path) -> None:
+def test_four_cpus_from_the_32_bit_entry(tmp_path: Path) -> None:
     """A kernel that does not offer the 64-bit entry is entered in 32-bit mode."""
     image = bytearray(CLOUD_KERNEL.read_bytes())
     assert image[XLOADFLAGS] & XLF_KERNEL_64
@@ -106,6 +106,7 @@ def test_the_32_bit_entry(tmp_path: Path) -> None:
     kernel.write_bytes(image)
     config = MachineConfig(
         memory=512 * MIB,
+        cpus=4,
         kernel=kernel,
         initrd=INITRAMFS_CLOUD,
         cmdline="console=ttyS0 quiet pyvmm.modules=none",
@@ -113,7 +114,13 @@ def test_the_32_bit_entry(tmp_path: Path) -> None:
     with Guest(config) as guest:
         guest.expect(USERSPACE)
         guest.expect("# ")
-        assert guest.shell("echo $((6 * 7)); uname -m").split() == ["42", "x86_64"]
+        assert guest.shell("echo $((6 * 7)); uname -m; nproc").split() == ["42", "x86_64", "4"]
+        cores = guest.shell(
+            "grep 'core id' /proc/cpuinfo | cut -d: -f2; cat /sys/devices/system/cpu/cpu3/topology/core_cpus_list"
+        )
+        assert cores.split() == ["0", "1", "2", "3", "3"]
+        counts = irq_counts(guest.shell("cat /proc/interrupts"))
+        assert len(counts["LOC"]) == 4 and min(counts["LOC"]) > 10
         assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
         guest.send("poweroff -f\n")
         assert guest.wait().end is End.POWER_OFF

@@ -128,12 +128,12 @@ def test_a_lab_that_panics_is_status_125_and_shows_its_console() -> None:
 def test_a_processor_that_stops_is_status_125() -> None:
     """Here what shows that it is alive is stopped."""
     code = (
-        "for file in /proc/[0-9]*/cmdline; do grep -q 'alive[.]1' $file && kill -STOP $(echo $file | cut -d/ -f3); done"
+        "for file in /proc/[0-9]*/cmdline; do grep -q 'alive[.]0' $file && kill -STOP $(echo $file | cut -d/ -f3); done"
     )
     started = time.monotonic()
     ran = lab("--stalled", "8", "--", "sh", "-c", f"{code}; sleep 100")
     assert ran.returncode == 125
-    assert "the lab's processor 1 has stopped; the end of its console:" in ran.stderr
+    assert "the lab's processor 0 has stopped; the end of its console:" in ran.stderr
     assert time.monotonic() - started < 60
 
 

@@ -28,7 +28,7 @@ def test_in_a_terminal_it_is_a_shell() -> None:
         console.expect("/ # ", 300)
         console.send("echo $((6 * 7)) $(nproc)\r")
         console.expect("\n42 2", 30)
-        console.send("echo now; sleep 1000\r")
+        console.send("sh -c 'echo now; sleep 1000'\r")
         console.expect("\nnow", 30)  # the shell has handed the terminal to the command
         console.send(b"\x03")  # Ctrl-C is the guest's
         console.expect("/ # ", 30)
