@@ -29,6 +29,6 @@ def monitor(line: str) -> str:
 
     `sendkey a` presses a key of the lab's PS/2 keyboard, `mouse_move 5 5` moves its mouse, `device_add …` plugs one in.
     """
-    ran = subprocess.run([ROOT / "scripts" / "lab-monitor", line], capture_output=True, text=True, timeout=30)
+    ran = subprocess.run([ROOT / "scripts" / "lab-monitor", line], capture_output=True, text=True, timeout=90)
     assert ran.returncode == 0, f"monitor: {line}: {ran.stdout}{ran.stderr}"
     return ran.stdout

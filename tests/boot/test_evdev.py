@@ -259,7 +259,7 @@ def test_the_keyboard_comes_back_however_we_end(hand: Hand, end: str) -> None:
         hand.key(A, 0)
         assert hand.host_saw() == []
         child.send_signal(signal.SIGKILL)
-    child.wait(30)
+    child.wait(90)
     hand.key(B, 1)
     hand.key(B, 0)
     assert hand.host_saw()[-2:] == [(B, 1), (B, 0)]

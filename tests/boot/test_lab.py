@@ -85,18 +85,18 @@ def test_a_module_can_be_loaded() -> None:
 def test_console_on_a_terminal(start: Start) -> None:
     console = start("sh", "-c", "test -t 0 && test -t 1 && read x </dev/tty && echo got $x && exit 3", on_pty=True)
     console.send("word\n")
-    assert "got word" in console.expect("got word", 20)
-    assert console.wait(20) == 3
+    assert "got word" in console.expect("got word", 90)
+    assert console.wait(90) == 3
 
 
 def test_console_on_pipes(start: Start) -> None:
     console = start("sh", "-c", "test -t 0 || echo pipe; cat; exit 4")
-    console.expect("pipe", 20)
+    console.expect("pipe", 90)
     console.send("line\n")
-    console.expect("line\n", 20)
+    console.expect("line\n", 90)
     with pytest.raises(TranscriptError, match="within"):
         console.expect("line\n", 0.2)
     console.close_input()
-    assert console.wait(20) == 4
+    assert console.wait(90) == 4
     with pytest.raises(TranscriptError, match="before the end"):
         console.expect("more")

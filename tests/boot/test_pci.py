@@ -234,7 +234,7 @@ def test_without_acpi_and_msi_and_two_devices_of_users(capfd: pytest.CaptureFixt
         devices=(f"{EXAMPLES / 'idio16.py'}:Idio16", f"{EXAMPLES / 'pvpanic.py'}:PvPanic"),
     )
     with Guest(config) as guest:
-        guest.expect(USERSPACE, 120)
+        guest.expect(USERSPACE)
         guest.expect("# ")
         log = guest.shell("dmesg | grep -E 'MultiProcessor|APIC|PCI'")
         assert "Intel MultiProcessor Specification" in log, log
@@ -283,7 +283,7 @@ def test_2_6_10_routes_intx_to_the_ioapic(guests26: Path, words: str, route: str
         virtio_input="aero",
     )
     with Guest(config) as guest:
-        guest.expect("# ", 90)
+        guest.expect("# ", 300)
         assert "PCI: Probing PCI hardware" in guest.output
         for function in (0, 1):
             assert re.search(route.replace("{function}", str(function)), guest.output), guest.output

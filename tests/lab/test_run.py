@@ -27,11 +27,11 @@ def test_in_a_terminal_it_is_a_shell() -> None:
         before = console.terminal()
         console.expect("/ # ", 300)
         console.send("echo $((6 * 7)) $(nproc)\r")
-        console.expect("\n42 2", 30)
+        console.expect("\n42 2", 90)
         console.send("sh -c 'echo now; sleep 1000'\r")
-        console.expect("\nnow", 30)  # the shell has handed the terminal to the command
+        console.expect("\nnow", 90)  # the shell has handed the terminal to the command
         console.send(b"\x03")  # Ctrl-C is the guest's
-        console.expect("/ # ", 30)
+        console.expect("/ # ", 90)
         console.send(QUIT)
         assert console.wait(60) == 7
         assert console.terminal() == before
