@@ -112,10 +112,7 @@ class Console:
 
     def say(self, text: bytes) -> None:
         """Words of ours to the user, among the guest's output where that is shown."""
-        if self._keys is None:
-            self.write(text)
-        elif self._notes is not None:
-            self._notes(text)
+        (self._notes or self.write)(text)
 
     def _flush(self) -> None:
         if self._loop is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import itertools
@@ -264,6 +265,19 @@ def test_an_answer_is_one_line(text: str) -> None:
     line = lab.answer({"return": text})
     assert "\n" not in line
     assert line.startswith(("ok", "error"))
+
+
+# --- the processor that QEMU stays on
+
+
+def test_each_lab_has_a_processor_of_its_own_while_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = {900_001, 900_002}  # of no machine: real labs may run meanwhile
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: numbers)
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second, contextlib.ExitStack() as third:
+        assert [lab.one_processor(first), lab.one_processor(second)] == [900_001, 900_002]
+        assert lab.one_processor(third) in numbers
+        first.close()
+        assert lab.one_processor(third) == 900_001
 
 
 # --- the kernel of the lab
