@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from . import boot, document, doorbell, host, keys, pio, start, virtio
-from .programs import PYTHON, ROOT, BenchError, say
+from benchmarks import boot, document, doorbell, host, keys, pio, start, virtio
+from benchmarks.programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 HERE: Final[dict[str, Callable[[int], str]]] = {

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from .document import table
-from .programs import CACHE, PYVMM, BenchError, say
-from .stats import in_turn, paired_ratio, spread
+from benchmarks.document import table
+from benchmarks.programs import CACHE, PYVMM, BenchError, say
+from benchmarks.stats import in_turn, paired_ratio, spread
 
 KERNEL = CACHE / "guest" / "vmlinuz-cloud"
 INITRAMFS = CACHE / "guest" / "initramfs.gz"

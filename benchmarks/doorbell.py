@@ -14,16 +14,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from benchmarks.document import table
+from benchmarks.pio import tsc_hz
+from benchmarks.programs import BenchError, say
+from benchmarks.stats import Runs, in_turn, spread
 from pyvmm import guests
 from pyvmm.config import MachineConfig
 from pyvmm.eventfds import EventfdMsi, EventfdMsiRouter, IoeventfdDoorbells
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
-
-from .document import table
-from .pio import tsc_hz
-from .programs import BenchError, say
-from .stats import Runs, in_turn, spread
 
 ADDRESS: Final = 0xD0000000
 MSI_ADDRESS, MSI_DATA = 0xFEE00000, 0x40

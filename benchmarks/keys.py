@@ -27,13 +27,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks.document import table
+from benchmarks.latency import Latency, elapsed, latency, microseconds, over_rounds
+from benchmarks.pio import QEMU_DEBUG_EXIT_0, bios
+from benchmarks.programs import PYTHON, ROOT, BenchError, output_of, say
+from benchmarks.stats import in_turn, paired_ratio, verdict
 from pyvmm import guests
-
-from .document import table
-from .latency import Latency, elapsed, latency, microseconds, over_rounds
-from .pio import QEMU_DEBUG_EXIT_0, bios
-from .programs import PYTHON, ROOT, BenchError, output_of, say
-from .stats import in_turn, paired_ratio, verdict
 
 EVENTS: Final = 600
 WARM_UP: Final = 40

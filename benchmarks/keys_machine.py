@@ -18,14 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.keys import TIMEOUT, gap
 from pyvmm import guests, layout
 from pyvmm.config import MachineConfig
 from pyvmm.devices.i8042 import I8042
 from pyvmm.input_codes import KEY_A
 from pyvmm.irq import Irq
 from pyvmm.machine import Machine
-
-from .keys import TIMEOUT, gap
 
 now = time.monotonic_ns
 

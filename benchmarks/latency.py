@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import NamedTuple
 
-from .programs import BenchError
+from benchmarks.programs import BenchError
 
 
 class Latency(NamedTuple):

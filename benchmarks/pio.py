@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks import pio_layers
+from benchmarks.document import table
+from benchmarks.programs import PYVMM, BenchError, compiled, output_of, say
+from benchmarks.stats import Runs, in_turn, paired_ratio, spread, verdict
 from kvm_cffi import System
 from pyvmm import guests
-
-from . import pio_layers
-from .document import table
-from .programs import PYVMM, BenchError, compiled, output_of, say
-from .stats import Runs, in_turn, paired_ratio, spread, verdict
 
 C_LOOP, OURS, QEMU = "C loop, no handler", "pyvmm, device in Python", "qemu-system-x86_64 -accel kvm"
 COALESCED = "pyvmm, port 0x80, coalesced"

@@ -9,9 +9,9 @@ from collections import defaultdict
 from statistics import median
 from typing import Final
 
-from .document import table
-from .programs import PYTHON, PYVMM, BenchError, compiled, output_of, say
-from .stats import in_turn, spread
+from benchmarks.document import table
+from benchmarks.programs import PYTHON, PYVMM, BenchError, compiled, output_of, say
+from benchmarks.stats import in_turn, spread
 
 GOAL_MS: Final = 120
 KVM_GET_API_VERSION, KVM_CREATE_VCPU, KVM_RUN = 0xAE00, 0xAE41, 0xAE80  # <linux/kvm.h>

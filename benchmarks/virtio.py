@@ -25,12 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from benchmarks.document import table
+from benchmarks.latency import Latency, elapsed, latency, microseconds, over_rounds
+from benchmarks.programs import CACHE, PYTHON, ROOT, BenchError, compiled, say
+from benchmarks.stats import in_turn, paired_ratio, spread
 from pyvmm.input_codes import EV_KEY, EV_SYN, KEY_A, SYN_REPORT
-
-from .document import table
-from .latency import Latency, elapsed, latency, microseconds, over_rounds
-from .programs import CACHE, PYTHON, ROOT, BenchError, compiled, say
-from .stats import in_turn, paired_ratio, spread
 
 KERNEL = CACHE / "guest" / "vmlinuz-cloud"
 INITRAMFS = CACHE / "guest" / "initramfs-cloud.gz"

@@ -14,14 +14,13 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks.virtio import MEMORY_MB
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.console import Console
 from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 from pyvmm.session import Session
-
-from .virtio import MEMORY_MB
 
 now = time.monotonic_ns
 

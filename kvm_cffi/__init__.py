@@ -6,13 +6,13 @@
 Everything above this package sees decoded exits and plain values; ioctl numbers and C structures stay inside.
 """
 
-from . import constants
-from ._call import KvmError
-from .exits import Exit, ExitRecord
-from .state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
-from .system import System
-from .vcpu import Vcpu, catch_signal
-from .vm import DeviceFd, IrqchipRoute, MsiRoute, Vm
+from kvm_cffi import constants
+from kvm_cffi._call import KvmError
+from kvm_cffi.exits import Exit, ExitRecord
+from kvm_cffi.state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
+from kvm_cffi.system import System
+from kvm_cffi.vcpu import Vcpu, catch_signal
+from kvm_cffi.vm import DeviceFd, IrqchipRoute, MsiRoute, Vm
 
 __all__ = [
     "CpuidEntry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ._kvm import ffi, lib
+from kvm_cffi._kvm import ffi, lib
 
 
 class KvmError(OSError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._kvm import lib
+from kvm_cffi._kvm import lib
 
 
 def __getattr__(name: str) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-from ._call import KvmError, ioctl, ioctl_value
-from ._kvm import ffi, lib
-from .state import CpuidEntry
-from .vm import Vm
+from kvm_cffi._call import KvmError, ioctl, ioctl_value
+from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.state import CpuidEntry
+from kvm_cffi.vm import Vm
 
 MAX_CPUID_ENTRIES = 256
 

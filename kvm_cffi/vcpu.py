@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Protocol
 
-from . import exits, state
-from ._call import KvmError, ioctl, ioctl_value
-from ._kvm import ffi, lib
-from .exits import (
+from kvm_cffi import exits, state
+from kvm_cffi._call import KvmError, ioctl, ioctl_value
+from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.exits import (
     Debug,
     ExceptionExit,
     Exit,

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from ._call import KvmError, ioctl, ioctl_value
-from ._kvm import ffi, lib
-from .vcpu import Vcpu
+from kvm_cffi._call import KvmError, ioctl, ioctl_value
+from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.vcpu import Vcpu
 
 PAGE_SIZE = 4096
 EPERM = 1

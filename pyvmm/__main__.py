@@ -11,7 +11,7 @@ def main() -> int:
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from . import cli
+    from pyvmm import cli
 
     signal.signal(signal.SIGINT, handler)
     return cli.main()

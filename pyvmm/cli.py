@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import UserError
-from .layout import GIB, KIB, MIB
-from .outcome import EXIT_STATUS_HELP
-from .standard import complain, complaining, open_closed, printing
+from pyvmm.errors import UserError
+from pyvmm.layout import GIB, KIB, MIB
+from pyvmm.outcome import EXIT_STATUS_HELP
+from pyvmm.standard import complain, complaining, open_closed, printing
 
 if TYPE_CHECKING:
-    from .config import HostConfig, MachineConfig, VirtioInputIdentity
+    from pyvmm.config import HostConfig, MachineConfig, VirtioInputIdentity
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 MAX_MEMORY = 64 << 40
@@ -172,8 +172,8 @@ def make_parser() -> Parser:
 
 def make_config(arguments: argparse.Namespace) -> MachineConfig:
     """The machine that the arguments of `pyvmm run` describe; UserError for what does not go together."""
-    from . import guests
-    from .config import MachineConfig
+    from pyvmm import guests
+    from pyvmm.config import MachineConfig
 
     if arguments.kernel is not None and arguments.guest is not None:
         raise UserError(f"both a kernel (-k {arguments.kernel}) and a guest ({arguments.guest}): give one of them")
@@ -230,7 +230,7 @@ def trace_file(arguments: argparse.Namespace) -> Path | None:
 
 def make_host_config(arguments: argparse.Namespace) -> HostConfig:
     """What the machine is connected to on this host."""
-    from .config import HostConfig
+    from pyvmm.config import HostConfig
 
     return HostConfig(
         display=arguments.display,
@@ -248,9 +248,9 @@ def _tell(arguments: argparse.Namespace) -> int:
     """The commands that print something and run nothing."""
     match arguments.command:
         case "acpi":
-            from .acpi.build import build, write
-            from .platform import describe
-            from .rehearsal import rehearse
+            from pyvmm.acpi.build import build, write
+            from pyvmm.platform import describe
+            from pyvmm.rehearsal import rehearse
 
             config = make_config(arguments)
             rehearse(config, trace_file(arguments))
@@ -262,13 +262,13 @@ def _tell(arguments: argparse.Namespace) -> int:
                 print(file)
             return 0
         case "guests":
-            from . import guests
+            from pyvmm import guests
 
             for name in guests.names():
                 print(f"{name:<16} {guests.load(name).description}")
             return 0
         case _:
-            from .doctor import doctor
+            from pyvmm.doctor import doctor
 
             return doctor()
 
@@ -278,7 +278,7 @@ def _command(argv: list[str] | None) -> int:
         arguments = make_parser().parse_args(argv)
         if arguments.command != "run":
             return _tell(arguments)
-    from .run import run
+    from pyvmm.run import run
 
     return run(make_config(arguments), make_host_config(arguments))
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .errors import UserError
-from .layout import MIB
-from .trace import CHANNELS
+from pyvmm.errors import UserError
+from pyvmm.layout import MIB
+from pyvmm.trace import CHANNELS
 
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]

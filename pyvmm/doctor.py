@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvm_cffi import System
-
-from .errors import UserError
-from .machine import open_kvm
+from pyvmm.errors import UserError
+from pyvmm.machine import open_kvm
 
 NEEDED = {
     "KVM_CAP_USER_MEMORY": "guest RAM",
@@ -111,7 +110,7 @@ def display_findings(display: str | None) -> Iterator[Finding]:
             "DISPLAY", "not set", hint="optional; start from an X session to see the guest's screen in a window"
         )
         return
-    from .display.x11 import open_display  # python-xlib takes its time
+    from pyvmm.display.x11 import open_display  # python-xlib takes its time
 
     try:
         open_display(display).close()

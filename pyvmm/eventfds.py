@@ -12,12 +12,11 @@ from collections.abc import Callable
 from typing import Final
 
 from kvm_cffi import KvmError, Vm
-
-from .bus import Bus
-from .errors import UserError
-from .gsi import GsiTable
-from .loop import Loop
-from .trace import OFF, Channel
+from pyvmm.bus import Bus
+from pyvmm.errors import UserError
+from pyvmm.gsi import GsiTable
+from pyvmm.loop import Loop
+from pyvmm.trace import OFF, Channel
 
 FD_SETSIZE: Final = 1024
 """select() knows only the descriptors below (<sys/select.h>), and python-xlib waits with it."""

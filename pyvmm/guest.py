@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import guests
-from .boot.entry import CpuState, long_mode, protected_mode, real_mode
-from .config import MachineConfig
-from .errors import UserError
-from .memory import GuestMemory
+from pyvmm import guests
+from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
+from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.memory import GuestMemory
 
 REAL_MODE_STACK = 0x7000
 STACK = 0x80000

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .hostinput.keymap import Stroke, key_code, strokes
-from .hostinput.router import Router, Source
-from .hostinput.typist import Typist
-from .loop import Loop
+from pyvmm.hostinput.keymap import Stroke, key_code, strokes
+from pyvmm.hostinput.router import Router, Source
+from pyvmm.hostinput.typist import Typist
+from pyvmm.loop import Loop
 
 
 class Keyboard:

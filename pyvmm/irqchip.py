@@ -9,12 +9,11 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from kvm_cffi import Vm, constants
-
-from .gsi import GsiTable, kernel_pins
-from .irq import Irq, LevelIrq, SharedLine
-from .layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
-from .trace import Channel
-from .vcpu import InterruptController
+from pyvmm.gsi import GsiTable, kernel_pins
+from pyvmm.irq import Irq, LevelIrq, SharedLine
+from pyvmm.layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
+from pyvmm.trace import Channel
+from pyvmm.vcpu import InterruptController
 
 APIC_SPIV, APIC_LVT0, APIC_LVT1 = 0xF0, 0x350, 0x360
 """Local APIC registers: spurious vector, LINT0, LINT1 (Intel SDM volume 3, table 11-1)."""

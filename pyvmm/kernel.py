@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from . import layout
-from .acpi.build import build
-from .boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
-from .boot.entry import CpuState
-from .boot.flat import Flat
-from .boot.load import load
-from .boot.mptable import PciInterrupt, write_bda, write_mptable
-from .config import MachineConfig
-from .memory import GuestMemory
-from .platform import describe
+from pyvmm import layout
+from pyvmm.acpi.build import build
+from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
+from pyvmm.boot.entry import CpuState
+from pyvmm.boot.flat import Flat
+from pyvmm.boot.load import load
+from pyvmm.boot.mptable import PciInterrupt, write_bda, write_mptable
+from pyvmm.config import MachineConfig
+from pyvmm.memory import GuestMemory
+from pyvmm.platform import describe
 
 
 def load_kernel(config: MachineConfig, memory: GuestMemory) -> CpuState:

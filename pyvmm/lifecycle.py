@@ -10,14 +10,13 @@ from dataclasses import replace
 
 from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
-
-from .console import Console
-from .loop import Loop
-from .memory import GuestMemory
-from .outcome import End, Outcome
-from .panic import PanicWatch
-from .report import vcpu_report
-from .vcpu import VcpuThread
+from pyvmm.console import Console
+from pyvmm.loop import Loop
+from pyvmm.memory import GuestMemory
+from pyvmm.outcome import End, Outcome
+from pyvmm.panic import PanicWatch
+from pyvmm.report import vcpu_report
+from pyvmm.vcpu import VcpuThread
 
 PANIC_LOOK_NS = 250_000_000
 PANIC_LOOKS = 6

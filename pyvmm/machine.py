@@ -14,44 +14,43 @@ from typing import TYPE_CHECKING, Self
 
 from kvm_cffi import Exit, KvmError, System, Vcpu
 from kvm_cffi.exits import IoapicEoi, Shutdown
-
-from . import layout
-from .boot.entry import CpuState
-from .bus import Bus
-from .config import MachineConfig
-from .console import Console
-from .cpuid import guest_cpuid
-from .devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
-from .devices.cmos_rtc import CmosRtc
-from .devices.debug_exit import DebugExit
-from .devices.debugcon import Debugcon
-from .devices.i8042 import I8042
-from .devices.post_port import PostPort
-from .devices.ps2_keyboard import Ps2Keyboard
-from .devices.ps2_mouse import Ps2Mouse
-from .devices.reset_control import ResetControl
-from .devices.system_control import SystemControlA
-from .devices.uart16550 import Uart16550
-from .devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
-from .errors import UserError
-from .eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
-from .guest import load_guest
-from .hostinput.router import Router
-from .hostinput.typist import Typist
-from .injection import Injection, Keyboard
-from .irqchip import Irqchip, KernelIrqchip, virtual_wire
-from .lifecycle import Lifecycle
-from .outcome import End, Outcome
-from .pci.host import PciHost
-from .pci.host_bridge import HostBridge
-from .ram import Ram
-from .startup import hide_local_apic, set_cpu_state, set_mtrrs
-from .trace import Sink, Trace
-from .vcpu import VcpuThread
+from pyvmm import layout
+from pyvmm.boot.entry import CpuState
+from pyvmm.bus import Bus
+from pyvmm.config import MachineConfig
+from pyvmm.console import Console
+from pyvmm.cpuid import guest_cpuid
+from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
+from pyvmm.devices.cmos_rtc import CmosRtc
+from pyvmm.devices.debug_exit import DebugExit
+from pyvmm.devices.debugcon import Debugcon
+from pyvmm.devices.i8042 import I8042
+from pyvmm.devices.post_port import PostPort
+from pyvmm.devices.ps2_keyboard import Ps2Keyboard
+from pyvmm.devices.ps2_mouse import Ps2Mouse
+from pyvmm.devices.reset_control import ResetControl
+from pyvmm.devices.system_control import SystemControlA
+from pyvmm.devices.uart16550 import Uart16550
+from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
+from pyvmm.errors import UserError
+from pyvmm.eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
+from pyvmm.guest import load_guest
+from pyvmm.hostinput.router import Router
+from pyvmm.hostinput.typist import Typist
+from pyvmm.injection import Injection, Keyboard
+from pyvmm.irqchip import Irqchip, KernelIrqchip, virtual_wire
+from pyvmm.lifecycle import Lifecycle
+from pyvmm.outcome import End, Outcome
+from pyvmm.pci.host import PciHost
+from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.ram import Ram
+from pyvmm.startup import hide_local_apic, set_cpu_state, set_mtrrs
+from pyvmm.trace import Sink, Trace
+from pyvmm.vcpu import VcpuThread
 
 if TYPE_CHECKING:
-    from .display.screen import Screen
-    from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
+    from pyvmm.display.screen import Screen
+    from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 
 
 class Machine(Lifecycle, Injection):
@@ -124,7 +123,7 @@ class Machine(Lifecycle, Injection):
         irq, vm = self.trace.channel("irq"), self.vm
         if self.config.irqchip == "kernel":
             return KernelIrqchip(vm, irq)
-        from .user_irqchip import SplitIrqchip, UserIrqchip
+        from pyvmm.user_irqchip import SplitIrqchip, UserIrqchip
 
         def wake() -> None:
             if self.threads:
@@ -211,14 +210,14 @@ class Machine(Lifecycle, Injection):
     def _plug_in(self) -> None:
         """What the user adds."""
         if self.config.root_ports or self.config.devices or self.config.rng:
-            from .slots import plug_in
+            from pyvmm.slots import plug_in
 
             plug_in(self.config, self.pci.root, self.trace.channel("pci"))
 
     def _assign_pci_resources(self) -> None:
         """What firmware would do: a guest that does not place BARs itself finds them placed."""
         if len(self.pci.all_functions()) > 1:  # the host bridge has none
-            from .slots import place_bars
+            from pyvmm.slots import place_bars
 
             place_bars(self.pci)
 
@@ -229,7 +228,7 @@ class Machine(Lifecycle, Injection):
         mouse: VirtioMouse | None = None
         tablet: VirtioTablet | None = None
         if config.virtio_input != "none":
-            from .virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
+            from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 
             identity = config.virtio_input
             keyboard = VirtioKeyboard(
@@ -286,7 +285,7 @@ class Machine(Lifecycle, Injection):
         """Put what the user boots into RAM, and the tables that it will look for."""
         if self.config.kernel is None:
             return load_guest(self.config, self.memory)
-        from .kernel import load_kernel
+        from pyvmm.kernel import load_kernel
 
         return load_kernel(self.config, self.memory)
 
@@ -324,7 +323,7 @@ class Machine(Lifecycle, Injection):
     @property
     def screen(self) -> Screen:
         """The guest's screen as it is now; take it under the machine lock."""
-        from .display.screen import Screen
+        from pyvmm.display.screen import Screen
 
         return Screen.of(self.vga)
 

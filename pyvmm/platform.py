@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from . import layout
-from .acpi.platform import IoApic, PciHost, Platform, PowerManagement, Window
-from .config import MachineConfig
-from .devices import acpi_pm
-from .devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
+from pyvmm import layout
+from pyvmm.acpi.platform import IoApic, PciHost, Platform, PowerManagement, Window
+from pyvmm.config import MachineConfig
+from pyvmm.devices import acpi_pm
+from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 
 
 def describe(config: MachineConfig) -> Platform:

@@ -7,10 +7,9 @@ import os
 from typing import Final
 
 from kvm_cffi import KvmError, Vm
-
-from .errors import UserError
-from .layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END, MIB
-from .memory import GuestMemory
+from pyvmm.errors import UserError
+from pyvmm.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END, MIB
+from pyvmm.memory import GuestMemory
 
 MAP_NORESERVE: Final = 0x4000
 """<asm-generic/mman-common.h>; the mmap module does not name it before Python 3.13."""

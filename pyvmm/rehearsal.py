@@ -6,22 +6,22 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from . import layout
-from .boot.error import BootError
-from .bus import Bus
-from .config import MachineConfig
-from .errors import UserError
-from .eventfds import NoMsi
-from .guest import load_guest
-from .irq import LevelIrq
-from .kernel import load_kernel
-from .memory import GuestMemory
-from .pci.host import PciHost
-from .pci.host_bridge import HostBridge
-from .ram import Ram
-from .slots import place_bars, plug_in
-from .trace import OFF
-from .virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
+from pyvmm import layout
+from pyvmm.boot.error import BootError
+from pyvmm.bus import Bus
+from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.eventfds import NoMsi
+from pyvmm.guest import load_guest
+from pyvmm.irq import LevelIrq
+from pyvmm.kernel import load_kernel
+from pyvmm.memory import GuestMemory
+from pyvmm.pci.host import PciHost
+from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.ram import Ram
+from pyvmm.slots import place_bars, plug_in
+from pyvmm.trace import OFF
+from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 
 
 def rehearse(config: MachineConfig, trace_file: Path | None = None) -> None:

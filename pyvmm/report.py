@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from kvm_cffi import ExitRecord, KvmError, Regs, Sregs, Vcpu, constants
-
-from .memory import GuestMemory, GuestMemoryError
+from pyvmm.memory import GuestMemory, GuestMemoryError
 
 CODE_BEFORE, CODE_AFTER = 16, 16
 RESET_CS = 0xF000

@@ -16,16 +16,16 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from .boot.error import BootError
-from .config import HostConfig, MachineConfig
-from .console import Console
-from .errors import UserError
-from .machine import Machine
-from .outcome import End, Outcome
-from .session import Session
-from .signals import ENDING, handled, stop_process
-from .standard import complain
-from .trace_writer import TraceWriter
+from pyvmm.boot.error import BootError
+from pyvmm.config import HostConfig, MachineConfig
+from pyvmm.console import Console
+from pyvmm.errors import UserError
+from pyvmm.machine import Machine
+from pyvmm.outcome import End, Outcome
+from pyvmm.session import Session
+from pyvmm.signals import ENDING, handled, stop_process
+from pyvmm.standard import complain
+from pyvmm.trace_writer import TraceWriter
 
 
 def _trace_writer(file: Path | None) -> TraceWriter:

@@ -8,22 +8,22 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .clock import NS_PER_SECOND
-from .config import HostConfig
-from .console import Console
-from .display.screen import Screen
-from .errors import UserError
-from .hostinput.keymap import KeyTextError, split_script
-from .hostinput.options import parse_input_option, x11_wanted
-from .hostinput.typist import TypeAfter
-from .machine import Machine
-from .outcome import End, Outcome
-from .output import Output
-from .terminal import in_foreground
+from pyvmm.clock import NS_PER_SECOND
+from pyvmm.config import HostConfig
+from pyvmm.console import Console
+from pyvmm.display.screen import Screen
+from pyvmm.errors import UserError
+from pyvmm.hostinput.keymap import KeyTextError, split_script
+from pyvmm.hostinput.options import parse_input_option, x11_wanted
+from pyvmm.hostinput.typist import TypeAfter
+from pyvmm.machine import Machine
+from pyvmm.outcome import End, Outcome
+from pyvmm.output import Output
+from pyvmm.terminal import in_foreground
 
 if TYPE_CHECKING:
-    from .display.terminal import TerminalScreen
-    from .hostinput.evdev import EvdevCapture
+    from pyvmm.display.terminal import TerminalScreen
+    from pyvmm.hostinput.evdev import EvdevCapture
 
 LOOK_NS = NS_PER_SECOND // 60
 """How often --type-after looks at the screen."""
@@ -73,7 +73,7 @@ class Session:
         self._follow_foreground()
 
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
-        from .display.x11 import X11Window
+        from pyvmm.display.x11 import X11Window
 
         machine = self._machine
         window = X11Window(
@@ -92,8 +92,8 @@ class Session:
 
     def _show_text(self) -> Callable[[bytes], None]:
         """The guest's screen in the terminal; what is typed there goes to the guest's keyboard."""
-        from .display.terminal import TerminalScreen
-        from .hostinput.terminal import TerminalKeys
+        from pyvmm.display.terminal import TerminalScreen
+        from pyvmm.hostinput.terminal import TerminalKeys
 
         screen = TerminalScreen(self._machine.vga, self._machine.loop)
         self._open.callback(screen.close)
@@ -109,7 +109,7 @@ class Session:
         return typed
 
     def _capture(self, keyboard: str | None, mouse: str | None) -> None:
-        from .hostinput.evdev import EvdevCapture
+        from pyvmm.hostinput.evdev import EvdevCapture
 
         machine = self._machine
         capture = EvdevCapture.of_host(

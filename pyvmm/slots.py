@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import errno
 
-from . import layout
-from .config import MachineConfig
-from .errors import UserError
-from .pci.bus import PciBus
-from .pci.device import PciDevice
-from .pci.firmware import assign_resources
-from .pci.host import PciHost
-from .pci.root_port import RootPort
-from .trace import Channel
-from .userdevice import device_port, load_device, one_line
-from .virtio.pci import VirtioPci
-from .virtio.rng import VirtioRng
+from pyvmm import layout
+from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.pci.bus import PciBus
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.firmware import assign_resources
+from pyvmm.pci.host import PciHost
+from pyvmm.pci.root_port import RootPort
+from pyvmm.trace import Channel
+from pyvmm.userdevice import device_port, load_device, one_line
+from pyvmm.virtio.pci import VirtioPci
+from pyvmm.virtio.rng import VirtioRng
 
 
 def plug_in(config: MachineConfig, root: PciBus, trace: Channel) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import UserError
+from pyvmm.errors import UserError
 
 
 def open_closed() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from kvm_cffi import Dtable, KvmError, Regs, Segment, Vcpu
-
-from .boot import entry
+from pyvmm.boot import entry
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from typing import Final, TextIO
 
-from .trace import text_sink
+from pyvmm.trace import text_sink
 
 LINES: Final = 1 << 16
 """Lines that wait for a slow reader, or one that stops, as a pager does; beyond that they are left out and counted."""

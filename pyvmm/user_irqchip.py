@@ -6,20 +6,19 @@ from collections.abc import Callable
 from typing import Final
 
 from kvm_cffi import Vm
-
-from . import layout
-from .bus import Bus
-from .clock import Clock
-from .devices.i8254 import I8254
-from .devices.i8259 import I8259Pair
-from .devices.ioapic import MSI_DATA_LEVEL, IoApic
-from .devices.system_control import SystemControlB
-from .gsi import GsiTable
-from .irq import Irq, LevelIrq, SharedLine
-from .irqchip import LEVEL_IRQS, both
-from .layout import PCI_GSIS, PCI_IRQS
-from .trace import Channel
-from .vcpu import InterruptController
+from pyvmm import layout
+from pyvmm.bus import Bus
+from pyvmm.clock import Clock
+from pyvmm.devices.i8254 import I8254
+from pyvmm.devices.i8259 import I8259Pair
+from pyvmm.devices.ioapic import MSI_DATA_LEVEL, IoApic
+from pyvmm.devices.system_control import SystemControlB
+from pyvmm.gsi import GsiTable
+from pyvmm.irq import Irq, LevelIrq, SharedLine
+from pyvmm.irqchip import LEVEL_IRQS, both
+from pyvmm.layout import PCI_GSIS, PCI_IRQS
+from pyvmm.trace import Channel
+from pyvmm.vcpu import InterruptController
 
 EXTINT: Final = 7
 """Delivery mode of an MSI that asks the PIC for the vector."""

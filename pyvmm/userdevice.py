@@ -6,8 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from .errors import UserError
-from .pci.device import PciDevice
+from pyvmm.errors import UserError
+from pyvmm.pci.device import PciDevice
 
 
 def _value(text: str) -> int | str:

@@ -12,9 +12,8 @@ from typing import Final, Protocol
 from kvm_cffi import Exit, KvmError, Vcpu, catch_signal, constants
 from kvm_cffi.exits import Hlt, Intr, IrqWindowOpen, MmioRead, MmioWrite, PioIn, PioOut
 from kvm_cffi.vcpu import Io
-
-from .bus import Bus
-from .trace import OFF, Channel
+from pyvmm.bus import Bus
+from pyvmm.trace import OFF, Channel
 
 KICK: Final = signal.SIGRTMIN + 1
 """The signal that takes a vCPU thread out of KVM_RUN; its handler does nothing."""

@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..clock import NS_PER_SECOND, Clock
-from ..irq import Irq
-from ..trace import OFF, Channel
+from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.irq import Irq
+from pyvmm.trace import OFF, Channel
 
 RTC_SECONDS: Final = 0
 RTC_SECONDS_ALARM: Final = 1

@@ -27,9 +27,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from ..clock import NS_PER_SECOND, Clock
-from ..irq import Irq
-from ..trace import OFF, Channel
+from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.irq import Irq
+from pyvmm.trace import OFF, Channel
 
 PIT_TICK_RATE: Final = 1_193_182
 """Clocks a second: 14.31818 MHz / 12."""

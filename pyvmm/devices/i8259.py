@@ -16,8 +16,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..irq import LevelIrq
-from ..trace import OFF, Channel
+from pyvmm.irq import LevelIrq
+from pyvmm.trace import OFF, Channel
 
 ICW1: Final = 0x10
 ICW1_IC4: Final = 0x01

@@ -21,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..irq import LevelIrq
-from ..trace import OFF, Channel
+from pyvmm.irq import LevelIrq
+from pyvmm.trace import OFF, Channel
 
 IOAPIC_PINS: Final = 24
 

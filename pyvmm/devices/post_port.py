@@ -5,7 +5,7 @@ On a PC it is the spare page register of the DMA controller, which reads back (L
 
 from __future__ import annotations
 
-from ..trace import OFF, Channel
+from pyvmm.trace import OFF, Channel
 
 
 class PostPort:

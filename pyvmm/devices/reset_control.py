@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..trace import OFF, Channel
+from pyvmm.trace import OFF, Channel
 
 RCR_SYS_RST: Final = 0x02
 RCR_RST_CPU: Final = 0x04

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ..clock import Clock
-from ..trace import OFF, Channel
+from pyvmm.clock import Clock
+from pyvmm.trace import OFF, Channel
 
 PORT92_FAST_RESET: Final = 0x01
 PORT92_A20: Final = 0x02

@@ -23,9 +23,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from ..clock import NS_PER_SECOND, Clock
-from ..irq import Irq
-from ..trace import OFF, Channel
+from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.irq import Irq
+from pyvmm.trace import OFF, Channel
 
 UART_RX: Final = 0
 UART_IER: Final = 1

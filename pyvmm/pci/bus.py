@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyvmm.irq import Irq
-
-from .decoder import Span
-from .device import PciDevice
-from .regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MULTI_FUNCTION, PCI_NO_FUNCTION, pci_devfn
+from pyvmm.pci.decoder import Span
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MULTI_FUNCTION, PCI_NO_FUNCTION, pci_devfn
 
 if TYPE_CHECKING:
-    from .host import PciHost
-    from .root_port import PciBridge
+    from pyvmm.pci.host import PciHost
+    from pyvmm.pci.root_port import PciBridge
 
 
 class PciBus:

@@ -6,7 +6,7 @@ capabilities from 0x100). Registers are little-endian and may be accessed at any
 
 from __future__ import annotations
 
-from .regs import (
+from pyvmm.pci.regs import (
     PCI_CAPABILITY_LIST,
     PCI_CFG_SPACE_EXP_SIZE,
     PCI_CFG_SPACE_SIZE,

@@ -23,13 +23,11 @@ from typing import TYPE_CHECKING, ClassVar
 from pyvmm.bus import ALL_ONES, Device
 from pyvmm.irq import Irq, LevelIrq
 from pyvmm.memory import GuestMemory, GuestMemoryError
-from pyvmm.trace import OFF, Channel
-
-from .config_space import ConfigSpace
-from .decoder import Claim
-from .express import add_express
-from .msi import Msi, Msix
-from .regs import (
+from pyvmm.pci.config_space import ConfigSpace
+from pyvmm.pci.decoder import Claim
+from pyvmm.pci.express import add_express
+from pyvmm.pci.msi import Msi, Msix
+from pyvmm.pci.regs import (
     PCI_BASE_ADDRESS_0,
     PCI_BASE_ADDRESS_MEM_PREFETCH,
     PCI_BASE_ADDRESS_MEM_TYPE_64,
@@ -62,9 +60,10 @@ from .regs import (
     PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
 )
+from pyvmm.trace import OFF, Channel
 
 if TYPE_CHECKING:
-    from .bus import PciBus
+    from pyvmm.pci.bus import PciBus
 
 
 class Bar:

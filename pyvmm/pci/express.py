@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .config_space import ConfigSpace
-from .regs import (
+from pyvmm.pci.config_space import ConfigSpace
+from pyvmm.pci.regs import (
     PCI_CAP_ID_EXP,
     PCI_EXP_DEVCAP_RBER,
     PCI_EXP_LNKCAP_DLLLARC,

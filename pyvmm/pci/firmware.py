@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from .bus import PciBus
-from .device import Bar, PciDevice
-from .host import PciHost
-from .regs import (
+from pyvmm.pci.bus import PciBus
+from pyvmm.pci.device import Bar, PciDevice
+from pyvmm.pci.host import PciHost
+from pyvmm.pci.regs import (
     PCI_COMMAND,
     PCI_COMMAND_IO,
     PCI_COMMAND_MASTER,
@@ -24,7 +24,7 @@ from .regs import (
     PCI_MEMORY_LIMIT,
     PCI_PRIMARY_BUS,
 )
-from .root_port import PciBridge
+from pyvmm.pci.root_port import PciBridge
 
 IO_WINDOW: Final = 0x1000
 MEMORY_WINDOW: Final = 0x100000

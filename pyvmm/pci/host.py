@@ -16,12 +16,11 @@ from typing import Final
 from pyvmm.bus import ALL_ONES, Bus, Device
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.bus import PciBus
+from pyvmm.pci.decoder import AddressDecoder, Doorbells
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.msi import MsiRouter
 from pyvmm.trace import OFF, Channel
-
-from .bus import PciBus
-from .decoder import AddressDecoder, Doorbells
-from .device import PciDevice
-from .msi import MsiRouter
 
 CONFIG_ADDRESS: Final = 0xCF8
 CONFIG_DATA: Final = 0xCFC

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from .device import PciDevice
-from .regs import PCI_CLASS_BRIDGE_HOST, PCI_VENDOR_ID_INTEL
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.regs import PCI_CLASS_BRIDGE_HOST, PCI_VENDOR_ID_INTEL
 
 PCI_DEVICE_ID_INTEL_Q35_HB: Final = 0x29C0
 PCIEXBAR: Final = 0x60

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from .config_space import ConfigSpace
-from .regs import (
+from pyvmm.pci.config_space import ConfigSpace
+from pyvmm.pci.regs import (
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
     PCI_MSI_FLAGS,

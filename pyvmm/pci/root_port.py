@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from .bus import PciBus
-from .decoder import Span
-from .device import PciDevice
-from .express import add_express
-from .regs import (
+from pyvmm.pci.bus import PciBus
+from pyvmm.pci.decoder import Span
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.express import add_express
+from pyvmm.pci.regs import (
     PCI_BRIDGE_CONTROL,
     PCI_BRIDGE_CTL_BUS_RESET,
     PCI_BRIDGE_CTL_PARITY,

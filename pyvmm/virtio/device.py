@@ -17,9 +17,13 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from pyvmm.trace import OFF, Channel
-
-from .abi import VIRTIO_F_RING_PACKED, VIRTIO_F_VERSION_1, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from .queue import VirtQueue
+from pyvmm.virtio.abi import (
+    VIRTIO_F_RING_PACKED,
+    VIRTIO_F_VERSION_1,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
+)
+from pyvmm.virtio.queue import VirtQueue
 
 SPLIT_RING_FEATURES = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC
 RING_FEATURES = SPLIT_RING_FEATURES | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_F_RING_PACKED

@@ -59,11 +59,10 @@ from pyvmm.input_codes import (
     SYN_REPORT,
 )
 from pyvmm.trace import OFF, Channel
-
-from .abi import VIRTIO_ID_INPUT
-from .device import RING_FEATURES, SPLIT_RING_FEATURES, VirtioDevice
-from .pci import VirtioPci
-from .queue import VirtQueue
+from pyvmm.virtio.abi import VIRTIO_ID_INPUT
+from pyvmm.virtio.device import RING_FEATURES, SPLIT_RING_FEATURES, VirtioDevice
+from pyvmm.virtio.pci import VirtioPci
+from pyvmm.virtio.queue import VirtQueue
 
 VIRTIO_INPUT_CFG_ID_NAME: Final = 0x01
 VIRTIO_INPUT_CFG_ID_SERIAL: Final = 0x02

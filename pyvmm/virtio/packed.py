@@ -10,8 +10,7 @@ import struct
 from typing import Final
 
 from pyvmm.memory import GuestMemory
-
-from .abi import (
+from pyvmm.virtio.abi import (
     VRING_DESC_F_INDIRECT,
     VRING_DESC_F_NEXT,
     VRING_DESC_F_WRITE,
@@ -21,7 +20,7 @@ from .abi import (
     VRING_PACKED_EVENT_FLAG_DISABLE,
     VRING_PACKED_EVENT_FLAG_ENABLE,
 )
-from .ring import DESCRIPTOR, Chain, ChainBuilder, QueueError, memory_barrier, ring_area, walk_indirect
+from pyvmm.virtio.ring import DESCRIPTOR, Chain, ChainBuilder, QueueError, memory_barrier, ring_area, walk_indirect
 
 _LEN_ID: Final = struct.Struct("<IH")
 _AVAIL_USED: Final = VRING_PACKED_DESC_F_AVAIL | VRING_PACKED_DESC_F_USED

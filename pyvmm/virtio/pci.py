@@ -20,8 +20,7 @@ from typing import Final
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.regs import PCI_CAP_ID_VNDR
 from pyvmm.trace import OFF
-
-from .abi import (
+from pyvmm.virtio.abi import (
     VIRTIO_CONFIG_S_DRIVER_OK,
     VIRTIO_CONFIG_S_FAILED,
     VIRTIO_CONFIG_S_FEATURES_OK,
@@ -38,8 +37,8 @@ from .abi import (
     VIRTIO_PCI_ISR_QUEUE,
     VIRTIO_PCI_VENDOR_ID,
 )
-from .device import VirtioDevice
-from .queue import VirtQueue
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.queue import VirtQueue
 
 BAR_SIZE: Final = 0x4000
 COMMON, NOTIFY, ISR, DEVICE = 0x0000, 0x1000, 0x2000, 0x3000

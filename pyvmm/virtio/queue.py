@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from pyvmm.memory import GuestMemory
-
-from .abi import VIRTIO_F_RING_PACKED, VIRTIO_MSI_NO_VECTOR, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
-from .packed import PackedRing
-from .ring import Chain, QueueError, Ring
-from .split import SplitRing
+from pyvmm.virtio.abi import (
+    VIRTIO_F_RING_PACKED,
+    VIRTIO_MSI_NO_VECTOR,
+    VIRTIO_RING_F_EVENT_IDX,
+    VIRTIO_RING_F_INDIRECT_DESC,
+)
+from pyvmm.virtio.packed import PackedRing
+from pyvmm.virtio.ring import Chain, QueueError, Ring
+from pyvmm.virtio.split import SplitRing
 
 UNDEFERRED_BUDGET: Final = 1 << 16
 """Chains taken in one kick where no rest can be put off."""

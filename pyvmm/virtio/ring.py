@@ -11,8 +11,7 @@ import threading
 from typing import Final, Protocol
 
 from pyvmm.memory import GuestMemory, GuestMemoryError
-
-from .abi import VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
+from pyvmm.virtio.abi import VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
 
 MAX_INDIRECT: Final = 1024
 """Entries of an indirect table that are followed; as QEMU's VIRTQUEUE_MAX_SIZE."""

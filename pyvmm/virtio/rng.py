@@ -10,10 +10,9 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.trace import OFF, Channel
-
-from .abi import VIRTIO_ID_RNG
-from .device import VirtioDevice
-from .queue import VirtQueue
+from pyvmm.virtio.abi import VIRTIO_ID_RNG
+from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.queue import VirtQueue
 
 MAX_REQUEST: Final = 4096
 """Bytes given for one buffer at most, however large it is; the driver asks again."""

@@ -11,14 +11,13 @@ import struct
 from typing import Final
 
 from pyvmm.memory import GuestMemory
-
-from .abi import (
+from pyvmm.virtio.abi import (
     VRING_AVAIL_F_NO_INTERRUPT,
     VRING_DESC_F_INDIRECT,
     VRING_DESC_F_NEXT,
     VRING_USED_F_NO_NOTIFY,
 )
-from .ring import DESCRIPTOR, Chain, ChainBuilder, QueueError, memory_barrier, ring_area, walk_indirect
+from pyvmm.virtio.ring import DESCRIPTOR, Chain, ChainBuilder, QueueError, memory_barrier, ring_area, walk_indirect
 
 _USED_ELEMENT: Final = struct.Struct("<II")
 
