@@ -22,7 +22,7 @@ from benchmarks.keys import TIMEOUT, gap
 from pyvmm import guests, layout
 from pyvmm.config import MachineConfig
 from pyvmm.devices.i8042 import I8042
-from pyvmm.input_codes import KEY_A
+from pyvmm.input.codes import KEY_A
 from pyvmm.irq import Irq
 from pyvmm.machine import Machine
 

@@ -29,7 +29,7 @@ from benchmarks.document import table
 from benchmarks.latency import Latency, elapsed, latency, microseconds, over_rounds
 from benchmarks.programs import CACHE, PYTHON, ROOT, BenchError, compiled, say
 from benchmarks.stats import in_turn, paired_ratio, spread
-from pyvmm.input_codes import EV_KEY, EV_SYN, KEY_A, SYN_REPORT
+from pyvmm.input.codes import EV_KEY, EV_SYN, KEY_A, SYN_REPORT
 
 KERNEL = CACHE / "guest" / "vmlinuz-cloud"
 INITRAMFS = CACHE / "guest" / "initramfs-cloud.gz"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyvmm.hostinput.keymap import Stroke, key_code, strokes
-from pyvmm.hostinput.router import Router, Source
-from pyvmm.hostinput.typist import Typist
+from pyvmm.input.keymap import Stroke, key_code, strokes
+from pyvmm.input.router import Router, Source
+from pyvmm.input.typist import Typist
 from pyvmm.loop import Loop
 
 

@@ -35,9 +35,9 @@ from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from pyvmm.errors import UserError
 from pyvmm.eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
 from pyvmm.guest import load_guest
-from pyvmm.hostinput.router import Router
-from pyvmm.hostinput.typist import Typist
 from pyvmm.injection import Injection, Keyboard
+from pyvmm.input.router import Router
+from pyvmm.input.typist import Typist
 from pyvmm.irqchip import Irqchip, KernelIrqchip, virtual_wire
 from pyvmm.lifecycle import Lifecycle
 from pyvmm.outcome import End, Outcome

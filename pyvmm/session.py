@@ -13,9 +13,9 @@ from pyvmm.config import HostConfig
 from pyvmm.console import Console
 from pyvmm.display.screen import Screen
 from pyvmm.errors import UserError
-from pyvmm.hostinput.keymap import KeyTextError, split_script
 from pyvmm.hostinput.options import parse_input_option, x11_wanted
-from pyvmm.hostinput.typist import TypeAfter
+from pyvmm.input.keymap import KeyTextError, split_script
+from pyvmm.input.typist import TypeAfter
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 from pyvmm.output import Output

@@ -32,7 +32,7 @@ from typing import Final
 from pyvmm.clock import Clock
 from pyvmm.devices.ps2_device import PS2_RET_ACK, PS2_RET_BAT, PS2_RET_NAK, Ps2Device
 from pyvmm.devices.scancodes import KEY_OF_SET3, SET3_MAKE_BREAK, SET3_MAKE_ONLY, sequences
-from pyvmm.input_codes import KEY_HANGEUL, KEY_HANJA, KEY_PAUSE, LED_CAPSL, LED_NUML, LED_SCROLLL, key_name
+from pyvmm.input.codes import KEY_HANGEUL, KEY_HANJA, KEY_PAUSE, LED_CAPSL, LED_NUML, LED_SCROLLL, key_name
 from pyvmm.trace import OFF, Channel
 
 CMD_SETLEDS: Final = 0xED

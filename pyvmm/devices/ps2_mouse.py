@@ -30,7 +30,7 @@ from typing import Final
 
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.ps2_device import PS2_RET_ACK, PS2_RET_BAT, PS2_RET_NAK, Ps2Device
-from pyvmm.input_codes import BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE
+from pyvmm.input.codes import BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE
 from pyvmm.trace import OFF, Channel
 
 PSMOUSE_CMD_SETSCALE11: Final = 0xE6

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from pyvmm import input_codes as ic
+from pyvmm.input import codes as ic
 
 EXTENDED: Final = 0xE0
 """Prefix of the keys that the 84-key keyboard did not have (sets 1 and 2)."""

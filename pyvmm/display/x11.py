@@ -23,8 +23,8 @@ from pyvmm.devices.vga_text import VgaText
 from pyvmm.display.font import GLYPH_HEIGHT, GLYPH_WIDTH
 from pyvmm.display.screen import Rgb, Run, ScreenFollower, SeenScreen, cursor_box, scan_lines
 from pyvmm.errors import UserError
-from pyvmm.hostinput.router import Router
 from pyvmm.hostinput.x11 import EVENT_MASK, X11Input
+from pyvmm.input.router import Router
 from pyvmm.trace import OFF, Channel
 
 FRAME_NS: Final = NS_PER_SECOND // 60

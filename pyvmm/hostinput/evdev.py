@@ -21,9 +21,9 @@ import select
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from pyvmm import input_codes as ic
 from pyvmm.errors import UserError
-from pyvmm.hostinput.router import Router, is_button
+from pyvmm.input import codes as ic
+from pyvmm.input.router import Router, is_button
 from pyvmm.trace import OFF, Channel
 
 CHORD: Final = frozenset({ic.KEY_LEFTCTRL, ic.KEY_RIGHTCTRL})

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from pyvmm import input_codes as ic
-from pyvmm.hostinput.keymap import US_LAYOUT, Stroke
-from pyvmm.hostinput.typist import Typist
+from pyvmm.input import codes as ic
+from pyvmm.input.keymap import US_LAYOUT, Stroke
+from pyvmm.input.typist import Typist
 
 STROKES_WAITING: Final = 4096
 """Strokes that wait for a guest that does not read its keyboard; more are dropped."""

@@ -16,9 +16,7 @@ from typing import Any, Final
 from Xlib import X
 from Xlib.protocol import rq
 
-from pyvmm.hostinput.keymap import x11_keymap
-from pyvmm.hostinput.router import Router, Source
-from pyvmm.input_codes import (
+from pyvmm.input.codes import (
     BTN_EXTRA,
     BTN_LEFT,
     BTN_MIDDLE,
@@ -27,6 +25,8 @@ from pyvmm.input_codes import (
     KEY_LEFTCTRL,
     KEY_RIGHTCTRL,
 )
+from pyvmm.input.keymap import x11_keymap
+from pyvmm.input.router import Router, Source
 
 CHORD: Final = frozenset({KEY_LEFTCTRL, KEY_RIGHTCTRL})
 """The keys that give the mouse back when they are down together."""

@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar, Final, Literal, NamedTuple
 
-from pyvmm.input_codes import (
+from pyvmm.input.codes import (
     ABS_X,
     ABS_Y,
     BTN_BACK,

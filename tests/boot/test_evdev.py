@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from evdev import InputDevice, UInput
 
-from pyvmm import input_codes as ic
 from pyvmm.errors import UserError
 from pyvmm.hostinput.evdev import EvdevCapture, is_keyboard
-from pyvmm.hostinput.router import Router
+from pyvmm.input import codes as ic
+from pyvmm.input.router import Router
 from tests.boot.console import Start
 from tests.boot.lab import ROOT, monitor
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
@@ -237,7 +237,7 @@ def test_a_queue_that_runs_over_leaves_no_key_down(hand: Hand, guest: Guest) -> 
 CHILD = """
 import sys, time, os, signal
 from pyvmm.hostinput.evdev import EvdevCapture
-from pyvmm.hostinput.router import Router
+from pyvmm.input.router import Router
 capture = EvdevCapture.of_host(Router(), keyboard=sys.argv[1])
 print("grabbed" if capture.grabbed else "not grabbed", flush=True)
 if sys.argv[2] == "exit":

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import input_codes as ic
 from pyvmm.acpi.build import build
 from pyvmm.config import MachineConfig
+from pyvmm.input import codes as ic
 from pyvmm.outcome import End
 from pyvmm.platform import describe
 from tests.boot.events import Events, input_devices

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvmm import input_codes as ic
 from pyvmm.config import Irqchip, MachineConfig
+from pyvmm.input import codes as ic
 from tests.boot.events import Events, input_devices
 from tests.boot.guest import Guest, irq_counts, warnings
 from tests.boot.lab import GENERIC_KERNEL, INITRAMFS_GENERIC

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pyvmm import input_codes as ic
 from pyvmm.config import MachineConfig, VirtioInputIdentity
+from pyvmm.input import codes as ic
 from tests.boot.events import Event, Events, input_devices
 from tests.boot.guest import USERSPACE, Guest, warnings
 from tests.boot.lab import CLOUD_KERNEL, INITRAMFS_CLOUD

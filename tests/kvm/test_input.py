@@ -12,8 +12,8 @@ from PIL import Image
 
 from pyvmm import guests
 from pyvmm.config import MachineConfig
-from pyvmm.hostinput.keymap import key_code
-from pyvmm.input_codes import BTN_LEFT, KEY_A, KEY_B
+from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B
+from pyvmm.input.keymap import key_code
 from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome

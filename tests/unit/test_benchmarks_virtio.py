@@ -16,7 +16,7 @@ from benchmarks import virtio
 from benchmarks.latency import Latency
 from benchmarks.programs import BenchError
 from benchmarks.virtio import INPUT_EVENT, STEPS, WARM_UP, Answers, Keyboard, key, report, with_file
-from pyvmm.input_codes import EV_KEY, EV_SYN, KEY_A
+from pyvmm.input.codes import EV_KEY, EV_SYN, KEY_A
 
 
 def test_key_is_two_input_events() -> None:

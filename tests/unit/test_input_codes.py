@@ -10,7 +10,7 @@ from pathlib import Path
 import evdev.ecodes
 import pytest
 
-from pyvmm import input_codes
+from pyvmm.input import codes as input_codes
 
 FAMILIES = ("EV_", "SYN_", "KEY_", "BTN_", "REL_", "ABS_", "MSC_", "SW_", "LED_", "REP_", "SND_")
 OURS = {name: value for name, value in vars(input_codes).items() if name.isupper() and isinstance(value, int)}
@@ -46,9 +46,9 @@ def test_the_import_is_cheap(tmp_path: Path) -> None:
 import importlib, sys, time
 best = 1e9
 for _ in range(20):
-    sys.modules.pop("pyvmm.input_codes", None)
+    sys.modules.pop("pyvmm.input.codes", None)
     start = time.perf_counter()
-    importlib.import_module("pyvmm.input_codes")
+    importlib.import_module("pyvmm.input.codes")
     best = min(best, time.perf_counter() - start)
 print(best)
 """

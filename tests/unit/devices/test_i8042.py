@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm import input_codes as ic
 from pyvmm.bus import Bus
 from pyvmm.clock import FakeClock
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.ps2_keyboard import BUFFER_SIZE, PAUSE, Ps2Keyboard
 from pyvmm.devices.ps2_mouse import Ps2Mouse
 from pyvmm.devices.scancodes import KEYS, sequences
+from pyvmm.input import codes as ic
 from pyvmm.irq import FakeIrq
 from pyvmm.trace import Channel
 

@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from pyvmm import input_codes as ic
 from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_keyboard import BUFFER_SIZE, PAUSE, Ps2Keyboard
 from pyvmm.devices.scancodes import KEYS
+from pyvmm.input import codes as ic
 from pyvmm.trace import Channel
 
 MS = 1_000_000

@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_mouse import ACCUMULATED_LIMIT, Ps2Mouse
-from pyvmm.input_codes import BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE, BTN_TASK
+from pyvmm.input.codes import BTN_EXTRA, BTN_LEFT, BTN_MIDDLE, BTN_RIGHT, BTN_SIDE, BTN_TASK
 from pyvmm.trace import Channel
 
 MS = 1_000_000

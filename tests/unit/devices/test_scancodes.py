@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from pyvmm import input_codes as ic
 from pyvmm.devices.scancodes import (
     BREAK,
     EXTENDED,
@@ -16,6 +15,7 @@ from pyvmm.devices.scancodes import (
     sequences,
     translate,
 )
+from pyvmm.input import codes as ic
 
 ALL_KEYS = [*KEYS, ic.KEY_PAUSE, ic.KEY_SYSRQ, ic.KEY_HANGEUL, ic.KEY_HANJA]
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm import input_codes as ic
 from pyvmm.errors import UserError
 from pyvmm.hostinput import evdev
 from pyvmm.hostinput.evdev import EvdevCapture, is_keyboard, is_mouse
-from pyvmm.hostinput.router import Router
+from pyvmm.input import codes as ic
+from pyvmm.input.router import Router
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
 
 A, B, LEFT, RIGHT = ic.KEY_A, ic.KEY_B, ic.KEY_LEFTCTRL, ic.KEY_RIGHTCTRL

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm import input_codes as ic
-from pyvmm.hostinput.keymap import (
+from pyvmm.input import codes as ic
+from pyvmm.input.keymap import (
     US_LAYOUT,
     KeyTextError,
     key_code,

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.devices.ps2_mouse import Ps2Mouse
-from pyvmm.hostinput.router import KEYS_WAITING, InputMode, Router
-from pyvmm.hostinput.typist import Typist
-from pyvmm.input_codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
+from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
+from pyvmm.input.router import KEYS_WAITING, InputMode, Router
+from pyvmm.input.typist import Typist
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm import input_codes as ic
-from pyvmm.hostinput.keymap import strokes
-from pyvmm.hostinput.router import Router
 from pyvmm.hostinput.terminal import STROKES_WAITING, TerminalKeys, terminal_strokes
-from pyvmm.hostinput.typist import Typist
+from pyvmm.input import codes as ic
+from pyvmm.input.keymap import strokes
+from pyvmm.input.router import Router
+from pyvmm.input.typist import Typist
 from tests.unit.hostinput.fakes import FakeKeyboard
 
 

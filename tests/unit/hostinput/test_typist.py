@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.hostinput.keymap import KeyTextError, split_script, strokes
-from pyvmm.hostinput.router import Router
-from pyvmm.hostinput.typist import TypeAfter, Typist
-from pyvmm.input_codes import KEY_C, KEY_L, KEY_LEFTCTRL, KEY_LEFTSHIFT, KEY_S
+from pyvmm.input.codes import KEY_C, KEY_L, KEY_LEFTCTRL, KEY_LEFTSHIFT, KEY_S
+from pyvmm.input.keymap import KeyTextError, split_script, strokes
+from pyvmm.input.router import Router
+from pyvmm.input.typist import TypeAfter, Typist
 from tests.unit.hostinput.fakes import FakeKeyboard
 
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm import input_codes as ic
 from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
-from pyvmm.hostinput.router import Router
+from pyvmm.input import codes as ic
+from pyvmm.input.router import Router
 from pyvmm.virtio.device import RING_FEATURES
 from pyvmm.virtio.input import (
     BACKLOG_EVENTS,

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from pyvmm import input_codes as ic
+from pyvmm.input import codes as ic
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from tests.unit.pci.scan import Board, Config, scan

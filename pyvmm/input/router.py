@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
-from pyvmm.input_codes import BTN_MISC, KEY_OK, LED_CAPSL, LED_NUML, LED_SCROLLL, key_name
+from pyvmm.input.codes import BTN_MISC, KEY_OK, LED_CAPSL, LED_NUML, LED_SCROLLL, key_name
 from pyvmm.trace import OFF, Channel
 
 InputMode = Literal["auto", "ps2", "virtio"]

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from pyvmm import input_codes as ic
 from pyvmm.errors import UserError
+from pyvmm.input import codes as ic
 
 Stroke = tuple[int, ...]
 """Keys that are pressed in this order and released in the opposite one: a character, or a chord such as Ctrl-C."""

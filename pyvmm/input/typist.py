@@ -12,8 +12,8 @@ import codecs
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from pyvmm.hostinput.keymap import Stroke, key_code, strokes
-from pyvmm.hostinput.router import Router
+from pyvmm.input.keymap import Stroke, key_code, strokes
+from pyvmm.input.router import Router
 from pyvmm.trace import OFF, Channel
 
 
