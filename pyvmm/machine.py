@@ -49,7 +49,7 @@ from pyvmm.trace import Sink, Trace
 from pyvmm.vcpu import VcpuThread
 
 if TYPE_CHECKING:
-    from pyvmm.display.screen import Screen
+    from pyvmm.screen.screen import Screen
     from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 
 
@@ -323,7 +323,7 @@ class Machine(Lifecycle, Injection):
     @property
     def screen(self) -> Screen:
         """The guest's screen as it is now; take it under the machine lock."""
-        from pyvmm.display.screen import Screen
+        from pyvmm.screen.screen import Screen
 
         return Screen.of(self.vga)
 

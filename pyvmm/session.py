@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
 from pyvmm.console import Console
-from pyvmm.display.screen import Screen
 from pyvmm.errors import UserError
 from pyvmm.hostinput.options import parse_input_option, x11_wanted
 from pyvmm.input.keymap import KeyTextError, split_script
@@ -19,6 +18,7 @@ from pyvmm.input.typist import TypeAfter
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 from pyvmm.output import Output
+from pyvmm.screen.screen import Screen
 from pyvmm.terminal import in_foreground
 
 if TYPE_CHECKING:

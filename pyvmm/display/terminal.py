@@ -15,9 +15,9 @@ from typing import Final
 
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.vga_text import VgaText
-from pyvmm.display.screen import CP437, Run, ScreenFollower, SeenScreen
 from pyvmm.errors import UserError
 from pyvmm.output import Output
+from pyvmm.screen.screen import CP437, Run, ScreenFollower, SeenScreen
 from pyvmm.terminal import in_foreground
 
 FRAME_NS: Final = NS_PER_SECOND // 60

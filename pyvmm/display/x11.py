@@ -20,11 +20,11 @@ from Xlib import X, Xutil, display, error
 
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.vga_text import VgaText
-from pyvmm.display.font import GLYPH_HEIGHT, GLYPH_WIDTH
-from pyvmm.display.screen import Rgb, Run, ScreenFollower, SeenScreen, cursor_box, scan_lines
 from pyvmm.errors import UserError
 from pyvmm.hostinput.x11 import EVENT_MASK, X11Input
 from pyvmm.input.router import Router
+from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH
+from pyvmm.screen.screen import Rgb, Run, ScreenFollower, SeenScreen, cursor_box, scan_lines
 from pyvmm.trace import OFF, Channel
 
 FRAME_NS: Final = NS_PER_SECOND // 60

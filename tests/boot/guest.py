@@ -12,9 +12,9 @@ from typing import Protocol, Self
 
 from pyvmm.config import MachineConfig
 from pyvmm.console import Console
-from pyvmm.display.screen import Screen
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
+from pyvmm.screen.screen import Screen
 from tests.boot.transcript import PATIENCE, Transcript, TranscriptError
 
 USERSPACE = "pyvmm guest: userspace"

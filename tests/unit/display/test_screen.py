@@ -9,8 +9,8 @@ from PIL import Image
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.vga_text import Cursor, VgaText
-from pyvmm.display.font import glyph
-from pyvmm.display.screen import BLINK_NS, Screen, SeenScreen
+from pyvmm.screen.font import glyph
+from pyvmm.screen.screen import BLINK_NS, Screen, SeenScreen
 
 
 class Picture:

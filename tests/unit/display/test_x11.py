@@ -17,11 +17,11 @@ from Xlib.protocol import event
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.vga_text import VgaText
-from pyvmm.display.font import glyph
 from pyvmm.display.x11 import X11Window, open_display
 from pyvmm.errors import UserError
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
+from pyvmm.screen.font import glyph
 from tests.unit.display.xserver import start_server
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 
-from pyvmm.display.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph
-from pyvmm.display.screen import CP437
+from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph
+from pyvmm.screen.screen import CP437
 
 XVFB = ("Xvfb", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset")
 

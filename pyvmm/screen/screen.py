@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from pyvmm.devices.vga_text import Cursor, VgaText
-from pyvmm.display.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph_rows
+from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph_rows
 
 Rgb = tuple[int, int, int]
 
