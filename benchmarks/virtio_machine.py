@@ -16,11 +16,11 @@ from pathlib import Path
 
 from benchmarks.virtio import MEMORY_MB
 from pyvmm.config import HostConfig, MachineConfig
-from pyvmm.console import Console
+from pyvmm.host.console import Console
+from pyvmm.host.session import Session
 from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
-from pyvmm.session import Session
 
 now = time.monotonic_ns
 

@@ -110,7 +110,7 @@ def display_findings(display: str | None) -> Iterator[Finding]:
             "DISPLAY", "not set", hint="optional; start from an X session to see the guest's screen in a window"
         )
         return
-    from pyvmm.display.x11 import open_display  # python-xlib takes its time
+    from pyvmm.host.display.x11 import open_display  # python-xlib takes its time
 
     try:
         open_display(display).close()

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
-from pyvmm.console import Console
+from pyvmm.host.console import Console
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.outcome import End, Outcome

@@ -18,7 +18,6 @@ from pyvmm import layout
 from pyvmm.boot.entry import CpuState
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
-from pyvmm.console import Console
 from pyvmm.cpuid import guest_cpuid
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
 from pyvmm.devices.cmos_rtc import CmosRtc
@@ -35,6 +34,7 @@ from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from pyvmm.errors import UserError
 from pyvmm.eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
 from pyvmm.guest import load_guest
+from pyvmm.host.console import Console
 from pyvmm.injection import Injection, Keyboard
 from pyvmm.input.router import Router
 from pyvmm.input.typist import Typist

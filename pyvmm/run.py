@@ -18,14 +18,14 @@ from typing import Final
 
 from pyvmm.boot.error import BootError
 from pyvmm.config import HostConfig, MachineConfig
-from pyvmm.console import Console
 from pyvmm.errors import UserError
+from pyvmm.host.console import Console
+from pyvmm.host.session import Session
+from pyvmm.host.trace_file import TraceWriter
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
-from pyvmm.session import Session
 from pyvmm.signals import ENDING, handled, stop_process
 from pyvmm.standard import complain
-from pyvmm.trace_writer import TraceWriter
 
 
 def _trace_writer(file: Path | None) -> TraceWriter:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Protocol, Self
 
 from pyvmm.config import MachineConfig
-from pyvmm.console import Console
+from pyvmm.host.console import Console
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 from pyvmm.screen.screen import Screen

@@ -15,7 +15,7 @@ import pytest
 from evdev import InputDevice, UInput
 
 from pyvmm.errors import UserError
-from pyvmm.hostinput.evdev import EvdevCapture, is_keyboard
+from pyvmm.host.capture.evdev import EvdevCapture, is_keyboard
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
 from tests.boot.console import Start
@@ -236,7 +236,7 @@ def test_a_queue_that_runs_over_leaves_no_key_down(hand: Hand, guest: Guest) -> 
 
 CHILD = """
 import sys, time, os, signal
-from pyvmm.hostinput.evdev import EvdevCapture
+from pyvmm.host.capture.evdev import EvdevCapture
 from pyvmm.input.router import Router
 capture = EvdevCapture.of_host(Router(), keyboard=sys.argv[1])
 print("grabbed" if capture.grabbed else "not grabbed", flush=True)

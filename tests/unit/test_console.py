@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.console import HIGH_WATER, Console
+from pyvmm.host.console import HIGH_WATER, Console
+from pyvmm.host.tty import HELP, EscapeParser
 from pyvmm.loop import Loop
-from pyvmm.terminal import HELP, EscapeParser
 from tests.unit.fakes import AlwaysWritable
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.output import Output
+from pyvmm.host.nonblocking import Output
 from tests.unit.fakes import AlwaysWritable
 
 
@@ -148,7 +148,7 @@ def test_a_terminal_that_cannot_be_opened_again(monkeypatch: pytest.MonkeyPatch)
 
 AFTER_SU = """
 import fcntl, os, termios
-from pyvmm.output import Output
+from pyvmm.host.nonblocking import Output
 
 def open_only_dev_tty(path, flags):
     if path != "/dev/tty":

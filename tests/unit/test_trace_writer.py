@@ -6,7 +6,7 @@ import io
 import os
 import threading
 
-from pyvmm.trace_writer import LINES, TraceWriter
+from pyvmm.host.trace_file import LINES, TraceWriter
 
 
 def test_lines_keep_their_order_and_none_is_lost_at_the_end() -> None:

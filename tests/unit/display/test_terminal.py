@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.vga_text import VgaText
-from pyvmm.display.terminal import TerminalScreen, sgr
 from pyvmm.errors import UserError
+from pyvmm.host.display.terminal import TerminalScreen, sgr
 from pyvmm.screen.screen import Screen
 from tests.unit.display.emulator import Emulator
 

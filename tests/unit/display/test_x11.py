@@ -17,8 +17,8 @@ from Xlib.protocol import event
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.vga_text import VgaText
-from pyvmm.display.x11 import X11Window, open_display
 from pyvmm.errors import UserError
+from pyvmm.host.display.x11 import X11Window, open_display
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
 from pyvmm.screen.font import glyph

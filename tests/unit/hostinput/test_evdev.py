@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import UserError
-from pyvmm.hostinput import evdev
-from pyvmm.hostinput.evdev import EvdevCapture, is_keyboard, is_mouse
+from pyvmm.host.capture import evdev
+from pyvmm.host.capture.evdev import EvdevCapture, is_keyboard, is_mouse
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
 from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.errors import UserError
-from pyvmm.hostinput.options import InputOption, parse_input_option, x11_wanted
+from pyvmm.host.capture.options import InputOption, parse_input_option, x11_wanted
 
 
 def test_values() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.hostinput.terminal import STROKES_WAITING, TerminalKeys, terminal_strokes
+from pyvmm.host.capture.terminal_keys import STROKES_WAITING, TerminalKeys, terminal_strokes
 from pyvmm.input import codes as ic
 from pyvmm.input.keymap import strokes
 from pyvmm.input.router import Router

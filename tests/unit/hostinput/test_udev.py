@@ -7,7 +7,7 @@ import os
 from types import SimpleNamespace
 from typing import Any
 
-from pyvmm.hostinput.udev import UdevFinder
+from pyvmm.host.capture.udev import UdevFinder
 
 
 class Monitor:

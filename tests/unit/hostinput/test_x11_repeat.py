@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from Xlib import X
 
-from pyvmm.hostinput.x11 import without_auto_repeat
+from pyvmm.host.capture.x11_keys import without_auto_repeat
 
 
 class Event(NamedTuple):

@@ -16,9 +16,9 @@ from typing import Final
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
-from pyvmm.output import Output
+from pyvmm.host.nonblocking import Output
+from pyvmm.host.tty import in_foreground
 from pyvmm.screen.screen import CP437, Run, ScreenFollower, SeenScreen
-from pyvmm.terminal import in_foreground
 
 FRAME_NS: Final = NS_PER_SECOND // 60
 _ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"

@@ -21,7 +21,7 @@ from Xlib import X, Xutil, display, error
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
-from pyvmm.hostinput.x11 import EVENT_MASK, X11Input
+from pyvmm.host.capture.x11_keys import EVENT_MASK, X11Input
 from pyvmm.input.router import Router
 from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH
 from pyvmm.screen.screen import Rgb, Run, ScreenFollower, SeenScreen, cursor_box, scan_lines

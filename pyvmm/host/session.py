@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
-from pyvmm.console import Console
 from pyvmm.errors import UserError
-from pyvmm.hostinput.options import parse_input_option, x11_wanted
+from pyvmm.host.capture.options import parse_input_option, x11_wanted
+from pyvmm.host.console import Console
+from pyvmm.host.nonblocking import Output
+from pyvmm.host.tty import in_foreground
 from pyvmm.input.keymap import KeyTextError, split_script
 from pyvmm.input.typist import TypeAfter
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
-from pyvmm.output import Output
 from pyvmm.screen.screen import Screen
-from pyvmm.terminal import in_foreground
 
 if TYPE_CHECKING:
-    from pyvmm.display.terminal import TerminalScreen
-    from pyvmm.hostinput.evdev import EvdevCapture
+    from pyvmm.host.capture.evdev import EvdevCapture
+    from pyvmm.host.display.terminal import TerminalScreen
 
 LOOK_NS = NS_PER_SECOND // 60
 """How often --type-after looks at the screen."""
@@ -73,7 +73,7 @@ class Session:
         self._follow_foreground()
 
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
-        from pyvmm.display.x11 import X11Window
+        from pyvmm.host.display.x11 import X11Window
 
         machine = self._machine
         window = X11Window(
@@ -92,8 +92,8 @@ class Session:
 
     def _show_text(self) -> Callable[[bytes], None]:
         """The guest's screen in the terminal; what is typed there goes to the guest's keyboard."""
-        from pyvmm.display.terminal import TerminalScreen
-        from pyvmm.hostinput.terminal import TerminalKeys
+        from pyvmm.host.capture.terminal_keys import TerminalKeys
+        from pyvmm.host.display.terminal import TerminalScreen
 
         screen = TerminalScreen(self._machine.vga, self._machine.loop)
         self._open.callback(screen.close)
@@ -109,7 +109,7 @@ class Session:
         return typed
 
     def _capture(self, keyboard: str | None, mouse: str | None) -> None:
-        from pyvmm.hostinput.evdev import EvdevCapture
+        from pyvmm.host.capture.evdev import EvdevCapture
 
         machine = self._machine
         capture = EvdevCapture.of_host(

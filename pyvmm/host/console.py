@@ -13,9 +13,9 @@ import select
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from pyvmm.host.nonblocking import Output
+from pyvmm.host.tty import HELP, EscapeParser, RawTerminal, in_foreground
 from pyvmm.loop import Loop
-from pyvmm.output import Output
-from pyvmm.terminal import HELP, EscapeParser, RawTerminal, in_foreground
 
 HIGH_WATER: Final = 64 << 10
 CHUNK: Final = 4096

@@ -285,7 +285,7 @@ class EvdevCapture:
         """With this host's /dev/input and its udev."""
         from evdev import InputDevice
 
-        from pyvmm.hostinput.udev import UdevFinder
+        from pyvmm.host.capture.udev import UdevFinder
 
         return cls(router, UdevFinder(), InputDevice, keyboard=keyboard, mouse=mouse, notify=notify, trace=trace)
 

@@ -1,0 +1,1 @@
+"""What ties a machine to this host: its console, display, captured devices, trace."""
