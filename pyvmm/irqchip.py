@@ -13,7 +13,7 @@ from pyvmm.gsi import GsiTable, kernel_pins
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
 from pyvmm.trace import Channel
-from pyvmm.vcpu import InterruptController
+from pyvmm.vcpu.thread import InterruptController
 
 APIC_SPIV, APIC_LVT0, APIC_LVT1 = 0xF0, 0x350, 0x360
 """Local APIC registers: spurious vector, LINT0, LINT1 (Intel SDM volume 3, table 11-1)."""

@@ -15,8 +15,8 @@ from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.outcome import End, Outcome
 from pyvmm.panic import PanicWatch
-from pyvmm.report import vcpu_report
-from pyvmm.vcpu import VcpuThread
+from pyvmm.vcpu.report import vcpu_report
+from pyvmm.vcpu.thread import VcpuThread
 
 PANIC_LOOK_NS = 250_000_000
 PANIC_LOOKS = 6

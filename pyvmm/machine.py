@@ -18,7 +18,6 @@ from pyvmm import layout
 from pyvmm.boot.entry import CpuState
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
-from pyvmm.cpuid import guest_cpuid
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
@@ -44,9 +43,10 @@ from pyvmm.outcome import End, Outcome
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.ram import Ram
-from pyvmm.startup import hide_local_apic, set_cpu_state, set_mtrrs
 from pyvmm.trace import Sink, Trace
-from pyvmm.vcpu import VcpuThread
+from pyvmm.vcpu.cpuid import guest_cpuid
+from pyvmm.vcpu.registers import hide_local_apic, set_cpu_state, set_mtrrs
+from pyvmm.vcpu.thread import VcpuThread
 
 if TYPE_CHECKING:
     from pyvmm.screen.screen import Screen

@@ -18,7 +18,7 @@ from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.irqchip import LEVEL_IRQS, both
 from pyvmm.layout import PCI_GSIS, PCI_IRQS
 from pyvmm.trace import Channel
-from pyvmm.vcpu import InterruptController
+from pyvmm.vcpu.thread import InterruptController
 
 EXTINT: Final = 7
 """Delivery mode of an MSI that asks the PIC for the vector."""

@@ -14,10 +14,10 @@ from kvm_cffi import Exit, System, Vcpu
 from kvm_cffi.exits import MmioRead, PioIn, PioOut
 from pyvmm import guests
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
-from pyvmm.cpuid import guest_cpuid
 from pyvmm.layout import DEBUG_EXIT, DEBUGCON, IDENTITY_MAP, MIB, TSS
 from pyvmm.memory import GuestMemory
-from pyvmm.startup import set_cpu_state
+from pyvmm.vcpu.cpuid import guest_cpuid
+from pyvmm.vcpu.registers import set_cpu_state
 
 CPUINFO = Path("/proc/cpuinfo").read_text()
 HARDWARE = " vmx" in CPUINFO or " svm" in CPUINFO

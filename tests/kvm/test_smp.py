@@ -10,7 +10,7 @@ from kvm_cffi import Vcpu, constants
 from kvm_cffi.exits import PioOut
 from pyvmm.boot.entry import real_mode
 from pyvmm.outcome import End, Outcome
-from pyvmm.startup import set_cpu_state
+from pyvmm.vcpu.registers import set_cpu_state
 from tests.kvm.board import Board, board
 from tests.kvm.rig import HARDWARE
 

@@ -12,7 +12,7 @@ from kvm_cffi import ExitRecord, KvmError, Regs, Segment, Sregs, Translation, co
 from pyvmm.memory import GuestMemory
 from pyvmm.outcome import EXIT_STATUS_HELP, STATUS, End, Outcome
 from pyvmm.panic import LINE_LIMIT, PanicWatch
-from pyvmm.report import code_at, describe_exit, describe_mode, vcpu_report
+from pyvmm.vcpu.report import code_at, describe_exit, describe_mode, vcpu_report
 
 # Outcome
 

@@ -8,7 +8,7 @@ from typing import cast
 from kvm_cffi import KvmError, Vcpu
 from kvm_cffi.exits import Exit, Intr
 from pyvmm.bus import Bus
-from pyvmm.vcpu import VcpuThread
+from pyvmm.vcpu.thread import VcpuThread
 
 
 class Pic:

@@ -1,0 +1,1 @@
+"""The exit loop, and what pyvmm knows of a CPU."""
