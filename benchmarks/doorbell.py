@@ -19,8 +19,8 @@ from benchmarks.pio import tsc_hz
 from benchmarks.programs import BenchError, say
 from benchmarks.stats import Runs, in_turn, spread
 from pyvmm import guests
+from pyvmm.board.eventfds import EventfdMsi, EventfdMsiRouter, IoeventfdDoorbells
 from pyvmm.config import MachineConfig
-from pyvmm.eventfds import EventfdMsi, EventfdMsiRouter, IoeventfdDoorbells
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.keys import TIMEOUT, gap
-from pyvmm import guests, layout
+from pyvmm import guests
+from pyvmm.board import layout
 from pyvmm.config import MachineConfig
 from pyvmm.devices.i8042 import I8042
 from pyvmm.input.codes import KEY_A

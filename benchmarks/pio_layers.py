@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 from kvm_cffi._kvm import lib
 from kvm_cffi.vcpu import Io
 from pyvmm import guests
+from pyvmm.board.layout import DEBUG_EXIT
 from pyvmm.config import MachineConfig
-from pyvmm.layout import DEBUG_EXIT
 from pyvmm.machine import Machine
 
 Loop = Callable[[Machine], None]

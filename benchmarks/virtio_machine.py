@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from benchmarks.virtio import MEMORY_MB
+from pyvmm.board.layout import MIB
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
-from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.board.layout import GIB, KIB, MIB
 from pyvmm.errors import UserError
-from pyvmm.layout import GIB, KIB, MIB
 from pyvmm.outcome import EXIT_STATUS_HELP
 from pyvmm.standard import complain, complaining, open_closed, printing
 
@@ -249,7 +249,7 @@ def _tell(arguments: argparse.Namespace) -> int:
     match arguments.command:
         case "acpi":
             from pyvmm.acpi.build import build, write
-            from pyvmm.platform import describe
+            from pyvmm.board.tables import describe
             from pyvmm.rehearsal import rehearse
 
             config = make_config(arguments)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pyvmm.board.layout import MIB
 from pyvmm.errors import UserError
-from pyvmm.layout import MIB
 from pyvmm.trace import CHANNELS
 
 Irqchip = Literal["kernel", "split", "user"]

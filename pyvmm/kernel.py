@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pyvmm import layout
 from pyvmm.acpi.build import build
+from pyvmm.board import layout
+from pyvmm.board.tables import describe
 from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
 from pyvmm.boot.entry import CpuState
 from pyvmm.boot.flat import Flat
@@ -11,7 +12,6 @@ from pyvmm.boot.load import load
 from pyvmm.boot.mptable import PciInterrupt, write_bda, write_mptable
 from pyvmm.config import MachineConfig
 from pyvmm.memory import GuestMemory
-from pyvmm.platform import describe
 
 
 def load_kernel(config: MachineConfig, memory: GuestMemory) -> CpuState:

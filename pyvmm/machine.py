@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Self
 
 from kvm_cffi import Exit, KvmError, System, Vcpu
 from kvm_cffi.exits import IoapicEoi, Shutdown
-from pyvmm import layout
+from pyvmm.board import layout
+from pyvmm.board.eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
+from pyvmm.board.irqchip import Irqchip, KernelIrqchip, virtual_wire
+from pyvmm.board.memslots import Ram
 from pyvmm.boot.entry import CpuState
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
@@ -31,18 +34,15 @@ from pyvmm.devices.system_control import SystemControlA
 from pyvmm.devices.uart16550 import Uart16550
 from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from pyvmm.errors import UserError
-from pyvmm.eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
 from pyvmm.guest import load_guest
 from pyvmm.host.console import Console
 from pyvmm.injection import Injection, Keyboard
 from pyvmm.input.router import Router
 from pyvmm.input.typist import Typist
-from pyvmm.irqchip import Irqchip, KernelIrqchip, virtual_wire
 from pyvmm.lifecycle import Lifecycle
 from pyvmm.outcome import End, Outcome
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
-from pyvmm.ram import Ram
 from pyvmm.trace import Sink, Trace
 from pyvmm.vcpu.cpuid import guest_cpuid
 from pyvmm.vcpu.registers import hide_local_apic, set_cpu_state, set_mtrrs
@@ -123,7 +123,7 @@ class Machine(Lifecycle, Injection):
         irq, vm = self.trace.channel("irq"), self.vm
         if self.config.irqchip == "kernel":
             return KernelIrqchip(vm, irq)
-        from pyvmm.user_irqchip import SplitIrqchip, UserIrqchip
+        from pyvmm.board.user_irqchip import SplitIrqchip, UserIrqchip
 
         def wake() -> None:
             if self.threads:

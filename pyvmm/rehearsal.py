@@ -6,19 +6,19 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from pyvmm import layout
+from pyvmm.board import layout
+from pyvmm.board.eventfds import NoMsi
+from pyvmm.board.memslots import Ram
 from pyvmm.boot.error import BootError
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.eventfds import NoMsi
 from pyvmm.guest import load_guest
 from pyvmm.irq import LevelIrq
 from pyvmm.kernel import load_kernel
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
-from pyvmm.ram import Ram
 from pyvmm.slots import place_bars, plug_in
 from pyvmm.trace import OFF
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 
-from pyvmm import layout
+from pyvmm.board import layout
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.pci.bus import PciBus

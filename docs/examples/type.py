@@ -1,7 +1,7 @@
 """Type to a guest and read its screen, from Python: .venv/bin/python docs/examples/type.py"""
 
+from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
-from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 
 with Machine(MachineConfig(guest="keyboard", memory=16 * MIB)) as machine:

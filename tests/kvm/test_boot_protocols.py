@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kvm_cffi.exits import PioOut
+from pyvmm.board.layout import DEBUGCON
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.load import load
-from pyvmm.layout import DEBUGCON
 from tests.kvm.rig import Rig
 from tests.unit.boot.images import make_bzimage, make_elf, multiboot_header, pvh_note
 

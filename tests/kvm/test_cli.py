@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import pytest
 
-from pyvmm import guests, layout, machine
+from pyvmm import guests, machine
+from pyvmm.board import layout
 from pyvmm.cli import main, make_config, make_parser
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm import machine as machine_module
+from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 from tests.kvm.board import Board, board

@@ -31,8 +31,8 @@ from kvm_cffi.exits import (
     SystemEvent,
     UnknownExit,
 )
+from pyvmm.board.layout import DEBUG_EXIT, DEBUGCON
 from pyvmm.guests import load
-from pyvmm.layout import DEBUG_EXIT, DEBUGCON
 from tests.kvm.rig import HARDWARE, Rig, interrupted_after, said
 
 OTHER = vcpu_module._OTHER

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from pyvmm import guests
+from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B
 from pyvmm.input.keymap import key_code
-from pyvmm.layout import MIB
 from pyvmm.machine import Machine
 from pyvmm.outcome import End, Outcome
 from tests.boot.console import Console

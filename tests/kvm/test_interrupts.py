@@ -13,7 +13,7 @@ import pytest
 
 from kvm_cffi import IrqchipRoute, KvmError, MsiRoute, constants
 from kvm_cffi.exits import PioOut
-from pyvmm.gsi import kernel_pins
+from pyvmm.board.gsi import kernel_pins
 from pyvmm.guests import load
 from tests.kvm.rig import Irqchip, Rig, said
 

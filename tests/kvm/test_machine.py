@@ -10,9 +10,10 @@ import pytest
 
 from kvm_cffi import Exit, KvmError
 from kvm_cffi.exits import Debug, ExceptionExit, FailEntry, InternalError, Shutdown, SystemEvent, UnknownExit
-from pyvmm import guests, ram
+from pyvmm import guests
+from pyvmm.board import memslots as ram
+from pyvmm.board.layout import COM1, DEBUGCON, MIB
 from pyvmm.bus import Bus
-from pyvmm.layout import COM1, DEBUGCON, MIB
 from pyvmm.outcome import End, Outcome
 from tests.kvm.board import board
 from tests.kvm.rig import HARDWARE, SVM

@@ -10,7 +10,7 @@ import pytest
 
 from kvm_cffi import KvmError
 from kvm_cffi.exits import MmioRead, MmioWrite, PioOut
-from pyvmm.layout import DEBUG_EXIT, MIB
+from pyvmm.board.layout import DEBUG_EXIT, MIB
 from tests.kvm.rig import Rig
 
 AT = 32 * MIB

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm import lifecycle
+from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
-from pyvmm.layout import MIB
 from pyvmm.outcome import End, Outcome
 from tests.kvm.board import Board
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import eventfds
+from pyvmm.board import eventfds
 from pyvmm.outcome import End, Outcome
 from tests.kvm.board import Board, board
 

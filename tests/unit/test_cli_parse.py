@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm import guests
+from pyvmm.board.layout import GIB, KIB, MIB
 from pyvmm.cli import (
     MAX_MEMORY,
     main,
@@ -21,7 +22,6 @@ from pyvmm.cli import (
 )
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.layout import GIB, KIB, MIB
 
 
 def config(*arguments: str) -> MachineConfig:

@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 
 from kvm_cffi import KvmError, MsiRoute, Vm
+from pyvmm.board.eventfds import FD_SETSIZE, EventfdMsi, EventfdMsiRouter, IoeventfdDoorbell, IoeventfdDoorbells
+from pyvmm.board.gsi import GsiTable
 from pyvmm.bus import Bus
-from pyvmm.eventfds import FD_SETSIZE, EventfdMsi, EventfdMsiRouter, IoeventfdDoorbell, IoeventfdDoorbells
-from pyvmm.gsi import GsiTable
 from pyvmm.loop import Loop
 
 MESSAGE = 0xFEE00000

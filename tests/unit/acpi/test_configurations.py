@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import layout
 from pyvmm.acpi.platform import Window
+from pyvmm.board import layout
+from pyvmm.board.tables import describe
 from pyvmm.cli import main
 from pyvmm.config import MachineConfig
-from pyvmm.platform import describe
 
 CONFIGURATIONS = [
     ["--irqchip", irqchip, "-c", cpus]

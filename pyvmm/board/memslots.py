@@ -7,8 +7,8 @@ import os
 from typing import Final
 
 from kvm_cffi import KvmError, Vm
+from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END, MIB
 from pyvmm.errors import UserError
-from pyvmm.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END, MIB
 from pyvmm.memory import GuestMemory
 
 MAP_NORESERVE: Final = 0x4000

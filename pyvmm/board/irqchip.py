@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from kvm_cffi import Vm, constants
-from pyvmm.gsi import GsiTable, kernel_pins
+from pyvmm.board.gsi import GsiTable, kernel_pins
+from pyvmm.board.layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
 from pyvmm.irq import Irq, LevelIrq, SharedLine
-from pyvmm.layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 

@@ -6,17 +6,17 @@ from collections.abc import Callable
 from typing import Final
 
 from kvm_cffi import Vm
-from pyvmm import layout
+from pyvmm.board import layout
+from pyvmm.board.gsi import GsiTable
+from pyvmm.board.irqchip import LEVEL_IRQS, both
+from pyvmm.board.layout import PCI_GSIS, PCI_IRQS
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.devices.i8254 import I8254
 from pyvmm.devices.i8259 import I8259Pair
 from pyvmm.devices.ioapic import MSI_DATA_LEVEL, IoApic
 from pyvmm.devices.system_control import SystemControlB
-from pyvmm.gsi import GsiTable
 from pyvmm.irq import Irq, LevelIrq, SharedLine
-from pyvmm.irqchip import LEVEL_IRQS, both
-from pyvmm.layout import PCI_GSIS, PCI_IRQS
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import Final
 
 from kvm_cffi import KvmError, Vm
+from pyvmm.board.gsi import GsiTable
 from pyvmm.bus import Bus
 from pyvmm.errors import UserError
-from pyvmm.gsi import GsiTable
 from pyvmm.loop import Loop
 from pyvmm.trace import OFF, Channel
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kvm_cffi import IrqchipRoute, MsiRoute, Vm, constants
+from pyvmm.board.layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_TIMER
 from pyvmm.errors import UserError
-from pyvmm.layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_TIMER
 
 PIC_CASCADE = 2
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pyvmm import layout
 from pyvmm.acpi.platform import IoApic, PciHost, Platform, PowerManagement, Window
+from pyvmm.board import layout
 from pyvmm.config import MachineConfig
 from pyvmm.devices import acpi_pm
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST

@@ -1,0 +1,1 @@
+"""What is on the board: chips, addresses, interrupt lines, memory slots."""
