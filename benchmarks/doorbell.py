@@ -21,8 +21,8 @@ from benchmarks.stats import Runs, in_turn, spread
 from pyvmm import guests
 from pyvmm.board.eventfds import EventfdMsi, EventfdMsiRouter, IoeventfdDoorbells
 from pyvmm.config import MachineConfig
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 
 ADDRESS: Final = 0xD0000000
 MSI_ADDRESS, MSI_DATA = 0xFEE00000, 0x40

@@ -25,7 +25,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.devices.i8042 import I8042
 from pyvmm.input.codes import KEY_A
 from pyvmm.irq import Irq
-from pyvmm.machine import Machine
+from pyvmm.machine.machine import Machine
 
 now = time.monotonic_ns
 

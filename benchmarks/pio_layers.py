@@ -11,7 +11,7 @@ from kvm_cffi.vcpu import Io
 from pyvmm import guests
 from pyvmm.board.layout import DEBUG_EXIT
 from pyvmm.config import MachineConfig
-from pyvmm.machine import Machine
+from pyvmm.machine.machine import Machine
 
 Loop = Callable[[Machine], None]
 

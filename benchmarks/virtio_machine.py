@@ -19,8 +19,8 @@ from pyvmm.board.layout import MIB
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 
 now = time.monotonic_ns
 

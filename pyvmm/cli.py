@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.board.layout import GIB, KIB, MIB
 from pyvmm.errors import UserError
-from pyvmm.outcome import EXIT_STATUS_HELP
+from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from pyvmm.standard import complain, complaining, open_closed, printing
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _tell(arguments: argparse.Namespace) -> int:
         case "acpi":
             from pyvmm.acpi.build import build, write
             from pyvmm.board.tables import describe
-            from pyvmm.rehearsal import rehearse
+            from pyvmm.machine.rehearsal import rehearse
 
             config = make_config(arguments)
             rehearse(config, trace_file(arguments))

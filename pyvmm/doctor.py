@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvm_cffi import System
 from pyvmm.errors import UserError
-from pyvmm.machine import open_kvm
+from pyvmm.machine.machine import open_kvm
 
 NEEDED = {
     "KVM_CAP_USER_MEMORY": "guest RAM",

@@ -22,8 +22,8 @@ from pyvmm.errors import UserError
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
 from pyvmm.host.trace_file import TraceWriter
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 from pyvmm.signals import ENDING, handled, stop_process
 from pyvmm.standard import complain
 

@@ -2,7 +2,7 @@
 
 from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
-from pyvmm.machine import Machine
+from pyvmm.machine.machine import Machine
 
 with Machine(MachineConfig(guest="keyboard", memory=16 * MIB)) as machine:
     assert machine.wait(lambda: "> " in machine.screen)

@@ -17,8 +17,8 @@ from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
 from pyvmm.input.keymap import KeyTextError, split_script
 from pyvmm.input.typist import TypeAfter
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 from pyvmm.screen.screen import Screen
 
 if TYPE_CHECKING:

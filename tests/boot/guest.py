@@ -12,8 +12,8 @@ from typing import Protocol, Self
 
 from pyvmm.config import MachineConfig
 from pyvmm.host.console import Console
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 from pyvmm.screen.screen import Screen
 from tests.boot.transcript import PATIENCE, Transcript, TranscriptError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import Irqchip, MachineConfig
-from pyvmm.outcome import End
+from pyvmm.machine.outcome import End
 from tests.boot.guest import Guest, irq_counts
 
 MIB = 1 << 20

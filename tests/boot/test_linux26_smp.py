@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from pyvmm.config import MachineConfig
-from pyvmm.outcome import End
+from pyvmm.machine.outcome import End
 from tests.boot.guest import Guest
 from tests.boot.lab import PATIENT
 

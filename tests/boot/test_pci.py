@@ -13,7 +13,7 @@ from pyvmm.acpi.build import build
 from pyvmm.board.tables import describe
 from pyvmm.config import MachineConfig
 from pyvmm.input import codes as ic
-from pyvmm.outcome import End
+from pyvmm.machine.outcome import End
 from tests.boot.events import Events, input_devices
 from tests.boot.guest import USERSPACE, Guest, irq_counts, warnings
 from tests.boot.lab import CLOUD_KERNEL, GENERIC_VMLINUX, INITRAMFS_GENERIC, INITRAMFS_PCI, PATIENT, ROOT

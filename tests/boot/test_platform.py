@@ -10,7 +10,7 @@ import pytest
 
 from pyvmm.boot.bzimage import XLF_KERNEL_64
 from pyvmm.config import MachineConfig
-from pyvmm.outcome import End
+from pyvmm.machine.outcome import End
 from tests.boot.guest import USERSPACE, Guest, irq_counts, system_ram, warnings
 from tests.boot.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 from pyvmm import guests
 from pyvmm.config import MachineConfig
-from pyvmm.machine import Machine
-from pyvmm.outcome import Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import Outcome
 
 LONGEST = 250.0
 """Seconds; a guest that takes longer hangs."""

@@ -15,12 +15,13 @@ from typing import NamedTuple
 
 import pytest
 
-from pyvmm import guests, machine
+from pyvmm import guests
 from pyvmm.board import layout
 from pyvmm.cli import main, make_config, make_parser
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.outcome import EXIT_STATUS_HELP
+from pyvmm.machine.machine import machine
+from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from pyvmm.run import allow_all_descriptors
 from tests.unit.boot.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
 

@@ -11,8 +11,8 @@ from pyvmm.board.layout import ECAM_START, MIB, PCI_MMIO_START
 from pyvmm.board.user_irqchip import SplitIrqchip
 from pyvmm.config import MachineConfig
 from pyvmm.devices.ioapic import IOAPIC_REG_TABLE, IOREGSEL, IOWIN, RTE_LEVEL, RTE_MASKED
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 from pyvmm.pci.regs import PCI_CAP_ID_MSIX
 from tests.kvm.board import Board, board
 

@@ -15,8 +15,8 @@ from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B
 from pyvmm.input.keymap import key_code
-from pyvmm.machine import Machine
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
 from tests.boot.console import Console
 from tests.kvm.board import board
 from tests.unit.display.xserver import read_text

@@ -14,7 +14,7 @@ from pyvmm import guests
 from pyvmm.board import memslots as ram
 from pyvmm.board.layout import COM1, DEBUGCON, MIB
 from pyvmm.bus import Bus
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.outcome import End, Outcome
 from tests.kvm.board import board
 from tests.kvm.rig import HARDWARE, SVM
 

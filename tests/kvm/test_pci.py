@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.board import eventfds
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.outcome import End, Outcome
 from tests.kvm.board import Board, board
 
 OK = Outcome(End.DEBUG_EXIT, 0)

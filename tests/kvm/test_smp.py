@@ -9,7 +9,7 @@ import pytest
 from kvm_cffi import Vcpu, constants
 from kvm_cffi.exits import PioOut
 from pyvmm.boot.entry import real_mode
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.outcome import End, Outcome
 from pyvmm.vcpu.registers import set_cpu_state
 from tests.kvm.board import Board, board
 from tests.kvm.rig import HARDWARE

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvm_cffi import ExitRecord, KvmError, Regs, Segment, Sregs, Translation, constants
+from pyvmm.machine.outcome import EXIT_STATUS_HELP, STATUS, End, Outcome
+from pyvmm.machine.panic import LINE_LIMIT, PanicWatch
 from pyvmm.memory import GuestMemory
-from pyvmm.outcome import EXIT_STATUS_HELP, STATUS, End, Outcome
-from pyvmm.panic import LINE_LIMIT, PanicWatch
 from pyvmm.vcpu.report import code_at, describe_exit, describe_mode, vcpu_report
 
 # Outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.errors import UserError
-from pyvmm.userdevice import device_port, load_device, parse_device
+from pyvmm.machine.registry import device_port, load_device, parse_device
 
 FILE = """
 from pyvmm.pci.device import PciDevice

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.userdevice import load_device
+from pyvmm.machine.registry import load_device
 from tests.unit.pci.scan import Board
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"

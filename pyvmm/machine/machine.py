@@ -34,13 +34,13 @@ from pyvmm.devices.system_control import SystemControlA
 from pyvmm.devices.uart16550 import Uart16550
 from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from pyvmm.errors import UserError
-from pyvmm.guest import load_guest
 from pyvmm.host.console import Console
-from pyvmm.injection import Injection, Keyboard
 from pyvmm.input.router import Router
 from pyvmm.input.typist import Typist
-from pyvmm.lifecycle import Lifecycle
-from pyvmm.outcome import End, Outcome
+from pyvmm.machine.guest import load_guest
+from pyvmm.machine.inject import Injection, Keyboard
+from pyvmm.machine.life import Lifecycle
+from pyvmm.machine.outcome import End, Outcome
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.trace import Sink, Trace
@@ -210,14 +210,14 @@ class Machine(Lifecycle, Injection):
     def _plug_in(self) -> None:
         """What the user adds."""
         if self.config.root_ports or self.config.devices or self.config.rng:
-            from pyvmm.slots import plug_in
+            from pyvmm.machine.slots import plug_in
 
             plug_in(self.config, self.pci.root, self.trace.channel("pci"))
 
     def _assign_pci_resources(self) -> None:
         """What firmware would do: a guest that does not place BARs itself finds them placed."""
         if len(self.pci.all_functions()) > 1:  # the host bridge has none
-            from pyvmm.slots import place_bars
+            from pyvmm.machine.slots import place_bars
 
             place_bars(self.pci)
 
@@ -285,7 +285,7 @@ class Machine(Lifecycle, Injection):
         """Put what the user boots into RAM, and the tables that it will look for."""
         if self.config.kernel is None:
             return load_guest(self.config, self.memory)
-        from pyvmm.kernel import load_kernel
+        from pyvmm.machine.payload import load_kernel
 
         return load_kernel(self.config, self.memory)
 

@@ -12,9 +12,9 @@ from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
 from pyvmm.host.console import Console
 from pyvmm.loop import Loop
+from pyvmm.machine.outcome import End, Outcome
+from pyvmm.machine.panic import PanicWatch
 from pyvmm.memory import GuestMemory
-from pyvmm.outcome import End, Outcome
-from pyvmm.panic import PanicWatch
 from pyvmm.vcpu.report import vcpu_report
 from pyvmm.vcpu.thread import VcpuThread
 

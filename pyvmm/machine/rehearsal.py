@@ -13,13 +13,13 @@ from pyvmm.boot.error import BootError
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.guest import load_guest
 from pyvmm.irq import LevelIrq
-from pyvmm.kernel import load_kernel
+from pyvmm.machine.guest import load_guest
+from pyvmm.machine.payload import load_kernel
+from pyvmm.machine.slots import place_bars, plug_in
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
-from pyvmm.slots import place_bars, plug_in
 from pyvmm.trace import OFF
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 

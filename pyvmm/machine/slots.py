@@ -7,13 +7,13 @@ import errno
 from pyvmm.board import layout
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
+from pyvmm.machine.registry import device_port, load_device, one_line
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.firmware import assign_resources
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
-from pyvmm.userdevice import device_port, load_device, one_line
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
 
