@@ -19,13 +19,13 @@ IMPORT = re.compile(r"^import time: *(\d+) \| *(\d+) \| ( *)(\S+)$", re.MULTILIN
 STEPS = """
 import time
 marks = [time.monotonic_ns()]
-from pyvmm.cli import make_config, make_parser
+from pyvmm.cli.arguments import make_config, make_parser
 marks.append(time.monotonic_ns())
 config = make_config(make_parser().parse_args(["run"]))
 marks.append(time.monotonic_ns())
-import pyvmm.run
+import pyvmm.cli.run
 marks.append(time.monotonic_ns())
-with pyvmm.run.Machine(config):
+with pyvmm.cli.run.Machine(config):
     marks.append(time.monotonic_ns())
 print(*marks)
 """
@@ -73,7 +73,7 @@ def steps() -> list[float]:
 
 
 def import_times() -> dict[str, float]:
-    code = "from pyvmm.cli import *; make_config(make_parser().parse_args(['run'])); import pyvmm.run"
+    code = "from pyvmm.cli.arguments import *; make_config(make_parser().parse_args(['run'])); import pyvmm.cli.run"
     done = subprocess.run([PYTHON, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
     return self_times(done.stderr)
 
@@ -111,8 +111,8 @@ def measure(rounds: int) -> str:
     text = table(["", "ms (least–most)"], rows)
     text += f"\n\nGoal: at most {GOAL_MS} ms; {'met' if half <= GOAL_MS else 'missed'}.\n\n"
     text += "The same steps in a process that reads the clock between them:\n\n"
-    names = ["Python itself, to its first line", "import pyvmm.cli", "arguments to MachineConfig"]
-    names += ["import pyvmm.run, and with it the machine", "Machine(config)"]
+    names = ["Python itself, to its first line", "import pyvmm.cli.arguments", "arguments to MachineConfig"]
+    names += ["import pyvmm.cli.run, and with it the machine", "Machine(config)"]
     columns = list(zip(*[[0.0, *run] for run in marks], strict=True))
     text += table(["", "ms"], [[n, between(a, b)] for n, a, b in zip(names, columns, columns[1:], strict=False)])
     text += (

@@ -17,12 +17,12 @@ import pytest
 
 from pyvmm import guests
 from pyvmm.board import layout
-from pyvmm.cli import main, make_config, make_parser
+from pyvmm.cli.arguments import main, make_config, make_parser
+from pyvmm.cli.run import allow_all_descriptors
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import machine
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
-from pyvmm.run import allow_all_descriptors
 from tests.unit.boot.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
 
 PYVMM = Path(sys.executable).with_name("pyvmm")

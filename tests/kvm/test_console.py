@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.run import PATIENCE
-from pyvmm.signals import ENDING
+from pyvmm.cli.run import PATIENCE
+from pyvmm.cli.signals import ENDING
 from tests.boot.console import Console
 
 PYVMM = Path(sys.executable).with_name("pyvmm")

@@ -355,6 +355,6 @@ def test_sizes_of_memory(memory: int) -> None:
 
 
 def test_software_backed_kvm_is_told_apart() -> None:
-    from pyvmm.doctor import backend
+    from pyvmm.cli.doctor import backend
 
     assert backend().startswith("hardware" if HARDWARE else "software-backed")

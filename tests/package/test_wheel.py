@@ -69,5 +69,5 @@ def test_every_module_is_in(installed: Path) -> None:
 
 
 def test_the_command_runs(installed: Path) -> None:
-    said = python(installed, "from pyvmm.cli import main; sys.argv = ['pyvmm', '--help']; main()")
+    said = python(installed, "from pyvmm.cli.arguments import main; sys.argv = ['pyvmm', '--help']; main()")
     assert "usage: pyvmm" in said

@@ -154,7 +154,7 @@ def test_import_times() -> None:
     text = """import time: self [us] | cumulative | imported package
 import time:       128 |        128 |   _io
 import time:      4910 |       4910 |           _cffi_backend
-import time:       166 |      63393 | pyvmm.run
+import time:       166 |      63393 | pyvmm.cli.run
 import time:      1000 |       2000 |     pyvmm.devices.cmos_rtc
 import time:       500 |       2000 |     pyvmm.devices
 Traceback

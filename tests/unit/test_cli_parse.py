@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyvmm import guests
 from pyvmm.board.layout import GIB, KIB, MIB
-from pyvmm.cli import (
+from pyvmm.cli.arguments import (
     MAX_MEMORY,
     main,
     make_config,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import doctor
-from pyvmm.doctor import (
+from pyvmm.cli.arguments import doctor
+from pyvmm.cli.doctor import (
     NEEDED,
     OPTIONAL,
     Finding,

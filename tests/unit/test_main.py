@@ -12,7 +12,7 @@ INTERRUPTED = """
 import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "pyvmm.cli":
+        if name == "pyvmm.cli.arguments":
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Finder())
 sys.argv = ["pyvmm", "--help"]

@@ -12,7 +12,7 @@ import pytest
 from pyvmm.acpi.platform import Window
 from pyvmm.board import layout
 from pyvmm.board.tables import describe
-from pyvmm.cli import main
+from pyvmm.cli.arguments import main
 from pyvmm.config import MachineConfig
 
 CONFIGURATIONS = [

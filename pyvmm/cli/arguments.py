@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyvmm.board.layout import GIB, KIB, MIB
+from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
-from pyvmm.standard import complain, complaining, open_closed, printing
 
 if TYPE_CHECKING:
     from pyvmm.config import HostConfig, MachineConfig, VirtioInputIdentity
@@ -268,7 +268,7 @@ def _tell(arguments: argparse.Namespace) -> int:
                 print(f"{name:<16} {guests.load(name).description}")
             return 0
         case _:
-            from pyvmm.doctor import doctor
+            from pyvmm.cli.doctor import doctor
 
             return doctor()
 
@@ -278,7 +278,7 @@ def _command(argv: list[str] | None) -> int:
         arguments = make_parser().parse_args(argv)
         if arguments.command != "run":
             return _tell(arguments)
-    from pyvmm.run import run
+    from pyvmm.cli.run import run
 
     return run(make_config(arguments), make_host_config(arguments))
 

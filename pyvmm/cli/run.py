@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.boot.error import BootError
+from pyvmm.cli.signals import ENDING, handled, stop_process
+from pyvmm.cli.stdio import complain
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.host.console import Console
@@ -24,8 +26,6 @@ from pyvmm.host.session import Session
 from pyvmm.host.trace_file import TraceWriter
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
-from pyvmm.signals import ENDING, handled, stop_process
-from pyvmm.standard import complain
 
 
 def _trace_writer(file: Path | None) -> TraceWriter:

@@ -1,0 +1,1 @@
+"""The command line: arguments, the commands, signals, standard streams."""
