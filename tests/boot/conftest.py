@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.console import Console, Start
-from tests.boot.lab import GUESTS26, PYVMM
+from tests.rig.console import Console, Start
+from tests.rig.lab import GUESTS26, PYVMM
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.boot.console import Console, Start
-from tests.boot.guest import USERSPACE
-from tests.boot.lab import CLOUD_KERNEL, INITRAMFS, PYVMM
+from tests.rig.console import Console, Start
+from tests.rig.guest import USERSPACE
+from tests.rig.lab import CLOUD_KERNEL, INITRAMFS, PYVMM
 
 LINUX = ("-k", CLOUD_KERNEL, "-i", INITRAMFS, "-m", "256M")
 

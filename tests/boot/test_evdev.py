@@ -18,9 +18,9 @@ from pyvmm.errors import UserError
 from pyvmm.host.capture.evdev import EvdevCapture, is_keyboard
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
-from tests.boot.console import Start
-from tests.boot.lab import ROOT, monitor
-from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
+from tests.rig.console import Start
+from tests.rig.input_fakes import FakeKeyboard, FakePointer
+from tests.rig.lab import ROOT, monitor
 
 A, B, LEFT, RIGHT = ic.KEY_A, ic.KEY_B, ic.KEY_LEFTCTRL, ic.KEY_RIGHTCTRL
 KEYBOARD: dict[int, Sequence[int]] = {

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.boot.console import Console
-from tests.boot.guest import USERSPACE, irq_counts, shell, system_ram, warnings
-from tests.boot.lab import CLOUD_KERNEL, INITRAMFS, PYVMM
+from tests.rig.console import Console
+from tests.rig.guest import USERSPACE, irq_counts, shell, system_ram, warnings
+from tests.rig.lab import CLOUD_KERNEL, INITRAMFS, PYVMM
 
 MIB = 1 << 20
 MEMORY = 512 * MIB

@@ -11,7 +11,7 @@ import pytest
 
 from pyvmm.config import Irqchip, MachineConfig
 from pyvmm.machine.outcome import End
-from tests.boot.guest import Guest, irq_counts
+from tests.rig.guest import Guest, irq_counts
 
 MIB = 1 << 20
 IRQCHIPS = ("kernel", "split", "user")

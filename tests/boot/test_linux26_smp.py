@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pyvmm.config import MachineConfig
 from pyvmm.machine.outcome import End
-from tests.boot.guest import Guest
-from tests.boot.lab import PATIENT
+from tests.rig.guest import Guest
+from tests.rig.lab import PATIENT
 
 MIB = 1 << 20
 

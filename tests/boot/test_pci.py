@@ -14,9 +14,9 @@ from pyvmm.board.tables import describe
 from pyvmm.config import MachineConfig
 from pyvmm.input import codes as ic
 from pyvmm.machine.outcome import End
-from tests.boot.events import Events, input_devices
-from tests.boot.guest import USERSPACE, Guest, irq_counts, warnings
-from tests.boot.lab import CLOUD_KERNEL, GENERIC_VMLINUX, INITRAMFS_GENERIC, INITRAMFS_PCI, PATIENT, ROOT
+from tests.rig.events import Events, input_devices
+from tests.rig.guest import USERSPACE, Guest, irq_counts, warnings
+from tests.rig.lab import CLOUD_KERNEL, GENERIC_VMLINUX, INITRAMFS_GENERIC, INITRAMFS_PCI, PATIENT, ROOT
 
 MIB = 1 << 20
 SYN = (ic.EV_SYN, ic.SYN_REPORT, 0)

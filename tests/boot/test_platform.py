@@ -11,8 +11,8 @@ import pytest
 from pyvmm.boot.bzimage import XLF_KERNEL_64
 from pyvmm.config import MachineConfig
 from pyvmm.machine.outcome import End
-from tests.boot.guest import USERSPACE, Guest, irq_counts, system_ram, warnings
-from tests.boot.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC
+from tests.rig.guest import USERSPACE, Guest, irq_counts, system_ram, warnings
+from tests.rig.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC
 
 MIB = 1 << 20
 GIB = 1 << 30

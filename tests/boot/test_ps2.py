@@ -9,9 +9,9 @@ import pytest
 
 from pyvmm.config import Irqchip, MachineConfig
 from pyvmm.input import codes as ic
-from tests.boot.events import Events, input_devices
-from tests.boot.guest import Guest, irq_counts, warnings
-from tests.boot.lab import GENERIC_KERNEL, INITRAMFS_GENERIC
+from tests.rig.events import Events, input_devices
+from tests.rig.guest import Guest, irq_counts, warnings
+from tests.rig.lab import GENERIC_KERNEL, INITRAMFS_GENERIC
 
 MIB = 1 << 20
 KEYBOARD, MOUSE = "AT Translated Set 2 keyboard", "ImExPS/2 Generic Explorer Mouse"

@@ -11,9 +11,9 @@ import pytest
 
 from pyvmm.config import MachineConfig, VirtioInputIdentity
 from pyvmm.input import codes as ic
-from tests.boot.events import Event, Events, input_devices
-from tests.boot.guest import USERSPACE, Guest, warnings
-from tests.boot.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+from tests.rig.events import Event, Events, input_devices
+from tests.rig.guest import USERSPACE, Guest, warnings
+from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
 
 MIB = 1 << 20
 SYN = (ic.EV_SYN, ic.SYN_REPORT, 0)

@@ -8,8 +8,8 @@ from kvm_cffi.exits import PioOut
 from pyvmm.board.layout import DEBUGCON
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.load import load
-from tests.kvm.rig import Rig
-from tests.unit.boot.images import make_bzimage, make_elf, multiboot_header, pvh_note
+from tests.rig.images import make_bzimage, make_elf, multiboot_header, pvh_note
+from tests.rig.rig import Rig
 
 ADDRESS = 0x200000
 INFO = 0x90000

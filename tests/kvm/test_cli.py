@@ -23,7 +23,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import machine
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
-from tests.unit.boot.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
+from tests.rig.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 

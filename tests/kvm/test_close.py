@@ -16,7 +16,7 @@ from pyvmm.errors import UserError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.machine import machine as machine_module
 from pyvmm.machine.outcome import End, Outcome
-from tests.kvm.board import Board, board
+from tests.rig.board import Board, board
 
 SMALL = 16 * MIB
 

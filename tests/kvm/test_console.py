@@ -17,7 +17,7 @@ import pytest
 
 from pyvmm.cli.run import PATIENCE
 from pyvmm.cli.signals import ENDING
-from tests.boot.console import Console
+from tests.rig.console import Console
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 GREETING = "q powers off.\r\n"

@@ -6,7 +6,7 @@ import pytest
 
 from kvm_cffi import Debugregs, KvmError, Translation, constants
 from kvm_cffi.exits import Debug, InternalError, Shutdown
-from tests.kvm.rig import EMULATED, HARDWARE, Rig
+from tests.rig.rig import EMULATED, HARDWARE, Rig
 
 DB, BP = 1, 3
 """Exception vectors."""

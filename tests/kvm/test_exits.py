@@ -33,7 +33,7 @@ from kvm_cffi.exits import (
 )
 from pyvmm.board.layout import DEBUG_EXIT, DEBUGCON
 from pyvmm.guests import load
-from tests.kvm.rig import HARDWARE, Rig, interrupted_after, said
+from tests.rig.rig import HARDWARE, Rig, interrupted_after, said
 
 OTHER = vcpu_module._OTHER
 """What KVM_RUN comes back with in the binding where an exit is neither port I/O nor MMIO."""

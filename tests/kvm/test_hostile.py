@@ -14,7 +14,7 @@ from pyvmm.devices.ioapic import IOAPIC_REG_TABLE, IOREGSEL, IOWIN, RTE_LEVEL, R
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.pci.regs import PCI_CAP_ID_MSIX
-from tests.kvm.board import Board, board
+from tests.rig.board import Board, board
 
 MSI_TO_CPU_0 = 0xFEE00000
 

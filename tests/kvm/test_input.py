@@ -17,9 +17,9 @@ from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B
 from pyvmm.input.keymap import key_code
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
-from tests.boot.console import Console
-from tests.kvm.board import board
-from tests.unit.display.xserver import read_text
+from tests.rig.board import board
+from tests.rig.console import Console
+from tests.rig.xserver import read_text
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 IRQCHIPS = ["kernel", "split", "user"]

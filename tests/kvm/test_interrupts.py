@@ -15,7 +15,7 @@ from kvm_cffi import IrqchipRoute, KvmError, MsiRoute, constants
 from kvm_cffi.exits import PioOut
 from pyvmm.board.gsi import kernel_pins
 from pyvmm.guests import load
-from tests.kvm.rig import Irqchip, Rig, said
+from tests.rig.rig import Irqchip, Rig, said
 
 MSI_TO_CPU_0 = 0xFEE00000
 PIC_IRR, PIC_IMR = 1, 2

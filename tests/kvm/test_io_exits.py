@@ -5,7 +5,7 @@ from __future__ import annotations
 from kvm_cffi import constants
 from kvm_cffi.exits import MmioRead, MmioWrite, PioIn, PioOut
 from pyvmm.guests import load
-from tests.kvm.rig import Rig
+from tests.rig.rig import Rig
 
 BASE = 0xD0000000
 WORD = 0x8877665544332211

@@ -10,7 +10,7 @@ import pytest
 from kvm_cffi import KvmError
 from kvm_cffi.exits import MmioRead, MmioWrite, PioIn, PioOut
 from pyvmm.guests import load
-from tests.kvm.rig import Rig
+from tests.rig.rig import Rig
 
 BASE = 0xD0000000
 

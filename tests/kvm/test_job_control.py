@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.console import Console
-from tests.unit.display.emulator import Emulator
+from tests.rig.console import Console
+from tests.rig.emulator import Emulator
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 STOPS = [signal.SIGTSTP, signal.SIGSTOP]

@@ -15,8 +15,8 @@ from pyvmm.board import memslots as ram
 from pyvmm.board.layout import COM1, DEBUGCON, MIB
 from pyvmm.bus import Bus
 from pyvmm.machine.outcome import End, Outcome
-from tests.kvm.board import board
-from tests.kvm.rig import HARDWARE, SVM
+from tests.rig.board import board
+from tests.rig.rig import HARDWARE, SVM
 
 MSI_TO_CPU_0 = 0xFEE00000
 OK = Outcome(End.DEBUG_EXIT, 0)

@@ -11,7 +11,7 @@ import pytest
 from kvm_cffi import KvmError
 from kvm_cffi.exits import MmioRead, MmioWrite, PioOut
 from pyvmm.board.layout import DEBUG_EXIT, MIB
-from tests.kvm.rig import Rig
+from tests.rig.rig import Rig
 
 AT = 32 * MIB
 # Long mode, RBX = AT: mov eax, [rbx]; out 0xe9, eax; mov dword [rbx+4], 0x44434241; mov eax, [rbx+4]; out 0xe9, eax;

@@ -10,7 +10,7 @@ from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import life as lifecycle
 from pyvmm.machine.outcome import End, Outcome
-from tests.kvm.board import Board
+from tests.rig.board import Board
 
 REASON = "Kernel panic - not syncing: Attempted to kill init!"
 SPIN, HALT, RESET, ON = "eb fe", "fa f4 eb fc", "ba f90c b0 06 ee f4", "b0 05 e6 f4"

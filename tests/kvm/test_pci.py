@@ -9,7 +9,7 @@ import pytest
 
 from pyvmm.board import eventfds
 from pyvmm.machine.outcome import End, Outcome
-from tests.kvm.board import Board, board
+from tests.rig.board import Board, board
 
 OK = Outcome(End.DEBUG_EXIT, 0)
 NO_DEVICE = Outcome(End.DEBUG_EXIT, 1)

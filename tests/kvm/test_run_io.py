@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from kvm_cffi.exits import Intr
-from tests.kvm.rig import Rig, interrupted_after
+from tests.rig.rig import Rig, interrupted_after
 
 SPIN = "ebfe"  # jmp .
 RAM = 0x80000

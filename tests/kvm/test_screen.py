@@ -16,9 +16,9 @@ from PIL import Image
 from Xlib import X, display
 from Xlib.protocol import event
 
-from tests.boot.console import Console
-from tests.unit.display.emulator import Emulator
-from tests.unit.display.xserver import read_text, start_server
+from tests.rig.console import Console
+from tests.rig.emulator import Emulator
+from tests.rig.xserver import read_text, start_server
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 READY = "The keyboard driver is ready"

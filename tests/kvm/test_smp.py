@@ -11,8 +11,8 @@ from kvm_cffi.exits import PioOut
 from pyvmm.boot.entry import real_mode
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.vcpu.registers import set_cpu_state
-from tests.kvm.board import Board, board
-from tests.kvm.rig import HARDWARE
+from tests.rig.board import Board, board
+from tests.rig.rig import HARDWARE
 
 EDX1_HTT = 1 << 28
 ECX8_1_TOPOEXT = 1 << 22

@@ -12,7 +12,7 @@ import pytest
 from kvm_cffi import KvmError, System, constants
 from kvm_cffi import vm as vm_module
 from kvm_cffi.exits import Intr
-from tests.kvm.rig import Rig, interrupted_after
+from tests.rig.rig import Rig, interrupted_after
 
 KVM_DEV_VFIO_GROUP = 1
 KVM_DEV_VFIO_GROUP_ADD = 1

@@ -10,7 +10,7 @@ import pytest
 from kvm_cffi import CpuidEntry, KvmError, Regs, Segment, System, VcpuEvents, constants
 from kvm_cffi.exits import PioOut
 from kvm_cffi.vm import get_device_attr, has_device_attr, set_device_attr
-from tests.kvm.rig import HARDWARE, Rig, said
+from tests.rig.rig import HARDWARE, Rig, said
 
 MSR_IA32_TSC = 0x10
 MSR_IA32_CR_PAT = 0x277

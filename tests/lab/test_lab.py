@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boot.console import Console
+from tests.rig.console import Console
 
 ROOT = Path(__file__).resolve().parents[2]
 LAB = ROOT / "scripts" / "lab"

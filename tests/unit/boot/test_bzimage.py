@@ -12,7 +12,7 @@ from pyvmm.boot.error import BootError
 from pyvmm.boot.image import Image
 from pyvmm.boot.load import load
 from pyvmm.memory import GuestMemory
-from tests.unit.boot.images import FIELDS, GUESTS26, make_bzimage, make_old_bzimage, ram
+from tests.rig.images import FIELDS, GUESTS26, make_bzimage, make_old_bzimage, ram
 
 MIB = 1 << 20
 ZERO_PAGE = 0x90000

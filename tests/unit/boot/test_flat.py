@@ -8,7 +8,7 @@ from pyvmm.boot.error import BootError
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.load import load
 from pyvmm.memory import GuestMemory
-from tests.unit.boot.images import GUESTS26, ram
+from tests.rig.images import GUESTS26, ram
 
 CODE = b"\xb0\x41\xe6\xe9\xf4"
 

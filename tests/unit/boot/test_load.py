@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pyvmm.boot.error import BootError
 from pyvmm.boot.load import load
-from tests.unit.boot.images import GUESTS26, make_bzimage, make_elf, pvh_note, ram
+from tests.rig.images import GUESTS26, make_bzimage, make_elf, pvh_note, ram
 
 KERNEL = bytes(make_bzimage())
 
@@ -148,7 +148,7 @@ def test_big_kernel_is_copied_once() -> None:
     code = (
         "import sys, tracemalloc\n"
         "from pyvmm.boot.load import load\n"
-        "from tests.unit.boot.images import ram\n"
+        "from tests.rig.images import ram\n"
         "memory = ram(96)\n"
         "load(memory, sys.argv[1])  # the modules are in now\n"
         "tracemalloc.start()\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyvmm.boot.mptable import PciInterrupt, mptable, write_bda, write_mptable
 from pyvmm.memory import GuestMemory
-from tests.unit.boot.images import ram
+from tests.rig.images import ram
 
 LENGTHS = {0: 20, 1: 8, 2: 8, 3: 8, 4: 8}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pyvmm.boot.e820 import e820_map
 from pyvmm.boot.error import BootError
 from pyvmm.boot.load import load
-from tests.unit.boot.images import make_elf, multiboot_header, pvh_note, ram
+from tests.rig.images import make_elf, multiboot_header, pvh_note, ram
 
 MIB = 1 << 20
 KLUDGE = 1 << 16

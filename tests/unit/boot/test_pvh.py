@@ -11,7 +11,7 @@ from pyvmm.boot.elf import parse_elf
 from pyvmm.boot.error import BootError
 from pyvmm.boot.image import Image
 from pyvmm.boot.load import load
-from tests.unit.boot.images import make_elf, make_note, pvh_note, ram
+from tests.rig.images import make_elf, make_note, pvh_note, ram
 
 MIB = 1 << 20
 CODE = bytes(range(1, 200))

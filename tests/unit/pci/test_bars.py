@@ -10,7 +10,7 @@ from pyvmm.bus import Bus
 from pyvmm.pci.decoder import AddressDecoder, FakeDoorbells
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
-from tests.unit.pci.scan import Board, Registers, Toy, scan
+from tests.rig.scan import Board, Registers, Toy, scan
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pyvmm.pci.config_space import ConfigSpace
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
-from tests.unit.pci.scan import ECAM, Board, Toy, scan
+from tests.rig.scan import ECAM, Board, Toy, scan
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.machine.registry import load_device
-from tests.unit.pci.scan import Board
+from tests.rig.scan import Board
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 

@@ -6,7 +6,7 @@ import pytest
 
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
-from tests.unit.pci.scan import Board, Config, Toy, scan
+from tests.rig.scan import Board, Config, Toy, scan
 
 MESSAGE = 0xFEE00000
 

@@ -19,8 +19,8 @@ from pyvmm.pci.root_port import RootPort
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
-from tests.unit.pci.scan import Board, Toy
-from tests.unit.virtio.driver import PackedDriver, SplitDriver, Virtio
+from tests.rig.scan import Board, Toy
+from tests.rig.virtio_driver import PackedDriver, SplitDriver, Virtio
 
 OPS = int(os.environ.get("PYVMM_FUZZ_OPS", "6000"))
 SEED = int(os.environ.get("PYVMM_FUZZ_SEED", "1"))

@@ -21,7 +21,7 @@ from pyvmm.virtio.input import (
     VirtioTablet,
     virtio_input_functions,
 )
-from tests.unit.virtio.driver import Driver, Virtio
+from tests.rig.virtio_driver import Driver, Virtio
 
 VERSION_1, PACKED = 1 << 32, 1 << 34
 DATA = 0x100000

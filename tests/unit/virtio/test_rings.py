@@ -12,7 +12,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.virtio.packed import PackedRing
 from pyvmm.virtio.ring import QueueError
 from pyvmm.virtio.split import SplitRing
-from tests.unit.virtio.driver import AVAIL, INDIRECT, NEXT, USED, WRITE, Driver, PackedDriver, SplitDriver
+from tests.rig.virtio_driver import AVAIL, INDIRECT, NEXT, USED, WRITE, Driver, PackedDriver, SplitDriver
 
 RAM = 1 << 20
 DATA = 0x20000

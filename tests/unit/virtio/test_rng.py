@@ -6,7 +6,7 @@ import pytest
 
 from pyvmm.virtio.device import RING_FEATURES
 from pyvmm.virtio.rng import MAX_REQUEST, VirtioRng
-from tests.unit.virtio.driver import Virtio
+from tests.rig.virtio_driver import Virtio
 
 DATA = 0x100000
 

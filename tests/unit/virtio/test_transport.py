@@ -10,8 +10,8 @@ from pyvmm.trace import Channel
 from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.queue import VirtQueue
-from tests.unit.pci.scan import Board
-from tests.unit.virtio.driver import BAR0, SplitDriver, Virtio
+from tests.rig.scan import Board
+from tests.rig.virtio_driver import BAR0, SplitDriver, Virtio
 
 VERSION_1 = 1 << 32
 INDIRECT, EVENT_IDX, PACKED = 1 << 28, 1 << 29, 1 << 34

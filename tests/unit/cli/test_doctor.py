@@ -20,7 +20,7 @@ from pyvmm.cli.doctor import (
     vfio_findings,
 )
 from pyvmm.errors import UserError
-from tests.unit.display.xserver import start_server
+from tests.rig.xserver import start_server
 
 
 class FakeSystem:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.boot.transcript import PATIENCE, Transcript
+from tests.rig.transcript import PATIENCE, Transcript
 
 
 class Console(Transcript):

@@ -8,7 +8,7 @@ from pyvmm.input.codes import KEY_C, KEY_L, KEY_LEFTCTRL, KEY_LEFTSHIFT, KEY_S
 from pyvmm.input.keymap import KeyTextError, split_script, strokes
 from pyvmm.input.router import Router
 from pyvmm.input.typist import TypeAfter, Typist
-from tests.unit.hostinput.fakes import FakeKeyboard
+from tests.rig.input_fakes import FakeKeyboard
 
 
 def events_of(text: str) -> list[tuple[int, int]]:

@@ -11,7 +11,7 @@ from pyvmm.input import codes as ic
 from pyvmm.input.keymap import strokes
 from pyvmm.input.router import Router
 from pyvmm.input.typist import Typist
-from tests.unit.hostinput.fakes import FakeKeyboard
+from tests.rig.input_fakes import FakeKeyboard
 
 
 @given(st.text(string.printable.replace("\n", "").replace("\x0b", "").replace("\x0c", "")))

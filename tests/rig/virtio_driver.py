@@ -10,7 +10,7 @@ from typing import Any
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
-from tests.unit.pci.scan import Board, Config
+from tests.rig.scan import Board, Config
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 AVAIL, USED = 1 << 7, 1 << 15

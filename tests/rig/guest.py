@@ -15,7 +15,7 @@ from pyvmm.host.console import Console
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.screen.screen import Screen
-from tests.boot.transcript import PATIENCE, Transcript, TranscriptError
+from tests.rig.transcript import PATIENCE, Transcript, TranscriptError
 
 USERSPACE = "pyvmm guest: userspace"
 """The first line of scripts/guest-init."""

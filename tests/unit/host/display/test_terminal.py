@@ -17,7 +17,7 @@ from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.display.terminal import TerminalScreen, sgr
 from pyvmm.screen.screen import Screen
-from tests.unit.display.emulator import Emulator
+from tests.rig.emulator import Emulator
 
 
 class Desk:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from tests.boot.guest import Guest
+from tests.rig.guest import Guest
 
 INPUT_EVENT = struct.Struct("<qqHHi")
 """struct input_event of a 64-bit guest: seconds, microseconds, type, code, value."""

@@ -22,8 +22,8 @@ from pyvmm.host.display.x11 import X11Window, open_display
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
 from pyvmm.screen.font import glyph
-from tests.unit.display.xserver import start_server
-from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer
+from tests.rig.xserver import start_server
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.host.nonblocking import Output
-from tests.unit.fakes import AlwaysWritable
+from tests.rig.fakes import AlwaysWritable
 
 
 @pytest.fixture(params=["terminal", "pipe"])

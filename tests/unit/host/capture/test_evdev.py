@@ -17,7 +17,7 @@ from pyvmm.host.capture import evdev
 from pyvmm.host.capture.evdev import EvdevCapture, is_keyboard, is_mouse
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
-from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer
 
 A, B, LEFT, RIGHT = ic.KEY_A, ic.KEY_B, ic.KEY_LEFTCTRL, ic.KEY_RIGHTCTRL
 KEYS = {ic.EV_KEY: [*range(1, 120)], ic.EV_LED: [ic.LED_NUML, ic.LED_CAPSL, ic.LED_SCROLLL]}

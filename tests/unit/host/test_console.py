@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyvmm.host.console import HIGH_WATER, Console
 from pyvmm.host.tty import HELP, EscapeParser
 from pyvmm.loop import Loop
-from tests.unit.fakes import AlwaysWritable
+from tests.rig.fakes import AlwaysWritable
 
 
 class Port:

@@ -10,7 +10,7 @@ from pyvmm.devices.ps2_mouse import Ps2Mouse
 from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
 from pyvmm.input.router import KEYS_WAITING, InputMode, Router
 from pyvmm.input.typist import Typist
-from tests.unit.hostinput.fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer
 
 
 class Board:
