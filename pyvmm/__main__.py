@@ -11,7 +11,7 @@ def main() -> int:
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from pyvmm.cli.arguments import arguments as cli
+    from pyvmm.cli import arguments as cli
 
     signal.signal(signal.SIGINT, handler)
     return cli.main()

@@ -21,7 +21,7 @@ from pyvmm.cli.arguments import main, make_config, make_parser
 from pyvmm.cli.run import allow_all_descriptors
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine.machine import machine
+from pyvmm.machine import machine
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from tests.rig.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
 

@@ -14,7 +14,7 @@ from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.machine import machine as machine_module
+from pyvmm.machine import machine as machine_module
 from pyvmm.machine.outcome import End, Outcome
 from tests.rig.board import Board, board
 

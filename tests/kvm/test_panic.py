@@ -8,7 +8,7 @@ import pytest
 
 from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
-from pyvmm.machine.machine import life as lifecycle
+from pyvmm.machine import life as lifecycle
 from pyvmm.machine.outcome import End, Outcome
 from tests.rig.board import Board
 

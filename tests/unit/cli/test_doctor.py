@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.arguments import doctor
+from pyvmm.cli import doctor
 from pyvmm.cli.doctor import (
     NEEDED,
     OPTIONAL,
