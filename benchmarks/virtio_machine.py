@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 from benchmarks.virtio import MEMORY_MB
-from pyvmm.board.layout import MIB
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.units import MIB
 
 now = time.monotonic_ns
 

@@ -1,1 +1,36 @@
-"""pyvmm: a KVM virtual machine monitor whose machine is written in Python."""
+"""pyvmm: a KVM virtual machine monitor whose machine is written in Python.
+
+`from pyvmm import Machine, MachineConfig, PciDevice …` is the public surface; each name is imported when first asked
+for, so that a device does not pay for the machine.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm.config import MachineConfig as MachineConfig
+    from pyvmm.errors import UserError as UserError
+    from pyvmm.machine.machine import Machine as Machine
+    from pyvmm.machine.outcome import End as End
+    from pyvmm.machine.outcome import Outcome as Outcome
+    from pyvmm.pci.device import PciDevice as PciDevice
+    from pyvmm.virtio.device import VirtioDevice as VirtioDevice
+
+_PUBLIC = {
+    "End": "pyvmm.machine.outcome",
+    "Machine": "pyvmm.machine.machine",
+    "MachineConfig": "pyvmm.config",
+    "Outcome": "pyvmm.machine.outcome",
+    "PciDevice": "pyvmm.pci.device",
+    "UserError": "pyvmm.errors",
+    "VirtioDevice": "pyvmm.virtio.device",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'pyvmm' has no attribute {name!r}; there are: {', '.join(__all__)}")
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pyvmm.board.layout import MIB
 from pyvmm.errors import UserError
 from pyvmm.trace import CHANNELS
+from pyvmm.units import MIB
 
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]

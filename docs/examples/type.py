@@ -1,8 +1,8 @@
 """Type to a guest and read its screen, from Python: .venv/bin/python docs/examples/type.py"""
 
-from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
+from pyvmm.units import MIB
 
 with Machine(MachineConfig(guest="keyboard", memory=16 * MIB)) as machine:
     assert machine.wait(lambda: "> " in machine.screen)

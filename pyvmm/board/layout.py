@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-KIB: Final = 1 << 10
-MIB: Final = 1 << 20
-GIB: Final = 1 << 30
+from pyvmm.units import GIB, MIB
 
 # Guest physical addresses
 LOW_RAM_END: Final = 0xA0000

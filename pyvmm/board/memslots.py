@@ -7,9 +7,10 @@ import os
 from typing import Final
 
 from kvm_cffi import KvmError, Vm
-from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END, MIB
+from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory
+from pyvmm.units import MIB
 
 MAP_NORESERVE: Final = 0x4000
 """<asm-generic/mman-common.h>; the mmap module does not name it before Python 3.13."""

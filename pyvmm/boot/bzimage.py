@@ -18,7 +18,8 @@ from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode
 from pyvmm.boot.error import BootError
 from pyvmm.boot.initrd import load_initrd
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, MIB, PAGE_SIZE, align_up
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE, align_up
+from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import FOUR_GIB, INFO_GPA, LOADER_END, MIB, align_up
+from pyvmm.boot.lowmem import FOUR_GIB, INFO_GPA, LOADER_END, align_up
 from pyvmm.memory import GuestMemory, GuestMemoryError
+from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image

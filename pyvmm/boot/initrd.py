@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from pyvmm.boot.e820 import E820_TYPE_RAM, E820Entry
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, MIB, PAGE_SIZE
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, PAGE_SIZE
 from pyvmm.memory import GuestMemory, GuestMemoryError
+from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image

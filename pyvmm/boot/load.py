@@ -9,8 +9,9 @@ from pyvmm.boot.e820 import E820Entry, e820_map
 from pyvmm.boot.error import BootError
 from pyvmm.boot.flat import Flat, load_flat
 from pyvmm.boot.image import Image, Source
-from pyvmm.boot.lowmem import BASE_MEMORY_END, MIB
+from pyvmm.boot.lowmem import BASE_MEMORY_END
 from pyvmm.memory import GuestMemory, GuestMemoryError
+from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.entry import CpuState

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pyvmm.board.layout import GIB, KIB, MIB
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
+from pyvmm.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from pyvmm.config import HostConfig, MachineConfig, VirtioInputIdentity

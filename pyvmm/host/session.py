@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvm_cffi import Vcpu
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
 from pyvmm.errors import UserError
@@ -20,6 +22,7 @@ from pyvmm.input.typist import TypeAfter
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.screen.screen import Screen
+from pyvmm.vcpu.report import vcpu_report
 
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
@@ -68,7 +71,8 @@ class Session:
             self._type_after()
         if host.screenshot is not None:
             self._open.callback(self.screenshot)
-        machine.attach_console(self._console, self._command, keys, self._screen.note if self._screen else None)
+        notes = self._screen.note if self._screen else None
+        self._console.attach(machine.loop, machine.serial, machine.hold, self._command, keys, notes)
         self._open.callback(self._console.detach)
         self._follow_foreground()
 
@@ -166,8 +170,15 @@ class Session:
             self.screenshot()
         elif letter == "p":
             self._machine.acpi_pm.power_button()
-        else:
-            self._machine.console_command(letter, self._console)
+        elif letter == "x":
+            self._machine.end(Outcome(End.QUIT))
+        elif letter == "r":
+            for thread in self._machine.threads:
+                thread.call(partial(self._print_registers, thread.vcpu))
+
+    def _print_registers(self, vcpu: Vcpu) -> None:
+        report = vcpu_report(vcpu, self._machine.memory)
+        self._console.say(f"\n{report}\n".replace("\n", "\r\n").encode())
 
     def give_back(self) -> None:
         """Let the user have terminal and devices; the process is about to stop. Under the machine lock."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
-from pyvmm.host.console import Console
 from pyvmm.loop import Loop
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import PanicWatch
@@ -148,17 +147,6 @@ class Lifecycle:
         if not self.nmi_masked:
             for thread in self.threads:
                 thread.nmi()
-
-    def console_command(self, letter: str, console: Console) -> None:
-        """What the user typed after Ctrl-A: x ends the machine, r prints the vCPUs' registers."""
-        if letter == "x":
-            self.end(Outcome(End.QUIT))
-        elif letter == "r":
-            for thread in self.threads:
-                thread.call(lambda vcpu=thread.vcpu: self._print_registers(vcpu, console))  # type: ignore[misc]
-
-    def _print_registers(self, vcpu: Vcpu, console: Console) -> None:
-        console.say(("\n" + vcpu_report(vcpu, self.memory) + "\n").replace("\n", "\r\n").encode())
 
     def start(self) -> None:
         """Start the vCPUs, once; run() and wait() do it by themselves."""

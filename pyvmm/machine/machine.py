@@ -34,7 +34,6 @@ from pyvmm.devices.system_control import SystemControlA
 from pyvmm.devices.uart16550 import Uart16550
 from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from pyvmm.errors import UserError
-from pyvmm.host.console import Console
 from pyvmm.input.router import Router
 from pyvmm.input.typist import Typist
 from pyvmm.machine.guest import load_guest
@@ -326,22 +325,6 @@ class Machine(Lifecycle, Injection):
         from pyvmm.screen.screen import Screen
 
         return Screen.of(self.vga)
-
-    def attach_console(
-        self,
-        console: Console,
-        command: Callable[[str], None] | None = None,
-        keys: Callable[[bytes], None] | None = None,
-        notes: Callable[[bytes], None] | None = None,
-    ) -> None:
-        """Put COM1 on *console*, until console.detach(). *command* gets the letters of Ctrl-A commands; where *keys* is
-        given, what is typed goes there, COM1's output nowhere, and what Ctrl-A h and r say to *notes*."""
-        if command is None:
-
-            def command(letter: str) -> None:
-                self.console_command(letter, console)
-
-        console.attach(self.loop, self.serial, self.hold, command, keys, notes)
 
     def watch_serial(self, watcher: Callable[[bytes], None]) -> None:
         """Call *watcher* too with what the guest sends on COM1, under the machine lock."""

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine.machine import Machine
 from pyvmm.machine import machine as machine_module
+from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.units import MIB
 from tests.rig.board import Board, board
 
 SMALL = 16 * MIB

@@ -7,13 +7,14 @@ import errno
 import pytest
 
 from kvm_cffi import KvmError, Regs, Vcpu
-from pyvmm.board.layout import ECAM_START, MIB, PCI_MMIO_START
+from pyvmm.board.layout import ECAM_START, PCI_MMIO_START
 from pyvmm.board.user_irqchip import SplitIrqchip
 from pyvmm.config import MachineConfig
 from pyvmm.devices.ioapic import IOAPIC_REG_TABLE, IOREGSEL, IOWIN, RTE_LEVEL, RTE_MASKED
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.pci.regs import PCI_CAP_ID_MSIX
+from pyvmm.units import MIB
 from tests.rig.board import Board, board
 
 MSI_TO_CPU_0 = 0xFEE00000

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from pyvmm import guests
-from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B
 from pyvmm.input.keymap import key_code
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.units import MIB
 from tests.rig.board import board
 from tests.rig.console import Console
 from tests.rig.xserver import read_text

@@ -12,9 +12,10 @@ from kvm_cffi import Exit, KvmError
 from kvm_cffi.exits import Debug, ExceptionExit, FailEntry, InternalError, Shutdown, SystemEvent, UnknownExit
 from pyvmm import guests
 from pyvmm.board import memslots as ram
-from pyvmm.board.layout import COM1, DEBUGCON, MIB
+from pyvmm.board.layout import COM1, DEBUGCON
 from pyvmm.bus import Bus
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.units import MIB
 from tests.rig.board import board
 from tests.rig.rig import HARDWARE, SVM
 

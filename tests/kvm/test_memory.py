@@ -10,7 +10,8 @@ import pytest
 
 from kvm_cffi import KvmError
 from kvm_cffi.exits import MmioRead, MmioWrite, PioOut
-from pyvmm.board.layout import DEBUG_EXIT, MIB
+from pyvmm.board.layout import DEBUG_EXIT
+from pyvmm.units import MIB
 from tests.rig.rig import Rig
 
 AT = 32 * MIB

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.board.layout import MIB
 from pyvmm.config import MachineConfig
 from pyvmm.machine import life as lifecycle
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.units import MIB
 from tests.rig.board import Board
 
 REASON = "Kernel panic - not syncing: Attempted to kill init!"

@@ -96,7 +96,7 @@ class Guest(Transcript):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         self._fds = [input_end, self._input, nowhere]
         self._console = Console(input_end, nowhere)
-        self.machine.attach_console(self._console)
+        self._console.attach(self.machine.loop, self.machine.serial, self.machine.hold, lambda letter: None)
         for number, thread in enumerate(self.machine.threads if config.cpus > 1 else []):
             thread.call(partial(os.sched_setaffinity, 0, {number % (os.cpu_count() or 1)}))
         self._lifetime = lifetime

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyvmm.memory import GuestMemory
 
-GUESTS26 = Path(__file__).resolve().parents[3].parent / "shared" / "guests26"
+GUESTS26 = Path(__file__).resolve().parents[2].parent / "shared" / "guests26"
 
 # Offset and struct format of the fields of the setup header.
 FIELDS = {

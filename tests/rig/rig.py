@@ -13,9 +13,10 @@ from typing import Literal
 from kvm_cffi import Exit, System, Vcpu
 from kvm_cffi.exits import MmioRead, PioIn, PioOut
 from pyvmm import guests
-from pyvmm.board.layout import DEBUG_EXIT, DEBUGCON, IDENTITY_MAP, MIB, TSS
+from pyvmm.board.layout import DEBUG_EXIT, DEBUGCON, IDENTITY_MAP, TSS
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.memory import GuestMemory
+from pyvmm.units import MIB
 from pyvmm.vcpu.cpuid import guest_cpuid
 from pyvmm.vcpu.registers import set_cpu_state
 

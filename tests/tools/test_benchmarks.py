@@ -162,7 +162,7 @@ Traceback
     modules = start.self_times(text)
     assert modules["pyvmm.devices.cmos_rtc"] == 1.0
     assert start.groups(modules) == pytest.approx(
-        {"kvm_cffi": 4.91, "pyvmm.devices": 1.5, "pyvmm": 0.166, "the standard library": 0.128}
+        {"kvm_cffi": 4.91, "pyvmm.devices": 1.5, "pyvmm.cli": 0.166, "the standard library": 0.128}
     )
 
 

@@ -14,6 +14,7 @@ from pyvmm.board import layout
 from pyvmm.board.tables import describe
 from pyvmm.cli.arguments import main
 from pyvmm.config import MachineConfig
+from pyvmm.units import GIB, MIB
 
 CONFIGURATIONS = [
     ["--irqchip", irqchip, "-c", cpus]
@@ -72,16 +73,16 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("memory", "window"),
     [
-        (128 * layout.MIB, 1 << 38),
-        (255 * layout.GIB, 1 << 38),
-        (255 * layout.GIB + 4096, 2 << 38),
-        (600 * layout.GIB, 3 << 38),
+        (128 * MIB, 1 << 38),
+        (255 * GIB, 1 << 38),
+        (255 * GIB + 4096, 2 << 38),
+        (600 * GIB, 3 << 38),
     ],
 )
 def test_64_bit_pci_memory_is_not_ram(memory: int, window: int) -> None:
     pci = describe(MachineConfig(memory=memory)).pci
     assert pci is not None and pci.memory64 == Window(window, window + (1 << 38) - 1)
-    assert window >= memory + layout.GIB
+    assert window >= memory + GIB
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from kvm_cffi import CpuidEntry, IrqchipRoute, KvmError, MsiRoute, constants
 from pyvmm.board import memslots as ram_module
 from pyvmm.board.gsi import GsiTable, kernel_pins
-from pyvmm.board.layout import FIRST_MSI_GSI, GIB, HIGH_MEMORY, HOLE_END, HOLE_START, IOAPIC_PINS, KIB, LOW_RAM_END, MIB
+from pyvmm.board.layout import FIRST_MSI_GSI, HIGH_MEMORY, HOLE_END, HOLE_START, IOAPIC_PINS, LOW_RAM_END
 from pyvmm.board.memslots import Ram, host_memory
 from pyvmm.errors import UserError
+from pyvmm.units import GIB, KIB, MIB
 from pyvmm.vcpu.cpuid import guest_cpuid
 
 # RAM

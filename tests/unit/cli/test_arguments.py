@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm import guests
-from pyvmm.board.layout import GIB, KIB, MIB
 from pyvmm.cli.arguments import (
     MAX_MEMORY,
     main,
@@ -22,6 +21,7 @@ from pyvmm.cli.arguments import (
 )
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.errors import UserError
+from pyvmm.units import GIB, KIB, MIB
 
 
 def config(*arguments: str) -> MachineConfig:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-SOURCE = Path(__file__).resolve().parents[2] / "guests/keyboard"
+SOURCE = Path(__file__).resolve().parents[3] / "guests/keyboard"
 SIZE = 128
 CTRL_C, CTRL_D = 3, 4
 EOF, KILLED = -1, -2

@@ -14,7 +14,7 @@ import pytest
 from pyvmm import guests
 from pyvmm.guests import Guest, GuestError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = sorted(p.parent for p in (ROOT / "guests").glob("*/guest.toml"))
 NAMES = [folder.name for folder in FOLDERS]
 MODES = {"real", "protected", "long"}
