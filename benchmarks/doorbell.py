@@ -19,7 +19,8 @@ from benchmarks.pio import tsc_hz
 from benchmarks.programs import BenchError, say
 from benchmarks.stats import Runs, in_turn, spread
 from pyvmm import guests
-from pyvmm.board.eventfds import EventfdMsi, EventfdMsiRouter, IoeventfdDoorbells
+from pyvmm.board.doorbell import IoeventfdDoorbells
+from pyvmm.board.msi import EventfdMsi, EventfdMsiRouter
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome

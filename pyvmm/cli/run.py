@@ -50,7 +50,7 @@ class Interrupted(BaseException):
 def allow_all_descriptors() -> None:
     """Raise the soft limit to the hard one: each vCPU, MSI or MSI-X vector and doorbell takes a descriptor.
 
-    The soft limit is low for the sake of select(); eventfds.high_eventfd() keeps low descriptors for those that use it.
+    The soft limit is low for the sake of select(); eventfd.high_eventfd() keeps low descriptors for those that use it.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

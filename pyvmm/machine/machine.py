@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Self
 from kvm_cffi import Exit, KvmError, System, Vcpu
 from kvm_cffi.exits import IoapicEoi, Shutdown
 from pyvmm.board import layout
-from pyvmm.board.eventfds import EventfdMsiRouter, IoeventfdDoorbells, NoMsi
+from pyvmm.board.doorbell import IoeventfdDoorbells
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip, virtual_wire
 from pyvmm.board.memslots import Ram
+from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.boot.entry import CpuState
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 from pyvmm.board import layout
-from pyvmm.board.eventfds import NoMsi
 from pyvmm.board.memslots import Ram
+from pyvmm.board.msi import NoMsi
 from pyvmm.boot.error import BootError
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.board import eventfds
+from pyvmm.board.doorbell import IoeventfdDoorbell
+from pyvmm.board.msi import EventfdMsi
 from pyvmm.machine.outcome import End, Outcome
 from tests.rig.board import Board, board
 
@@ -48,18 +49,18 @@ def finish(machine: Board) -> None:
 def test_msix(irqchip: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rung: list[int] = []
     sent: list[int] = []
-    ring, pulse = eventfds.IoeventfdDoorbell._rung, eventfds.EventfdMsi.pulse
+    ring, pulse = IoeventfdDoorbell._rung, EventfdMsi.pulse
 
-    def count_ring(self: eventfds.IoeventfdDoorbell) -> None:
+    def count_ring(self: IoeventfdDoorbell) -> None:
         rung.append(self._address)
         ring(self)
 
-    def count_pulse(self: eventfds.EventfdMsi) -> None:
+    def count_pulse(self: EventfdMsi) -> None:
         sent.append(self._gsi)
         pulse(self)
 
-    monkeypatch.setattr(eventfds.IoeventfdDoorbell, "_rung", count_ring)
-    monkeypatch.setattr(eventfds.EventfdMsi, "pulse", count_pulse)
+    monkeypatch.setattr(IoeventfdDoorbell, "_rung", count_ring)
+    monkeypatch.setattr(EventfdMsi, "pulse", count_pulse)
     with board("pci", rng=True, irqchip=irqchip) as machine:
         finish(machine)
         assert machine.value("interrupts") == 5
@@ -106,7 +107,7 @@ def test_without_a_descriptor_for_the_doorbells(monkeypatch: pytest.MonkeyPatch)
     def none_left(*arguments: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(eventfds.IoeventfdDoorbell, "__init__", none_left)
+    monkeypatch.setattr(IoeventfdDoorbell, "__init__", none_left)
     with board("pci", rng=True) as machine:
         finish(machine)
         assert machine.value("interrupts") == 5
