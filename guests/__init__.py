@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from pyvmm.errors import UserError
+
 DEFAULT = "keyboard"
 """The guest that runs when the user names none."""
 
 
-class GuestError(Exception):
+class GuestError(UserError):
     """There is no guest of that name, or no parameter of that name; the text is one line for the user."""
 
 

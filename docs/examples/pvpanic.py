@@ -1,12 +1,11 @@
 """pvpanic-pci: the guest's kernel tells that it has panicked, through one register.
 
-    pyvmm run --device docs/examples/pvpanic.py:PvPanic,events=1 ...     Linux: modprobe pvpanic-pci
+    pyvmm run --device docs/examples/pvpanic.py:PvPanic,events=1 --trace pci ...     Linux: modprobe pvpanic-pci
 
-BAR 0, memory, 16 bytes: offset 0 reads the events that are understood, a write tells of them.
+BAR 0, memory, 16 bytes: offset 0 reads the events that are understood, a write tells of them. The trace shows them, a
+subclass hears of them by panicked(). It prints nothing itself: while a device waits for a reader, the machine waits.
 Source: QEMU's docs/specs/pvpanic.txt; Linux drivers/misc/pvpanic.
 """
-
-import sys
 
 from pyvmm.pci.device import PciDevice
 
@@ -27,5 +26,10 @@ class PvPanic(PciDevice):
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset == 0 and value & self.events:
-            what = "has panicked" if value & PVPANIC_PANICKED else "has panicked and starts its crash kernel"
-            print(f"pvpanic: the guest {what}", file=sys.stderr, flush=True)
+            self.panicked(value & self.events)
+
+    def panicked(self, event: int) -> None:
+        """The guest has written *event*, PVPANIC_* bits; override it to do something about that."""
+        if self.trace.enabled:
+            what = "has panicked" if event & PVPANIC_PANICKED else "has panicked and starts its crash kernel"
+            self.trace(f"{self.name}: the guest {what}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pyvmm.errors import UserError
 
-class BootError(Exception):
+
+class BootError(UserError):
     """The guest cannot be started from what the user gave: one line that says what is wrong and what to do."""

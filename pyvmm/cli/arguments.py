@@ -190,11 +190,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
     if memory is None:
         memory = DEFAULT_KERNEL_MEMORY
         if arguments.kernel is None:
-            try:
-                name = guests.DEFAULT if arguments.guest is None else arguments.guest
-                memory = max(MIB, guests.load(name).memory)
-            except guests.GuestError as error:
-                raise UserError(str(error)) from None
+            name = guests.DEFAULT if arguments.guest is None else arguments.guest
+            memory = max(MIB, guests.load(name).memory)
     channels, _, _ = (arguments.trace or "").partition("=")
     if arguments.trace is not None and not channels.strip(","):
         raise UserError(f"--trace {arguments.trace}: name a channel, or all")

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from pyvmm.boot.error import BootError
 from pyvmm.cli.signals import ENDING, handled, stop_process
 from pyvmm.cli.stdio import complain
 from pyvmm.config import HostConfig, MachineConfig
@@ -157,10 +156,7 @@ class _Run:
         nvram = b""
         while True:
             with self._waiting():
-                try:
-                    machine = Machine(self._config, self.console.write, self._trace, nvram)
-                except BootError as error:
-                    raise UserError(str(error)) from None
+                machine = Machine(self._config, self.console.write, self._trace, nvram)
             with machine:
                 with self._waiting():
                     session = Session(machine, self._host, self.console)

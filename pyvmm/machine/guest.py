@@ -16,11 +16,8 @@ def load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
     """Put the guest that *config* names, or the default one, into RAM; UserError where that does not go."""
     if config.initrd is not None or config.cmdline:
         raise UserError("-i and -p go with a kernel: name one with -k")
-    try:
-        name = guests.DEFAULT if config.guest is None else config.guest
-        guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
-    except guests.GuestError as error:
-        raise UserError(str(error)) from None
+    name = guests.DEFAULT if config.guest is None else config.guest
+    guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
     if guest.memory > config.memory:
         raise UserError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that with -m")
     memory.write(guest.address, guest.image)

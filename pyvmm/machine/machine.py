@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class Machine(Lifecycle, Injection):
-    """A PC, ready to run; a context manager. Raises UserError or BootError for what the user got wrong.
+    """A PC, ready to run; a context manager. Raises UserError for what the user got wrong.
 
     *serial* gets what the guest sends on COM1, under the machine lock; *trace_sink* gets the lines of the trace;
     *nvram* is what the CMOS RAM of the machine before a reset held (rtc.nvram).

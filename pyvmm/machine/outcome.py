@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from pyvmm.errors import printable
+
 
 class End(Enum):
     POWER_OFF = "power-off"
@@ -13,6 +15,7 @@ class End(Enum):
     PANIC = "panic"
     TRIPLE_FAULT = "triple fault"
     INTERNAL_ERROR = "internal error"
+    DEVICE_FAULT = "device fault"
     TIMEOUT = "timeout"
     QUIT = "quit"
     SIGNAL = "signal"
@@ -27,6 +30,7 @@ STATUS = {
     End.TRIPLE_FAULT: 5,
     End.INTERNAL_ERROR: 6,
     End.QUIT: 7,
+    End.DEVICE_FAULT: 8,
     End.TIMEOUT: 124,
 }
 """Exit statuses of the ends that carry no value; 2 is a user's mistake, 1 a bug of ours."""
@@ -41,6 +45,7 @@ exit status:
   5        triple fault
   6        KVM could not go on (internal error, failed entry, unknown exit)
   7        quit with Ctrl-A x or by closing the window
+  8        a --device of yours returned what it may not, or raised; one line says which one and where
   {DEBUG_EXIT_STATUS}+v     debug-exit: the guest wrote v to port 0xf4 ({DEBUG_EXIT_LIMIT} stands for all above)
   124      --timeout ran out
   128+n    signal n (129 SIGHUP, 130 SIGINT, 143 SIGTERM)
@@ -49,12 +54,19 @@ exit status:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a machine ended: value is the debug-exit value or the signal's number; report is for a person to read."""
+    """How a machine ended: value is the debug-exit value or the signal's number; report is for a person to read.
+
+    The message is one line; like the report it may hold words of the guest's, and is made fit to be printed.
+    """
 
     end: End
     value: int = 0
     message: str = ""
     report: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "message", printable(self.message))
+        object.__setattr__(self, "report", "\n".join(map(printable, self.report.split("\n"))))
 
     @property
     def status(self) -> int:
@@ -70,4 +82,6 @@ class Outcome:
             return f"debug-exit {self.value}"
         if self.end is End.SIGNAL:
             return f"signal {self.value}"
+        if self.end is End.DEVICE_FAULT and self.message:
+            return self.message
         return f"{self.end.value}: {self.message}" if self.message else self.end.value

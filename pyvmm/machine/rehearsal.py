@@ -9,7 +9,6 @@ from pathlib import Path
 from pyvmm.board import layout
 from pyvmm.board.memslots import Ram
 from pyvmm.board.msi import NoMsi
-from pyvmm.boot.error import BootError
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
@@ -33,10 +32,7 @@ def rehearse(config: MachineConfig, trace_file: Path | None = None) -> None:
             raise UserError(f"--trace: cannot write {trace_file}: name a file where you may write one")
     with closing(Ram(config.memory)) as ram:
         _plug_in(config, ram.memory)
-        try:
-            load_guest(config, ram.memory) if config.kernel is None else load_kernel(config, ram.memory)
-        except BootError as error:
-            raise UserError(str(error)) from None
+        load_guest(config, ram.memory) if config.kernel is None else load_kernel(config, ram.memory)
 
 
 def _plug_in(config: MachineConfig, memory: GuestMemory) -> None:

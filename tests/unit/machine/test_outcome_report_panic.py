@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvm_cffi import ExitRecord, KvmError, Regs, Segment, Sregs, Translation, constants
@@ -62,6 +62,12 @@ REASON = "Kernel panic - not syncing: Attempted to kill init!"
         f"[   12.3][    T1] {REASON}",
         f"<0>[    0.000000] {REASON}",
         f"<0>{REASON}",
+        f"---[ end {REASON} ]---",
+        f"[    1.234567][    C1] ---[ end {REASON} ]---",
+        f"---[ end {REASON}",
+        f"Ker\r\nernel panic - not syncing: Attempted to kill init!\n---[ end {REASON} ]---",
+        f"\x1b[0;31m[    1.234567] {REASON}\x1b[m",
+        f"\x1b7\x1b[K{REASON}",
     ],
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -73,7 +79,15 @@ def test_a_panic_is_seen(line: str, end: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [f"dmesg says: {REASON}", f"$ echo {REASON}", "Kernel panic", f"# grep '{REASON}' log", "kernel panic - not"],
+    [
+        f"dmesg says: {REASON}",
+        f"$ echo {REASON}",
+        "Kernel panic",
+        f"# grep '{REASON}' log",
+        "kernel panic - not",
+        f"---[ end {REASON.lower()} ]---",
+        f"--[ end {REASON} ]---",
+    ],
 )
 def test_a_line_that_only_speaks_of_one_is_none(line: str) -> None:
     watch = PanicWatch()
@@ -87,6 +101,32 @@ def test_not_before_the_line_has_ended() -> None:
     assert watch.message == ""
     watch.feed(b"\n")
     assert watch.message == REASON
+
+
+def test_the_first_line_says_as_much_as_the_last() -> None:
+    watch = PanicWatch()
+    watch.feed(f"{REASON} ]\r\n".encode())
+    assert watch.message == f"{REASON} ]"
+    watch.feed(f"---[ end {REASON} ] ]---\r\n".encode())
+    assert watch.message == f"{REASON} ]"
+
+
+@given(st.text())
+@example("\x1b]0;title\x07\x1b[2J\x9b31m\x7f\u202e\u2028\udcff")
+def test_an_outcome_is_fit_to_be_printed(words: str) -> None:
+    """Whatever it comes from: the console's panic, a device's exception, KVM."""
+    for end in End:
+        outcome = Outcome(end, message=words, report=words)
+        assert str(outcome).isprintable() and all(line.isprintable() for line in outcome.report.split("\n"))
+        if words.isprintable():
+            assert outcome.message == outcome.report == words
+
+
+@given(st.binary(max_size=60))
+def test_a_panic_with_anything_in_it(words: bytes) -> None:
+    watch = PanicWatch()
+    watch.feed(b"Kernel panic - not syncing: " + words + b"\n")
+    assert Outcome(End.PANIC, message=watch.message).message.isprintable()
 
 
 @given(st.lists(st.binary(max_size=40)), st.integers(1, 20))

@@ -7,26 +7,32 @@ from pathlib import Path
 import pytest
 
 from pyvmm.machine.registry import load_device
+from pyvmm.trace import OFF, Channel
 from tests.rig.scan import Board
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 
 
 @pytest.mark.parametrize(("option", "events"), [("", 3), (",events=1", 1)])
-def test_pvpanic(option: str, events: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pvpanic(option: str, events: int, capfd: pytest.CaptureFixture[str]) -> None:
     """pvpanic_pci_probe maps BAR 0, reads the capability and writes an event."""
-    board = Board()
-    board.host.root.add(load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}"), 3)
+    board, told = Board(), []
+    board.host.trace = Channel("pci", lambda ns, channel, line: told.append(line))
+    device = load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}")
+    board.host.root.add(device, 3)
     config = board.ecam(0, 3)
     assert config.read(0, 4) == 0x00111B36 and config.size_bar(0) == (0, 16)
     config.write(0x10, 4, 0xC0000000)
     config.write(4, 2, 2)
     assert board.memory_bus.read(0xC0000000, 1) == events
+    told.clear()
     board.memory_bus.write(0xC0000000, 1, 1)
-    assert capsys.readouterr().err == "pvpanic: the guest has panicked\n"
+    assert told.pop() == "03.0 PvPanic: the guest has panicked"
     board.memory_bus.write(0xC0000000, 1, 2)
-    told = "pvpanic: the guest has panicked and starts its crash kernel\n"
-    assert capsys.readouterr().err == (told if events & 2 else "")
+    assert told == (["03.0 PvPanic: the guest has panicked and starts its crash kernel"] if events & 2 else [])
+    device.trace = OFF
+    board.memory_bus.write(0xC0000000, 1, 1)
+    assert len(told) <= 1 and capfd.readouterr() == ("", ""), "it prints nothing: the machine would wait for it"
 
 
 def test_idio16() -> None:
