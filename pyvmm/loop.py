@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 Callback = Callable[[], None]
+NOBODY: tuple[int, Callback] = (0, lambda: None)
 
 
 class LoopTimer:
@@ -39,7 +40,8 @@ class Loop:
     def __init__(self, lock: AbstractContextManager[object]) -> None:
         self._lock = lock
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callback] = {}
+        self._callbacks: dict[int, tuple[int, Callback]] = {}
+        self._added = 0
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
         self._posted: deque[Callback] = deque()
@@ -69,7 +71,8 @@ class Loop:
             self._epoll.modify(fd, events)
         else:
             self._epoll.register(fd, events)
-        self._callbacks[fd] = callback
+        self._added += 1
+        self._callbacks[fd] = (self._added, callback)
 
     def remove(self, fd: int) -> None:
         """Forget *fd*; nothing happens if it is not known. Call it before the descriptor is closed."""
@@ -98,6 +101,7 @@ class Loop:
     def run_once(self, limit: float | None = None) -> None:
         """Wait for the next thing to do, at most *limit* seconds, and do all that is due."""
         timeout = self._timeout(limit)
+        added = self._added
         if timeout:  # epoll.poll() counts in milliseconds; select() on the epoll descriptor counts in microseconds
             select.select((self._epoll,), (), (), timeout)
         events = self._epoll.poll(None if timeout is None else 0)
@@ -107,8 +111,9 @@ class Loop:
                 os.eventfd_read(fd)
                 continue
             with self._lock:
-                callback = self._callbacks.get(fd)
-                if callback is not None and not self._stopped:
+                number, callback = self._callbacks.get(fd, NOBODY)
+                # What was added since is not what was ready: it has the number of a descriptor that was closed.
+                if number <= added and not self._stopped:
                     callback()
         for _ in range(len(self._posted)):
             callback = self._posted.popleft()

@@ -209,7 +209,7 @@ class Router:
         source = Source(self, name, on_led)
         self._sources.add(source)
         if on_led is not None:
-            for led, on in self._leds.items():
+            for led, on in list(self._leds.items()):
                 on_led(led, on)
         return source
 
@@ -229,15 +229,15 @@ class Router:
     def virtio_mouse_driver(self, ok: bool) -> None:
         """As virtio_keyboard_driver, of the mouse."""
         if ok != self._mouse_driver:
-            self._release_buttons()
             self._mouse_driver = ok
+            self._release_buttons()
             self._trace_side("mouse", ok)
 
     def virtio_tablet_driver(self, ok: bool) -> None:
         """As virtio_keyboard_driver, of the tablet."""
         if ok != self._tablet_driver:
-            self._release_buttons()
             self._tablet_driver = ok
+            self._release_buttons()
             self._trace_side("tablet", ok)
 
     def _trace_side(self, what: str, ok: bool) -> None:
@@ -295,7 +295,7 @@ class Router:
             return
         self._leds[led] = on
         for source in list(self._sources):
-            if source.on_led is not None:
+            if source.on_led is not None and source in self._sources:
                 source.on_led(led, on)
 
     def set_leds(self, mask: int) -> None:
@@ -345,9 +345,10 @@ class Router:
             pointer.button(code, False)
 
     def _release_buttons(self) -> None:
-        for code, pointer in self._buttons.items():
+        # One by one: a release may find that a guest has broken a ring, whose device then says that its driver is gone.
+        while self._buttons:
+            code, pointer = self._buttons.popitem()
             pointer.button(code, False)
-        self._buttons.clear()
 
     def _motion(self, dx: int, dy: int) -> None:
         if (pointer := self._pointer) is not None:

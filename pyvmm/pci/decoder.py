@@ -78,9 +78,9 @@ class _ClaimDoorbell:
 
     def withdraw(self) -> None:
         self.address = None
-        if self.handle is not None:
-            self.handle.remove()
-            self.handle = None
+        handle, self.handle = self.handle, None
+        if handle is not None:
+            handle.remove()
 
 
 class Claim:
@@ -114,6 +114,7 @@ class AddressDecoder:
         self._reserved = tuple(reserved)
         self._claims: list[Claim] = []
         self._mapped: dict[Span, tuple[Device, int]] = {}
+        self._stale = self._applying = False
 
     def claim(self, device: Device) -> Claim:
         """A new claim, nowhere yet, of lower priority than those before."""
@@ -123,12 +124,31 @@ class AddressDecoder:
 
     def release(self, claim: Claim) -> None:
         """Take a claim away."""
-        claim.place(0, ())
-        self.apply()
         self._claims.remove(claim)
+        claim.visible = ()
+        for doorbell in list(claim.doorbells):
+            doorbell.withdraw()
+        self.apply()
 
     def apply(self) -> None:
-        """Bring the bus to what the claims now say."""
+        """Bring the bus to what the claims now say.
+
+        A doorbell that is withdrawn may ring once more, and whoever hears it may move, add or release claims: then
+        this goes on from the new state when the call has come back.
+        """
+        self._stale = True
+        if self._applying:
+            return
+        self._applying = True
+        try:
+            while self._stale:
+                self._stale = False
+                self._map()
+                self._move_doorbells()
+        finally:
+            self._applying = False
+
+    def _map(self) -> None:
         taken = [*self._reserved]
         taken += [(r[0], r[1]) for r in self.bus.ranges if (r[0], r[1]) not in self._mapped]
         wanted: dict[Span, tuple[Device, int]] = {}
@@ -148,15 +168,14 @@ class AddressDecoder:
                 if self._mapped.get(span) != target:
                     self.bus.map(span[0], span[1] - span[0], *target)
             self._mapped = wanted
-        self._move_doorbells()
 
     def _move_doorbells(self) -> None:
         doorbells = self._doorbells
         if doorbells is None:
             return
         arriving: list[tuple[_ClaimDoorbell, int]] = []
-        for claim in self._claims:
-            for doorbell in claim.doorbells:
+        for claim in list(self._claims):
+            for doorbell in list(claim.doorbells):
                 address = claim.base + doorbell.offset
                 end = address + max(doorbell.size, 1)
                 here = any(start <= address and end <= stop for start, stop in claim.visible)
@@ -164,6 +183,8 @@ class AddressDecoder:
                     doorbell.withdraw()
                     if here:
                         arriving.append((doorbell, address))
+        if self._stale:
+            return
         # Those that leave have left by now, so no address is ever taken twice.
         for doorbell, address in arriving:
             doorbell.address = address

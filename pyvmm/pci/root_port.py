@@ -144,16 +144,16 @@ class PciBridge(PciDevice):
         self._reset_secondary()
 
     def _reset_secondary(self) -> None:
-        for device in self.child.functions.values():
+        for device in list(self.child.functions.values()):
             device.reset_function()
 
     def place_bars(self, bus: PciBus) -> None:
         super().place_bars(bus)
-        for device in self.child.functions.values():
+        for device in list(self.child.functions.values()):
             device.place_bars(self.child)
 
     def bus_master_changed(self, enabled: bool) -> None:
-        for device in self.child.functions.values():
+        for device in list(self.child.functions.values()):
             device.update_bus_master()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -58,3 +59,31 @@ def test_a_timer_that_another_thread_arms_wakes_the_loop(loop: Loop) -> None:
     loop.run()
     thread.join()
     assert count == 3000
+
+
+def test_a_descriptor_that_takes_the_number_of_one_that_was_ready(loop: Loop) -> None:
+    """One callback may close what another descriptor waited for, and open what gets its number."""
+    called: list[str] = []
+    pipes = [os.pipe() for _ in range(2)]
+
+    def replace(own: int, other: int) -> None:
+        called.append("ready")
+        os.read(own, 1)
+        loop.remove(other)
+        os.close(other)
+        os.dup2(quiet, other)  # nothing to read here
+        loop.add(other, lambda: called.append("not ready"))
+
+    quiet, keep = os.pipe()
+    for n, (end, _) in enumerate(pipes):
+        loop.add(end, lambda n=n: replace(pipes[n][0], pipes[1 - n][0]))  # type: ignore[misc]
+    for _, end in pipes:
+        os.write(end, b"x")
+    loop.run_once(1)
+    assert called == ["ready"]
+    os.write(keep, b"x")
+    loop.run_once(1)
+    assert called == ["ready", "not ready"], "it is served when there is something"
+    for end, other in (*pipes, (quiet, keep)):
+        os.close(end)
+        os.close(other)

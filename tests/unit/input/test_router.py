@@ -268,3 +268,33 @@ def test_no_key_is_ever_stuck(steps: list[tuple[object, ...]]) -> None:
             assert (code in down) != bool(value)
             down ^= {code}
         assert not down
+
+
+def test_a_source_that_a_led_closes_is_told_of_no_more_leds() -> None:
+    router = Router()
+    told: list[str] = []
+    sources = {}
+
+    def close_others(name: str, led: int, on: bool) -> None:
+        told.append(name)
+        for other in sources.keys() - {name}:
+            sources[other].close()
+
+    for name in ("a", "b", "c"):
+        sources[name] = router.source(name, lambda led, on, name=name: close_others(name, led, on))  # type: ignore[misc]
+    router.set_led(LED_CAPSL, True)
+    assert len(told) == 1
+
+
+def test_a_led_that_another_led_switches() -> None:
+    """A source may answer with LEDs of its own as it is told of the present ones."""
+    router = Router()
+    router.set_led(LED_NUML, True)
+    told: list[tuple[int, bool]] = []
+
+    def answer(led: int, on: bool) -> None:
+        told.append((led, on))
+        router.set_led(LED_CAPSL, True)
+
+    router.source("test", answer)
+    assert (LED_NUML, True) in told and router.source("other") is not None

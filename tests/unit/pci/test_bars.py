@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.bus import Bus
-from pyvmm.pci.decoder import AddressDecoder, FakeDoorbells
+from pyvmm.pci.decoder import AddressDecoder, Claim, FakeDoorbell, FakeDoorbells
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from tests.rig.scan import Board, Registers, Toy, scan
@@ -263,3 +265,78 @@ def test_at_each_address_the_first_claim_answers(moves: list[tuple[int, tuple[in
             if expected and expected[0] is not fixed and expected[1] == 2:
                 bells.add(address)
         assert {address for _, address in doorbells.active} == bells
+
+
+class LastRings(FakeDoorbells):
+    """Doorbells that ring once more as they go, as an eventfd does that a guest has written but nobody has read."""
+
+    def add(self, bus: Bus, address: int, size: int, datamatch: int | None, callback: Callable[[], None]) -> LastRing:
+        super().add(bus, address, size, datamatch, callback)
+        return LastRing(self, (bus.name, address), callback)
+
+
+class LastRing(FakeDoorbell):
+    def __init__(self, owner: LastRings, key: tuple[str, int], callback: Callable[[], None]) -> None:
+        super().__init__(owner, key)
+        self._callback = callback
+
+    def remove(self) -> None:
+        super().remove()
+        self._callback()
+
+
+ACTIONS = st.tuples(
+    st.integers(0, 3), st.sampled_from(["move", "hide", "release", "claim", "bell"]), st.integers(0, 60)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(ACTIONS, max_size=12), st.lists(ACTIONS, max_size=8))
+def test_whoever_hears_a_doorbell_go_may_change_all_claims(
+    moves: list[tuple[int, str, int]], answers: list[tuple[int, str, int]]
+) -> None:
+    bus, doorbells = Bus("mem", 80), LastRings()
+    decoder = AddressDecoder(bus, 80, doorbells)
+    claims: list[Claim | None] = [None] * 4
+
+    def rung() -> None:
+        if answers:
+            act(*answers.pop())
+
+    def act(index: int, what: str, where: int) -> None:
+        claim = claims[index]
+        if claim is None:
+            if what == "claim":
+                claims[index] = claim = decoder.claim(Registers())
+                claim.add_doorbell(2, 1, None, rung)
+            return
+        match what:
+            case "move":
+                claim.place(where, [(where, where + 8)])
+            case "hide":
+                claim.place(0, ())
+            case "bell" if all(bell.offset != where % 8 for bell in claim.doorbells):
+                claim.add_doorbell(where % 8, 1, None, rung)
+            case "release":
+                claims[index] = None
+                decoder.release(claim)
+        decoder.apply()
+
+    for index in range(4):
+        act(index, "claim", 0)
+        act(index, "move", 10 * index)
+    for move in moves:
+        act(*move)
+    decoder.apply()
+    live = [claim for claim in claims if claim is not None]
+    answering = {a: device for start, end, device, _ in bus.ranges for a in range(start, end)}
+    for address, device in answering.items():
+        first = min(
+            (decoder._claims.index(c), c) for c in live if any(start <= address < end for start, end in c.spans)
+        )
+        assert first[1].device is device
+    assert len(answering) == len({a for c in live for start, end in c.spans for a in range(start, end)})
+    wanted = {
+        c.base + bell.offset for c in live for bell in c.doorbells if answering.get(c.base + bell.offset) is c.device
+    }
+    assert {address for _, address in doorbells.active} == wanted

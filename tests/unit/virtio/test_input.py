@@ -315,6 +315,31 @@ def test_with_the_router() -> None:
     assert router.keyboard_idle
 
 
+@pytest.mark.parametrize("held", [(ic.BTN_LEFT,), (ic.BTN_LEFT, ic.BTN_RIGHT, ic.BTN_MIDDLE)])
+def test_a_broken_ring_is_found_while_the_buttons_are_let_go(held: tuple[int, ...]) -> None:
+    """The release that the mouse's driver brings about tells the tablet that its driver is gone, which lets go too."""
+    tablet, mouse = VirtioTablet("standard"), VirtioMouse("standard")
+    router = Router("auto", virtio_mouse=mouse, virtio_tablet=tablet)
+    tablet.on_driver_ok = router.virtio_tablet_driver
+    mouse.on_driver_ok = router.virtio_mouse_driver
+    source = router.source("test")
+    first = Virtio.of(tablet)
+    Reader(first, VERSION_1)
+    second = Virtio(first.board, *virtio_input_functions([mouse]), first.board.ecam(0, 11), 0xC2000000, 0xC3000000)
+    second.board.host.root.add(second.function, 11)
+    second.map()
+    for code in held:
+        source.key(code, 1)
+    first.board.ram.write_int(0x10000 + 16 * 64 + 2, 2, 0x7FFF)  # its available index leaps
+    queue = second.setup(VERSION_1, base=0x40000)[0]
+    assert not tablet.driver_ok and mouse.driver_ok and not router.absolute
+    source.release_all()
+    for i in range(2):
+        queue.add([(DATA + 8 * i, 8, True)])
+    source.key(ic.BTN_LEFT, 1)
+    assert [length for _, length in queue.used()] == [8, 8], "the mouse has the next press, and nothing before it"
+
+
 def codes(keyboard: Ps2Keyboard) -> str:
     """What the guest's i8042 driver reads now."""
     found = []
