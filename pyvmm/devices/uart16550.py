@@ -99,7 +99,10 @@ THRE_PAUSE: Final = 50_000
 refill it for ever inside one interrupt; Linux before 5.0 gives up after 256 rounds: "too much work for irq4"."""
 
 POLLING: Final = 64
-"""A guest that reads LSR so often with nothing to receive and nothing to send is waiting for input."""
+"""A guest that looks into LSR for input so often, and finds none, is waiting for some.
+
+A look that a write to THR follows was for the transmitter. One that a write to IER follows was Linux's console, which
+waits until each line is sent before it lets the interrupts on again (serial8250_console_write)."""
 
 _IDLE: Final = UART_LSR_THRE | UART_LSR_TEMT
 _IDLE_DR: Final = _IDLE | UART_LSR_DR
@@ -144,6 +147,7 @@ class Uart16550:
         self._timeout_deadline = 0
         self._timeout_armed = False
         self._starved = True
+        self._looked = False  # into LSR, and it is open what for
         self._idle_polls = 0
         self._fifo: deque[int] = deque()  # what was received, oldest first; LSR's error bits of a byte above it
         self._depth = 1
@@ -199,10 +203,12 @@ class Uart16550:
                 return self._read_lsr()
             if self._fifo:
                 return _IDLE_DR
-            self._idle_polls += 1
-            if self._idle_polls == POLLING:
-                self._starved = True
-                self._tell_room()
+            if self._looked:
+                self._idle_polls += 1
+                if self._idle_polls == POLLING:
+                    self._starved = True
+                    self._tell_room()
+            self._looked = True
             return _IDLE
         if offset == UART_RX:
             return self._dl & 0xFF if self._lcr & UART_LCR_DLAB else self._read_rbr()
@@ -258,8 +264,7 @@ class Uart16550:
             self._push(value)
         else:
             self._transmit(_BYTES[value])
-        if self._idle_polls < POLLING:
-            self._idle_polls = 0
+        self._looked = False
         if self._thre_count < THRE_BURST:
             self._thre_pending = True
             if self._ier & UART_IER_THRI:
@@ -271,6 +276,9 @@ class Uart16550:
     def _write_ier(self, value: int) -> None:
         changed = value ^ self._ier
         self._ier = value
+        self._looked = False
+        if changed & UART_IER_RDI:
+            self._idle_polls = 0
         if changed & UART_IER_THRI:
             # Enabling the interrupt while the transmitter is empty raises it; 8250_port.c tests for this.
             self._thre_pending = bool(value & UART_IER_THRI)
@@ -287,6 +295,8 @@ class Uart16550:
             self._fifo.clear()
             self._flawed = 0
             self._timed_out = False
+            self._looked = False
+            self._idle_polls = 0  # whoever clears what came has yet to listen
         self._fcr = value
         self._depth = FIFO_SIZE if value else 1
         self._trigger = TRIGGER_LEVELS[value >> UART_FCR_TRIGGER_SHIFT] if value else 1

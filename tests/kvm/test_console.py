@@ -27,6 +27,11 @@ ALPHABET = bytes(range(0x41, 0x41 + 26))
 # Prints A's for ever.
 PRINT_FOR_EVER = bytes.fromhex("ba f803 b0 41 ee eb fd")
 HLT = bytes.fromhex("fa f4 eb fc")
+# A main loop as games and monitors have it: waits for the transmitter, draws a dot, looks once for a key; with one it
+# prints that and ends with 0.
+DRAW_AND_LOOK = bytes.fromhex(
+    "ba fd03 ec a8 20 74 fb  ba f803 b0 2e ee  ba fd03 ec a8 01 74 ea  ba f803 ec ee b0 0a ee 30 c0 e6 f4 f4"
+)
 
 
 @pytest.fixture
@@ -112,6 +117,14 @@ def test_ctrl_a_and_another_letter_is_dropped(on_terminal: Console) -> None:
     on_terminal.expect(GREETING)
     on_terminal.send("<\x01z>")
     on_terminal.expect("<>")
+
+
+def test_a_guest_that_looks_for_a_key_between_its_output_gets_it(tmp_path: Path) -> None:
+    with Console([PYVMM, *flat(tmp_path, DRAW_AND_LOOK)]) as console:
+        console.expect("." * 10)
+        console.send("x")
+        console.expect("x\n")
+        assert console.wait() == 16
 
 
 def test_what_was_typed_before_the_guest_listens_is_not_lost() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.clock import FakeClock
-from pyvmm.devices.uart16550 import FIFO_SIZE, LONGEST_TIMEOUT, THRE_BURST, THRE_PAUSE, Uart16550
+from pyvmm.devices.uart16550 import FIFO_SIZE, LONGEST_TIMEOUT, POLLING, THRE_BURST, THRE_PAUSE, Uart16550
 from pyvmm.irq import FakeIrq
 
 RX = THR = DLL = 0
@@ -119,6 +119,86 @@ def test_on_room_when_the_guest_starts_to_listen(port: Port) -> None:
     port.uart.on_room = lambda: told.append(port.uart.listening)
     port.outb(IER, 0x01)
     assert told == [True]
+
+
+def poll_and_print(port: Port) -> None:
+    """A loop that looks for input once and draws something, as games and monitors have it."""
+    port.inb(LSR)
+    while not port.inb(LSR) & 0x20:
+        pass
+    port.outb(THR, ord("."))
+
+
+def print_line(port: Port) -> None:
+    """A line of Linux's console: serial8250_console_write, and what it does before and after."""
+    ier = port.inb(IER)
+    port.outb(IER, 0)
+    for byte in b"[    0.000000] A line.\r\n":
+        port.inb(LSR)
+        port.outb(THR, byte)
+    port.inb(LSR)  # for BOTH_EMPTY
+    port.outb(IER, ier)
+
+
+def open_port(port: Port) -> None:
+    """Linux's serial8250_do_startup up to where it enables the interrupt of received data."""
+    for fcr in (0x01, 0x07, 0x00):
+        port.outb(FCR, fcr)
+    for register in (LSR, RX, IIR, MSR, LSR):
+        port.inb(register)
+    port.outb(LCR, 0x03)
+    port.outb(MCR, 0x08)
+    port.outb(IER, 0x02)
+    for register in (LSR, IIR):
+        port.inb(register)
+    port.outb(IER, 0x00)
+    for register in (LSR, RX, IIR, MSR):
+        port.inb(register)
+
+
+@pytest.mark.parametrize("before", [0, 1, 1000])
+def test_a_guest_that_polls_and_prints_by_turns_listens(port: Port, before: int) -> None:
+    """Whatever it printed before."""
+    for _ in range(before):
+        port.inb(LSR)
+        port.outb(THR, ord("*"))
+    assert not port.uart.listening
+    port.uart.on_room = lambda: told.append(port.uart.listening)
+    told: list[bool] = []
+    turns = 0
+    while not port.uart.listening:
+        poll_and_print(port)
+        turns += 1
+        assert turns <= POLLING + 1
+    assert turns >= POLLING and told == [True]
+    poll_and_print(port)
+    assert port.uart.listening, "from then on"
+    port.uart.receive(b"x")
+    assert port.inb(LSR) & 0x01 and port.inb(RX) == ord("x")
+
+
+def test_what_is_typed_ahead_of_linux_is_not_lost(port: Port) -> None:
+    """The console's lines and the looks of the driver that opens the port are no listening."""
+    for lines in (500, 0, 3):
+        for _ in range(lines):
+            print_line(port)
+        for _ in range(3):  # a port may be opened, closed and opened again before anybody reads
+            open_port(port)
+            port.outb(IER, 0x05)
+            assert port.uart.listening
+            port.outb(IER, 0x00)
+            assert not port.uart.listening
+    for _ in range(500):
+        print_line(port)
+    assert not port.uart.listening
+
+
+def test_a_tight_loop_over_lsr_listens(port: Port) -> None:
+    for _ in range(POLLING + 1):
+        assert not port.uart.listening
+        port.inb(LSR)
+        port.inb(MSR)
+    assert port.uart.listening
 
 
 def test_received_data_at_the_trigger_level(port: Port) -> None:

@@ -8,7 +8,7 @@ from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.devices.ps2_mouse import Ps2Mouse
 from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
-from pyvmm.input.router import KEYS_WAITING, InputMode, Router
+from pyvmm.input.router import KEYS_WAITING, InputMode, Router, Source
 from pyvmm.input.typist import Typist
 from tests.rig.input_fakes import FakeKeyboard, FakePointer
 
@@ -273,7 +273,7 @@ def test_no_key_is_ever_stuck(steps: list[tuple[object, ...]]) -> None:
 def test_a_source_that_a_led_closes_is_told_of_no_more_leds() -> None:
     router = Router()
     told: list[str] = []
-    sources = {}
+    sources: dict[str, Source] = {}
 
     def close_others(name: str, led: int, on: bool) -> None:
         told.append(name)

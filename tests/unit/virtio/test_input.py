@@ -325,9 +325,9 @@ def test_a_broken_ring_is_found_while_the_buttons_are_let_go(held: tuple[int, ..
     source = router.source("test")
     first = Virtio.of(tablet)
     Reader(first, VERSION_1)
-    second = Virtio(first.board, *virtio_input_functions([mouse]), first.board.ecam(0, 11), 0xC2000000, 0xC3000000)
-    second.board.host.root.add(second.function, 11)
-    second.map()
+    (function,) = virtio_input_functions([mouse])
+    first.board.host.root.add(function, 11)
+    second = Virtio(first.board, function, first.board.ecam(0, 11), 0xC2000000, 0xC3000000).map()
     for code in held:
         source.key(code, 1)
     first.board.ram.write_int(0x10000 + 16 * 64 + 2, 2, 0x7FFF)  # its available index leaps
