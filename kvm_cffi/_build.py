@@ -105,6 +105,8 @@ int kvm_cffi_ioctl(int fd, unsigned long request, void *argument);
 int kvm_cffi_ioctl_value(int fd, unsigned long request, unsigned long value);
 int kvm_cffi_catch_signal(int signal);
 int kvm_cffi_signal_mask(int fd, uint64_t mask, int set);
+char *kvm_cffi_map(size_t size, size_t alignment, int fd);
+int kvm_cffi_unmap(char *memory, size_t size);
 
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 #define KVM_CFFI_RECORDS ...

@@ -49,6 +49,44 @@ static int kvm_cffi_signal_mask(int fd, uint64_t mask, int set)
     return ioctl(fd, KVM_SET_SIGNAL_MASK, set ? &argument.head : NULL);
 }
 
+/* Maps size bytes at a multiple of alignment, which is a power of two: anonymous memory of this process alone, or with
+ * fd >= 0 that file from its start, shared. A child does not inherit it: copy-on-write would move pages under the guest.
+ * NULL and errno where the kernel refuses. */
+static char *kvm_cffi_map(size_t size, size_t alignment, int fd)
+{
+    size_t room = size + alignment, before;
+    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
+    char *reserved, *memory;
+    int error;
+
+    if (room < size) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    reserved = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (reserved == MAP_FAILED)
+        return NULL;
+    before = -(uintptr_t)reserved & (alignment - 1);
+    memory = mmap(reserved + before, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+    if (memory == MAP_FAILED) {
+        error = errno;
+        munmap(reserved, room);
+        errno = error;
+        return NULL;
+    }
+    if (before)
+        munmap(reserved, before);
+    munmap(memory + size, room - before - size);
+    madvise(memory, size, MADV_HUGEPAGE); /* a kernel without huge pages says EINVAL, and does without */
+    madvise(memory, size, MADV_DONTFORK);
+    return memory;
+}
+
+static int kvm_cffi_unmap(char *memory, size_t size)
+{
+    return munmap(memory, size);
+}
+
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 
 #define KVM_CFFI_RECORDS 32

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pyvmm.errors import UserError
 from pyvmm.trace import CHANNELS
-from pyvmm.units import MIB
+from pyvmm.units import GIB, MIB, size_text
+
+HUGE_PAGE_SIZES: Final = (2 * MIB, GIB)
+"""The sizes of the pages that an x86-64 host can keep in a pool."""
 
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]
@@ -26,6 +29,10 @@ class MachineConfig:
     """
 
     memory: int = 128 * MIB
+    memory_shared: bool = False
+    """Guest RAM in a memfd, which other processes can map; else it is anonymous memory in transparent huge pages."""
+    memory_hugetlb: int | None = None
+    """Guest RAM in pages of this size from the host's pool (hugetlbfs): 2 MiB or 1 GiB. Shared too."""
     cpus: int = 1
     kernel: Path | None = None
     initrd: Path | None = None
@@ -50,6 +57,12 @@ class MachineConfig:
         if unknown := sorted(self.trace - {"all", *CHANNELS}):
             names = ", ".join(CHANNELS)
             raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
+        if self.memory_hugetlb is not None:
+            pages = size_text(self.memory_hugetlb)
+            if self.memory_hugetlb not in HUGE_PAGE_SIZES:
+                raise UserError(f"-m hugetlb={pages}: the host's huge pages are of 2M or 1G")
+            if self.memory % self.memory_hugetlb:
+                raise UserError(f"-m {size_text(self.memory)},hugetlb={pages}: the size is no multiple of {pages}")
         if self.irqchip == "user" and self.cpus > 1:
             raise UserError(f"-c {self.cpus} --irqchip user: a PIC serves one CPU: leave -c away")
         if self.input == "virtio" and self.virtio_input == "none":

@@ -1,19 +1,42 @@
-"""The guest's RAM: one memfd, mapped once, laid out around the VGA window and the 3-4 GiB hole."""
+"""The guest's RAM: one mapping, laid out around the VGA window and the 3-4 GiB hole.
+
+KVM maps 2 MiB at once where a huge page of the host is one of the guest too: so the mapping begins at a multiple of
+2 MiB, and every address of the guest and the host's address of it are equal modulo 2 MiB (1 GiB in pages of that size).
+
+  by default  anonymous memory, in transparent huge pages where the host gives them (Linux admin-guide/mm/transhuge.rst)
+  shared      a memfd, which other processes can map; huge where the host's shmem_enabled allows it
+  hugetlb     a memfd in pages of the host's pool, all reserved at the start (Linux admin-guide/mm/hugetlbpage.rst)
+"""
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
-from typing import Final
+from pathlib import Path
+from typing import Final, NamedTuple
 
-from kvm_cffi import KvmError, Vm
+from kvm_cffi import KvmError, Vm, map_memory
 from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END
+from pyvmm.config import HUGE_PAGE_SIZES
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory
-from pyvmm.units import MIB
+from pyvmm.units import KIB, MIB, size_text
 
-MAP_NORESERVE: Final = 0x4000
-"""<asm-generic/mman-common.h>; the mmap module does not name it before Python 3.13."""
+HUGE_PAGE: Final = 2 * MIB
+"""What a page directory entry maps on x86-64."""
+POOLS: Final = Path("/sys/kernel/mm/hugepages")
+_MFD_SIZES: Final = {size: (size.bit_length() - 1) << os.MFD_HUGE_SHIFT for size in HUGE_PAGE_SIZES}
+
+
+class Region(NamedTuple):
+    """One piece of guest RAM."""
+
+    gpa: int
+    buffer: memoryview
+    fd: int | None
+    """The memfd that it is in; None where no other process can map it."""
+    fd_offset: int
+    """Where *buffer* begins in *fd*, in bytes."""
 
 
 def host_memory() -> int:
@@ -27,30 +50,41 @@ def host_memory() -> int:
 
 
 class Ram:
-    """*size* bytes, page-aligned and at least 1 MiB; raises UserError when this host cannot give so much."""
+    """*size* bytes, page-aligned and at least 1 MiB; raises UserError when this host cannot give so much.
 
-    def __init__(self, size: int) -> None:
+    *shared* makes it a memfd; *hugetlb* one in pages of that many bytes, of which *size* is a multiple.
+    """
+
+    def __init__(self, size: int, *, shared: bool = False, hugetlb: int | None = None) -> None:
         if size > host_memory():
             raise UserError(
                 f"-m {size // MIB}M: this host has {host_memory() // MIB} MiB of memory and swap: ask for less"
             )
         self.size = size
-        self.fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC)
+        fd: int | None = None
         try:
-            os.ftruncate(self.fd, size)
-            self._map = mmap.mmap(self.fd, size, mmap.MAP_SHARED | MAP_NORESERVE)
+            if hugetlb is not None:
+                fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC | os.MFD_HUGETLB | _MFD_SIZES[hugetlb])
+            elif shared:
+                fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC)
+            if fd is not None:
+                os.ftruncate(fd, size)
+            self._whole = map_memory(size, max(HUGE_PAGE, hugetlb or 0), fd)
         except OSError as error:
-            os.close(self.fd)
-            raise UserError(f"-m {size // MIB}M: {error.strerror}: ask for less") from None
-        whole = memoryview(self._map)
+            if fd is not None:
+                os.close(fd)
+            if error.errno == errno.EMFILE:
+                raise
+            raise UserError(_refused(size, hugetlb, error)) from None
+        self.fd = fd
+        whole = self._whole
         low = min(size, HOLE_START)
         pieces = [(0, 0, min(LOW_RAM_END, low)), (HIGH_MEMORY, HIGH_MEMORY, low)]
         if size > HOLE_START:
             pieces.append((HOLE_END, HOLE_START, size))
-        self.slots = [(gpa, whole[start:end]) for gpa, start, end in pieces if end > start]
-        """(gpa, buffer) of each KVM memory slot; RAM behind the VGA window is not used."""
-        self.memory = GuestMemory(self.slots)
-        self._whole = whole
+        self.regions = [Region(gpa, whole[start:end], fd, start) for gpa, start, end in pieces if end > start]
+        """What of it the guest sees, a KVM memory slot each; RAM behind the VGA window is not used."""
+        self.memory = GuestMemory((region.gpa, region.buffer) for region in self.regions)
 
     @property
     def below_4g(self) -> int:
@@ -64,22 +98,42 @@ class Ram:
 
     def attach(self, vm: Vm) -> int:
         """Make the slots, from slot 0; returns how many."""
-        for slot, (gpa, buffer) in enumerate(self.slots):
+        for slot, region in enumerate(self.regions):
             try:
-                vm.set_user_memory_region(slot, gpa, buffer)
+                vm.set_user_memory_region(slot, region.gpa, region.buffer)
             except KvmError as error:
-                raise UserError(f"KVM refuses {len(buffer) // MIB} MiB of guest RAM ({error}): ask for less") from None
-        return len(self.slots)
+                size = len(region.buffer) // MIB
+                raise UserError(f"KVM refuses {size} MiB of guest RAM ({error}): ask for less") from None
+        return len(self.regions)
 
     def close(self) -> None:
         """Give the memory back; views that somebody still holds keep the mapping until they go."""
-        os.close(self.fd)
+        if self.fd is not None:
+            os.close(self.fd)
         self.memory.release()
-        for _, buffer in self.slots:
-            buffer.release()
-        self.slots.clear()
+        for region in self.regions:
+            region.buffer.release()
+        self.regions.clear()
         self._whole.release()
-        try:
-            self._map.close()
-        except BufferError:
-            pass
+
+
+def _refused(size: int, hugetlb: int | None, error: OSError) -> str:
+    """Why there is no RAM of *size*, and what to do."""
+    if hugetlb is None:
+        return f"-m {size // MIB}M: {error.strerror}: ask for less"
+    pages = size_text(hugetlb)
+    what = f"-m {size_text(size)},hugetlb={pages}"
+    pool = POOLS / f"hugepages-{hugetlb // KIB}kB"
+    if not pool.is_dir():
+        return f"{what}: this host's kernel has no pages of {pages}: leave hugetlb away"
+    needed = size // hugetlb
+    return (
+        f"{what}: {error.strerror}: of {needed} pages of {pages} this host has {free_pages(pool)} free: "
+        f"put more into {pool}/nr_hugepages, or leave hugetlb away"
+    )
+
+
+def free_pages(pool: Path) -> int:
+    """The pages of *pool* that are neither used nor promised."""
+    free, promised = (int((pool / name).read_text()) for name in ("free_hugepages", "resv_hugepages"))
+    return free - promised

@@ -6,7 +6,7 @@ import argparse
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.errors import UserError
@@ -44,6 +44,32 @@ def parse_size(text: str) -> int:
     if size % 4096:
         raise ValueError(f"{text!r} is no multiple of 4 KiB")
     return size
+
+
+class Memory(NamedTuple):
+    """What -m says: sizes in bytes."""
+
+    size: int
+    shared: bool = False
+    hugetlb: int | None = None
+    """The size of the host's pages."""
+
+
+def parse_memory(text: str) -> Memory:
+    """SIZE[,shared][,hugetlb[=2M|1G]]; ValueError says what is wrong."""
+    size, *options = text.split(",")
+    memory = Memory(parse_size(size))
+    for option in options:
+        match option:
+            case "shared":
+                memory = memory._replace(shared=True)
+            case "hugetlb" | "hugetlb=2M":
+                memory = memory._replace(hugetlb=2 * MIB)
+            case "hugetlb=1G":
+                memory = memory._replace(hugetlb=GIB)
+            case _:
+                raise ValueError(f"{option!r} is nothing to say of RAM: shared, hugetlb (pages of 2 MiB) or hugetlb=1G")
+    return memory
 
 
 def parse_count(text: str) -> int:
@@ -86,7 +112,13 @@ def _machine_options() -> Parser:
     add("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
     add("-i", "--initrd", type=Path, help="initial RAM disk")
     add("-p", "--cmdline", default="", help="kernel command line")
-    add("-m", "--memory", type=_checked(parse_size), metavar="SIZE", help="guest RAM, such as 512M or 2G")
+    add(
+        "-m",
+        "--memory",
+        type=_checked(parse_memory),
+        metavar="SIZE[,shared][,hugetlb[=1G]]",
+        help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's pool",
+    )
     add("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
     add("--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS")
     add(
@@ -188,10 +220,10 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
             raise UserError(f"--set {text}: write it as NAME=NUMBER") from None
     memory = arguments.memory
     if memory is None:
-        memory = DEFAULT_KERNEL_MEMORY
+        memory = Memory(DEFAULT_KERNEL_MEMORY)
         if arguments.kernel is None:
             name = guests.DEFAULT if arguments.guest is None else arguments.guest
-            memory = max(MIB, guests.load(name).memory)
+            memory = Memory(max(MIB, guests.load(name).memory))
     channels, _, _ = (arguments.trace or "").partition("=")
     if arguments.trace is not None and not channels.strip(","):
         raise UserError(f"--trace {arguments.trace}: name a channel, or all")
@@ -199,7 +231,9 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
     if arguments.tablet and virtio_input == "none":
         raise UserError("--tablet is one of the virtio input devices: add --virtio-input standard")
     return MachineConfig(
-        memory=memory,
+        memory=memory.size,
+        memory_shared=memory.shared,
+        memory_hugetlb=memory.hugetlb,
         cpus=arguments.cpus,
         kernel=arguments.kernel,
         initrd=arguments.initrd,

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvm_cffi import System
+from pyvmm.board.memslots import POOLS, free_pages
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import open_kvm
+from pyvmm.units import KIB, size_text
 
 NEEDED = {
     "KVM_CAP_USER_MEMORY": "guest RAM",
@@ -82,6 +84,27 @@ def kvm_findings(open_system: Callable[[], System] = open_kvm) -> Iterator[Findi
                 yield Finding(name.removeprefix("KVM_CAP_").lower(), purpose, present or not needed, hint)
 
 
+def memory_findings(mm: Path = POOLS.parent) -> Iterator[Finding]:
+    """What guest RAM can be made of."""
+    settings = {
+        "enabled": ("madvise", "guest RAM comes in pages of 4 KiB, and is slower"),
+        "shmem_enabled": ("advise", "-m SIZE,shared comes in pages of 4 KiB"),
+    }
+    for name, (value, otherwise) in settings.items():
+        file = mm / "transparent_hugepage" / name
+        try:
+            chosen = file.read_text().partition("[")[2].partition("]")[0]
+        except OSError:
+            yield Finding("huge pages", "none: the host's kernel is built without them", hint=f"optional; {otherwise}")
+            break
+        hint = f"optional; {otherwise}; as root: echo {value} > {file}" if chosen in ("never", "deny") else ""
+        yield Finding("huge pages", f"{name}: {chosen}", hint=hint)
+    for pool in sorted((mm / "hugepages").glob("hugepages-*kB")):
+        size = size_text(int(pool.name.removeprefix("hugepages-").removesuffix("kB")) * KIB)
+        pages = (pool / "nr_hugepages").read_text().strip()
+        yield Finding(f"hugetlb={size}", f"{pages} pages in the pool, {free_pages(pool)} free")
+
+
 def input_findings(directory: Path = Path("/dev/input")) -> Iterator[Finding]:
     events = sorted(directory.glob("event*"))
     if not events:
@@ -123,7 +146,9 @@ def display_findings(display: str | None) -> Iterator[Finding]:
 def doctor() -> int:
     """Print the findings; 0 if guests can run here, else 2."""
     good = True
-    for findings in (kvm_findings(), input_findings(), vfio_findings(), display_findings(os.environ.get("DISPLAY"))):
+    display = os.environ.get("DISPLAY")
+    parts = (kvm_findings(), memory_findings(), input_findings(), vfio_findings(), display_findings(display))
+    for findings in parts:
         for finding in findings:
             print(finding)
             good = good and finding.ok

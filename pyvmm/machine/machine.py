@@ -107,7 +107,7 @@ class Machine(Lifecycle, Injection):
         most = self.system.check_extension("KVM_CAP_MAX_VCPUS")
         if config.cpus > most:
             raise UserError(f"-c {config.cpus}: this host's KVM runs at most {most} vCPUs: ask for fewer")
-        self.ram = Ram(config.memory)
+        self.ram = Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
         keep.callback(self.ram.close)
         self.memory = self.ram.memory
         self.vm = self.system.create_vm()

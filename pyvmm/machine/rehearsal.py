@@ -30,7 +30,7 @@ def rehearse(config: MachineConfig, trace_file: Path | None = None) -> None:
         place = trace_file if trace_file.exists() else trace_file.parent
         if trace_file.is_dir() or not os.access(place, os.W_OK):
             raise UserError(f"--trace: cannot write {trace_file}: name a file where you may write one")
-    with closing(Ram(config.memory)) as ram:
+    with closing(Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)) as ram:
         _plug_in(config, ram.memory)
         load_guest(config, ram.memory) if config.kernel is None else load_kernel(config, ram.memory)
 

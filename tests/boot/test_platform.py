@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,11 @@ import pytest
 
 from pyvmm.boot.bzimage import XLF_KERNEL_64
 from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End
 from tests.rig.guest import USERSPACE, Guest, irq_counts, system_ram, warnings
-from tests.rig.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC
+from tests.rig.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS_CLOUD, INITRAMFS_GENERIC, kvm_statistics
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -40,6 +43,43 @@ def test_ram_goes_on_above_4_gib(guest: Guest) -> None:
     assert f"{4 * GIB:x}-{4 * GIB + ABOVE - 1:x} : System RAM" in iomem
     assert 3 * GIB + ABOVE - MIB < sum(system_ram(iomem)) < 3 * GIB + ABOVE
     assert int(guest.shell("grep MemTotal /proc/meminfo").split()[1]) * 1024 > 0.95 * (3 * GIB + ABOVE)
+
+
+def test_ram_is_mapped_in_huge_pages(guest: Guest) -> None:
+    """By the host, and by KVM: 2 MiB of the guest are one entry of its nested page tables."""
+    touched = huge = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "Size":
+            ours = int(value.split()[0]) << 10 == guest.machine.ram.size
+        elif name == "Rss" and ours:
+            touched += int(value.split()[0])
+        elif name == "AnonHugePages" and ours:
+            huge += int(value.split()[0])
+    assert 0.9 * touched < huge <= touched
+    mapped = (kvm_statistics(os.getpid(), guest.machine.vm.fd) / "pages_2m").read_text()
+    assert 0.9 * huge / 2048 < int(mapped) <= huge / 2048
+
+
+@pytest.fixture
+def pool() -> Iterator[Path]:
+    """The lab's pool of 2 MiB pages, empty again at the end."""
+    directory = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+    yield directory
+    (directory / "nr_hugepages").write_text("0")
+
+
+def test_ram_from_a_pool_of_the_host(pool: Path) -> None:
+    config = MachineConfig(memory=64 * MIB, guest="keyboard", memory_hugetlb=2 * MIB)
+    with pytest.raises(UserError, match=f"of 32 pages of 2M this host has 0 free: put more into {pool}/nr_hugepages"):
+        Machine(config)
+    (pool / "nr_hugepages").write_text("32")
+    with Machine(config) as machine:
+        assert (pool / "resv_hugepages").read_text() != "0\n"
+        machine.wait(lambda: "> " in machine.screen, 60)
+        assert all(region.fd is not None for region in machine.ram.regions)
+        assert int((pool / "free_hugepages").read_text()) < 32
+    assert (pool / "free_hugepages").read_text() == "32\n"
 
 
 def test_a_device_reaches_ram_above_4_gib(guest: Guest) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import time
 from datetime import UTC, datetime
@@ -353,6 +354,16 @@ def test_sizes_of_memory(memory: int) -> None:
         assert machine.ram.below_4g + machine.ram.above_4g == memory
         if memory > 3072 * MIB:
             assert machine.memory.read_int(4096 * MIB, 8) == 0
+
+
+def test_memory_that_another_process_can_map() -> None:
+    with board("pio", memory=16 * MIB, memory_shared=True) as machine:
+        assert machine.finish() == OK
+        for gpa, buffer, fd, offset in machine.ram.regions:
+            assert fd is not None
+            with mmap.mmap(fd, offset + len(buffer), mmap.MAP_SHARED, mmap.PROT_READ) as theirs:
+                assert theirs[offset:] == machine.memory.read(gpa, len(buffer))
+                assert any(theirs[offset:]) == (gpa == 0), "the guest and its data are in base memory"
 
 
 def test_software_backed_kvm_is_told_apart() -> None:

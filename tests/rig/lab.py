@@ -32,3 +32,11 @@ def monitor(line: str) -> str:
     ran = subprocess.run([ROOT / "scripts" / "lab-monitor", line], capture_output=True, text=True, timeout=90)
     assert ran.returncode == 0, f"monitor: {line}: {ran.stdout}{ran.stderr}"
     return ran.stdout
+
+
+def kvm_statistics(pid: int, vm: int) -> Path:
+    """The folder of KVM's counters of the VM that is descriptor *vm* of process *pid*, a file each (debugfs)."""
+    debugfs = Path("/sys/kernel/debug")
+    if not (debugfs / "kvm").is_dir():
+        subprocess.run(["mount", "-t", "debugfs", "debugfs", debugfs], check=True)
+    return debugfs / "kvm" / f"{pid}-{vm}"

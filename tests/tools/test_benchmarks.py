@@ -13,6 +13,8 @@ from benchmarks import boot, document, host, pio, start, stats
 from benchmarks.__main__ import HERE, IN_LAB, arguments, heading
 from benchmarks.programs import BenchError
 from pyvmm import guests
+from pyvmm.board.memslots import Ram
+from pyvmm.units import MIB
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -170,27 +172,37 @@ Traceback
 
 
 SMAPS = """\
-7f0000000000-7f0010000000 rw-s 00000000 00:01 1038                       /memfd:pyvmm-ram (deleted)
+7f0000000000-7f0010000000 rw-p 00000000 00:00 0
 Size:             262144 kB
+KernelPageSize:        4 kB
 Rss:               50000 kB
-VmFlags: rd wr sh mr mw me ms
+VmFlags: rd wr mr mw me ac nr dc sd hg
 7f1000000000-7f1000021000 rw-p 00000000 00:00 0
+Size:                132 kB
 Rss:                 100 kB
 7f2000000000-7f2000021000 r-xp 00000000 08:01 1234                       /usr/lib/x86_64-linux-gnu/a b.so
+Size:                132 kB
 Rss:                  11 kB
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
+Size:                  4 kB
 Rss:                   0 kB
 """
 
 
-def test_resident_memory_beside_guest_ram() -> None:
-    assert boot.resident(SMAPS, "memfd:pyvmm-ram") == (111, 50000)
-    assert boot.resident(SMAPS, "memfd:other") == (50111, 0)
+def test_resident_memory_beside_and_in_guest_ram() -> None:
+    assert boot.resident(SMAPS, 262144) == (111, 50000)
+    assert boot.resident(SMAPS, 262140) == (50111, 0)
 
 
 def test_resident_memory_of_this_process() -> None:
-    beside, within = boot.resident(Path("/proc/self/smaps").read_text(), "no mapping is called this")
-    assert within == 0 < beside
+    ram = Ram(77 * MIB)
+    try:
+        ram.memory.write(16 * MIB, bytes(8 * MIB))
+        beside, within = boot.resident(Path("/proc/self/smaps").read_text(), 77 << 10)
+        assert 8 << 10 <= within < 20 << 10
+        assert beside > 1 << 10
+    finally:
+        ram.close()
 
 
 # --- the machine

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
+import errno
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvm_cffi import CpuidEntry, IrqchipRoute, KvmError, MsiRoute, constants
+from kvm_cffi import CpuidEntry, IrqchipRoute, KvmError, MsiRoute, address_of, constants, map_memory
 from pyvmm.board import memslots as ram_module
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import FIRST_MSI_GSI, HIGH_MEMORY, HOLE_END, HOLE_START, IOAPIC_PINS, LOW_RAM_END
 from pyvmm.board.memslots import Ram, host_memory
+from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.units import GIB, KIB, MIB
 from pyvmm.vcpu.cpuid import guest_cpuid
@@ -27,6 +29,22 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+def mapping(buffer: memoryview) -> dict[str, str]:
+    """What /proc/self/smaps says of the mapping that *buffer* is in."""
+    at = address_of(buffer)
+    found: dict[str, str] = {}
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if head := re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+ *(.*)", line):
+            found = {"name": head[3]} if int(head[1], 16) <= at < int(head[2], 16) else {}
+        elif found:
+            name, _, value = line.partition(":")
+            found[name] = value.strip()
+            if name == "VmFlags":
+                return found
+    raise AssertionError(f"no mapping at {at:#x}")
+
+
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(
     ("size", "regions"),
     [
@@ -37,17 +55,31 @@ def open_files() -> int:
         (5 * GIB, [(0, 640 * KIB), (HIGH_MEMORY, HOLE_START - HIGH_MEMORY), (HOLE_END, 2 * GIB)]),
     ],
 )
-def test_regions(size: int, regions: list[tuple[int, int]]) -> None:
+def test_regions(size: int, regions: list[tuple[int, int]], shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ram_module, "host_memory", lambda: 8 * GIB)
     before = open_files()
-    ram = Ram(size)
+    ram = Ram(size, shared=shared)
     assert list(ram.memory.regions) == regions
     assert (ram.below_4g + ram.above_4g, ram.size) == (size, size)
     assert LOW_RAM_END == 640 * KIB
-    gpa, length = regions[-1]
-    ram.memory.write(gpa + length - 4, b"last")
-    assert os.pread(ram.fd, 4, size - 4) == b"last", "the file in the order of the addresses"
+    for gpa, buffer, fd, fd_offset in ram.regions:
+        assert (address_of(buffer) - gpa) % (2 * MIB) == 0, "a huge page of the host is one of the guest"
+        assert fd == ram.fd and (fd is not None) == shared
+        assert (fd_offset - gpa) % (2 * MIB) == 0
+        ram.memory.write(gpa + len(buffer) - 4, b"last")
+        assert fd is None or os.pread(fd, 4, fd_offset + len(buffer) - 4) == b"last"
+    assert ("memfd:pyvmm-ram" in mapping(ram.regions[-1].buffer)["name"]) == shared
     ram.close()
     assert open_files() == before
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_huge_pages_are_asked_for(shared: bool) -> None:
+    ram = Ram(8 * MIB, shared=shared)
+    flags = mapping(ram.regions[1].buffer)["VmFlags"].split()
+    assert "hg" in flags, "MADV_HUGEPAGE"
+    assert "dc" in flags, "MADV_DONTFORK"
+    ram.close()
 
 
 def test_a_view_that_is_held_outlives_the_ram() -> None:
@@ -70,16 +102,75 @@ def test_host_memory_is_what_proc_says() -> None:
     assert host_memory() >> 10 in (int(kib[0]) + int(swap) for swap in [*kib[1:], "0"])
 
 
-@pytest.mark.parametrize("step", ["ftruncate", "mmap"])
+@pytest.mark.parametrize("step", ["ftruncate", "map_memory"])
 def test_a_host_that_refuses(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     def refuse(*arguments: object) -> None:
-        raise OSError(12, "Cannot allocate memory")
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
 
-    monkeypatch.setattr(os if step == "ftruncate" else mmap, step, refuse)
+    monkeypatch.setattr(os if step == "ftruncate" else ram_module, step, refuse)
     before = open_files()
     with pytest.raises(UserError, match="-m 1M: Cannot allocate memory: ask for less"):
-        Ram(MIB)
+        Ram(MIB, shared=True)
     assert open_files() == before
+
+
+def test_an_address_space_that_is_full() -> None:
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        map_memory(1 << 62, 2 * MIB)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        map_memory((1 << 64) - 4096, 2 * MIB)
+
+
+def test_the_memory_goes_with_its_last_view() -> None:
+    whole = map_memory(6 * MIB, 2 * MIB)
+    at, part = address_of(whole), whole[4 * MIB :]
+    assert at % (2 * MIB) == 0
+    whole.release()
+    part[0] = 1
+    part.release()
+    assert not any(line.startswith(f"{at:x}-") for line in Path("/proc/self/maps").read_text().splitlines())
+
+
+def pool(path: Path, size: int, free: int, promised: int) -> None:
+    """A pool of the host as sysfs shows it."""
+    directory = path / f"hugepages-{size // KIB}kB"
+    directory.mkdir()
+    (directory / "free_hugepages").write_text(f"{free}\n")
+    (directory / "resv_hugepages").write_text(f"{promised}\n")
+
+
+def test_pages_of_a_pool_that_has_too_few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*arguments: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(ram_module, "map_memory", refuse)
+    monkeypatch.setattr(ram_module, "POOLS", tmp_path)
+    pool(tmp_path, 2 * MIB, 7, 3)
+    with pytest.raises(UserError, match=r"-m 64M,hugetlb=2M: .* of 32 pages of 2M this host has 4 free: put more into"):
+        Ram(64 * MIB, hugetlb=2 * MIB)
+    with pytest.raises(UserError, match="-m 1G,hugetlb=1G: this host's kernel has no pages of 1G: leave hugetlb away"):
+        Ram(GIB, hugetlb=GIB)
+
+
+def test_more_pages_than_a_pool_can_have() -> None:
+    """All memory of the host cannot be in its pool: the kernel itself refuses."""
+    before = open_files()
+    with pytest.raises(UserError, match=r"leave hugetlb away$"):
+        Ram(host_memory() // (2 * MIB) * (2 * MIB), hugetlb=2 * MIB)
+    assert open_files() == before
+
+
+@pytest.mark.parametrize(
+    ("memory", "hugetlb", "says"),
+    [
+        (64 * MIB, 4 * KIB, "-m hugetlb=4K: the host's huge pages are of 2M or 1G"),
+        (63 * MIB, 2 * MIB, "-m 63M,hugetlb=2M: the size is no multiple of 2M"),
+        (1536 * MIB, GIB, "-m 1536M,hugetlb=1G: the size is no multiple of 1G"),
+    ],
+)
+def test_pages_that_do_not_fit(memory: int, hugetlb: int, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        MachineConfig(memory=memory, memory_hugetlb=hugetlb).check()
 
 
 def test_a_kvm_that_refuses() -> None:

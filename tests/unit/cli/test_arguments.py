@@ -108,6 +108,29 @@ def test_everything() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "shared", "hugetlb"),
+    [
+        ("2G", False, None),
+        ("2G,shared", True, None),
+        ("2G,hugetlb", False, 2 * MIB),
+        ("2G,hugetlb=2M", False, 2 * MIB),
+        ("2G,shared,hugetlb=1G", True, GIB),
+    ],
+)
+def test_what_memory_is_made_of(text: str, shared: bool, hugetlb: int | None) -> None:
+    made = config("-m", text)
+    assert (made.memory, made.memory_shared, made.memory_hugetlb) == (2 * GIB, shared, hugetlb)
+
+
+@pytest.mark.parametrize("text", ["2G,", "2G,share", "2G,hugetlb=4M", "2G,hugetlb=", ",shared"])
+def test_nothing_to_say_of_memory(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        config("-m", text)
+    assert ended.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 def test_a_guest_brings_its_memory_and_its_parameters() -> None:
     wanted = config("timer", "--set", "count=5", "--set", "ticks=0x10")
     assert (wanted.guest, wanted.memory) == ("timer", 16 * MIB)

@@ -17,6 +17,7 @@ from pyvmm.cli.doctor import (
     display_findings,
     input_findings,
     kvm_findings,
+    memory_findings,
     vfio_findings,
 )
 from pyvmm.errors import UserError
@@ -149,8 +150,46 @@ def test_the_command(
 ) -> None:
     nothing: Callable[..., list[Finding]] = lambda *_: []  # noqa: E731
     monkeypatch.setattr(doctor, "kvm_findings", lambda: [Finding("/dev/kvm", "text", ok, "" if ok else "do this")])
-    for name in ("input_findings", "vfio_findings", "display_findings"):
+    for name in ("memory_findings", "input_findings", "vfio_findings", "display_findings"):
         monkeypatch.setattr(doctor, name, nothing)
     assert doctor.doctor() == status
     out = capsys.readouterr().out
     assert out == ("ok    /dev/kvm     text\n" if ok else "MISS  /dev/kvm     text\n                   -> do this\n")
+
+
+def mm(path: Path, **settings: str) -> list[Finding]:
+    """The findings where /sys/kernel/mm has these settings of transparent huge pages, and a pool."""
+    for name, text in settings.items():
+        (path / "transparent_hugepage").mkdir(exist_ok=True)
+        (path / "transparent_hugepage" / name).write_text(text)
+    pool = path / "hugepages" / "hugepages-2048kB"
+    pool.mkdir(parents=True)
+    for name, pages in (("nr_hugepages", 9), ("free_hugepages", 5), ("resv_hugepages", 2)):
+        (pool / name).write_text(f"{pages}\n")
+    return list(memory_findings(path))
+
+
+def test_huge_pages(tmp_path: Path) -> None:
+    found = mm(tmp_path, enabled="always [madvise] never\n", shmem_enabled="always [advise] never deny force\n")
+    assert [finding.text for finding in found] == [
+        "enabled: madvise",
+        "shmem_enabled: advise",
+        "9 pages in the pool, 3 free",
+    ]
+    assert found[-1].subject == "hugetlb=2M"
+    assert not any(finding.hint for finding in found)
+
+
+def test_no_huge_pages(tmp_path: Path) -> None:
+    found = mm(tmp_path, enabled="always madvise [never]\n", shmem_enabled="always advise [never] deny force\n")
+    assert all(finding.ok for finding in found)
+    assert [finding.hint.rpartition(": ")[2] for finding in found[:2]] == [
+        f"echo madvise > {tmp_path}/transparent_hugepage/enabled",
+        f"echo advise > {tmp_path}/transparent_hugepage/shmem_enabled",
+    ]
+
+
+def test_a_kernel_without_transparent_huge_pages(tmp_path: Path) -> None:
+    found = mm(tmp_path)
+    assert len(found) == 2
+    assert found[0].ok and found[0].text.startswith("none") and found[0].hint
