@@ -10,7 +10,8 @@ and the two ports of APM (0xB2, 0xB3): a command written to the first would wake
 SCI_EN, on with ACPI_ENABLE and off with ACPI_DISABLE.
 
 The SCI is a level: high while SCI_EN is set and an enabled status bit is. Writing PM1_CNT with SLP_EN and the SLP_TYP
-of S5 turns the machine off; the other sleep states are not there, and asking for them does nothing.
+of S5 turns the machine off, and so does SLP_TYP 0, by which a small kernel that reads no tables turns off QEMU: `outw`
+of 0x2000 to port 0x604. The other sleep states are not there, and asking for them does nothing.
 
 The power button sets PWRBTN_STS and general-purpose event GPE_POWER_BUTTON. The FADT's PWR_BUTTON flag tells a full
 ACPI system to use the second; a guest without an AML interpreter can enable the first. RTC_EN can be set, as Linux
@@ -58,6 +59,8 @@ SLP_TYP: Final = 7 << SLP_TYP_SHIFT
 SLP_EN: Final = 1 << 13
 PM1_CNT_MASK: Final = SCI_EN | BM_RLD | SLP_TYP
 SLP_TYP_S5: Final = 7
+SLP_TYP_SOFT_OFF_QEMU: Final = 0
+"""S5 in QEMU's tables (hw/acpi/core.c, acpi_pm1_cnt_write)."""
 
 ACPI_ENABLE: Final = 0x02
 ACPI_DISABLE: Final = 0x03
@@ -164,7 +167,7 @@ class AcpiPm:
     def _sleep(self, slp_typ: int) -> None:
         if self._trace.enabled:
             self._trace(f"SLP_EN with SLP_TYP {slp_typ}")
-        if slp_typ == SLP_TYP_S5:
+        if slp_typ in (SLP_TYP_S5, SLP_TYP_SOFT_OFF_QEMU):
             self._power_off()
 
     def _ticks(self) -> int:

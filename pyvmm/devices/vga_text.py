@@ -13,7 +13,8 @@ The characters are guest RAM, 32 KiB at 0xB8000, a byte of code page 437 and a b
 writes there never come here. No interrupt. The machine starts as the VGA BIOS leaves it, in mode 3.
 
 Only what text mode shows is here: there is no graphics memory at 0xA0000, so the guest can't load a font through
-plane 2, and the monochrome ports 0x3B4-0x3BA are absent. Registers hold what is written to them and read back.
+plane 2, and the monochrome ports 0x3B4-0x3BA are absent. Registers hold what is written to them and read back. The line
+compare splits the screen between rows: a row of characters that it cuts is shown whole.
 
 Source: IBM Personal System/2 Hardware Interface Technical Reference, "Video Subsystem"; FreeVGA; register values of
 mode 3 from the VGA BIOS parameter table; Linux drivers/video/console/vgacon.c.
@@ -64,12 +65,14 @@ VGA_CRTC_V_SYNC_END: Final = 0x11
 VGA_CRTC_V_DISP_END: Final = 0x12
 VGA_CRTC_OFFSET: Final = 0x13
 VGA_CRTC_MODE: Final = 0x17
+VGA_CRTC_LINE_COMPARE: Final = 0x18
 
 CRTC_CURSOR_OFF: Final = 0x20  # CURSOR_START
 CRTC_PROTECT: Final = 0x80  # V_SYNC_END: registers 0-7 can't be written, but for bit 4 of OVERFLOW
 CRTC_SYNC_ENABLE: Final = 0x80  # MODE
 CRTC_HALF_CLOCK: Final = 0x04  # MODE: the vertical counters count every second line
 MAX_SCAN_DOUBLE: Final = 0x80  # MAX_SCAN: each line is shown twice
+MAX_SCAN_LINE_COMPARE_9: Final = 0x40
 OVERFLOW_LINE_COMPARE_8: Final = 0x10
 
 # Sequencer, attribute controller, input status 1
@@ -309,11 +312,25 @@ class VgaText:
         """Rows of characters, 1 to 128."""
         overflow = self._crtc[VGA_CRTC_OVERFLOW]
         lines = (self._crtc[VGA_CRTC_V_DISP_END] | (overflow & 0x02) << 7 | (overflow & 0x40) << 3) + 1
+        return min(max(self._lines(lines) // self.cell_height, 1), 128)
+
+    def _lines(self, count: int) -> int:
+        """Lines of characters in *count* steps of the vertical counter."""
         if self._crtc[VGA_CRTC_MAX_SCAN] & MAX_SCAN_DOUBLE:
-            lines //= 2
-        if self._crtc[VGA_CRTC_MODE] & CRTC_HALF_CLOCK:
-            lines *= 2
-        return min(max(lines // self.cell_height, 1), 128)
+            count //= 2
+        return count * 2 if self._crtc[VGA_CRTC_MODE] & CRTC_HALF_CLOCK else count
+
+    @property
+    def split_row(self) -> int:
+        """The first row of the lower part, which shows the memory from its beginning; `rows` where there is none.
+
+        At the end of the line that LINE COMPARE names, the address counter is cleared. The row that begins there or
+        next is the first, as in QEMU.
+        """
+        compare = self._crtc[VGA_CRTC_LINE_COMPARE]
+        compare |= 0x100 if self._crtc[VGA_CRTC_OVERFLOW] & OVERFLOW_LINE_COMPARE_8 else 0
+        compare |= 0x200 if self._crtc[VGA_CRTC_MAX_SCAN] & MAX_SCAN_LINE_COMPARE_9 else 0
+        return min(-(-self._lines(compare) // self.cell_height), self.rows)
 
     @property
     def start(self) -> int:
@@ -340,10 +357,15 @@ class VgaText:
         )
 
     def cursor_position(self) -> tuple[int, int] | None:
-        """Row and column of the cursor, whether or not it shows; None where it is outside the screen."""
+        """Row and column of the cursor, whether or not it shows; None where it is outside the screen. Of a cell that a
+        split screen shows twice it is the upper one."""
         cell = self._crtc[VGA_CRTC_CURSOR_HI] << 8 | self._crtc[VGA_CRTC_CURSOR_LO]
-        row, column = divmod((cell - self.start) % _CELLS, self.pitch or 1)
-        return (row, column) if row < self.rows and column < self.columns else None
+        split = self.split_row
+        for start, top, bottom in ((self.start, 0, split), (0, split, self.rows)):
+            row, column = divmod((cell - start) % _CELLS, self.pitch or 1)
+            if top + row < bottom and column < self.columns:
+                return top + row, column
+        return None
 
     def cursor(self) -> Cursor | None:
         """The cursor, or None where it is off, empty or outside the screen."""
@@ -356,12 +378,12 @@ class VgaText:
 
     def cells(self) -> bytes:
         """A copy of what is shown, row by row: character and attribute of each cell, 2 * columns * rows bytes."""
-        columns, rows, start, pitch = self.columns, self.rows, self.start, self.pitch
-        if pitch == columns and start + rows * pitch <= _CELLS:
+        columns, rows, start, pitch, split = self.columns, self.rows, self.start, self.pitch, self.split_row
+        if split == rows and pitch == columns and start + rows * pitch <= _CELLS:
             return bytes(self._memory[2 * start : 2 * (start + rows * pitch)])
         parts = []
         for row in range(rows):
-            first = (start + row * pitch) % _CELLS
+            first = (start + row * pitch) % _CELLS if row < split else (row - split) * pitch % _CELLS
             part = bytes(self._memory[2 * first : 2 * (first + columns)])
             parts.append(part + bytes(self._memory[: 2 * columns - len(part)]))  # the memory wraps
         return b"".join(parts)

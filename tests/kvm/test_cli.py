@@ -135,6 +135,12 @@ def test_power_off_is_0_and_says_nothing(pyvmm: Pyvmm, tmp_path: Path) -> None:
     assert pyvmm("run", "-m", "1M", "-k", tmp_path / "code", "--flat", "real@0x1000") == Ran(0, "", "")
 
 
+def test_power_off_as_small_kernels_for_qemu_do_it(pyvmm: Pyvmm, tmp_path: Path) -> None:
+    """cli; mov dx,0x604; mov ax,0x2000; out dx,ax; hlt"""
+    (tmp_path / "code").write_bytes(bytes.fromhex("fa ba0406 b80020 ef f4 ebfd"))
+    assert pyvmm("run", "-m", "1M", "-k", tmp_path / "code", "--flat", "real") == Ran(0, "", "")
+
+
 def test_a_trace_in_a_file(pyvmm: Pyvmm, tmp_path: Path) -> None:
     file = tmp_path / "trace"
     assert pyvmm("run", "pio", "--trace", f"exits={file}").err == "pyvmm: debug-exit 0\n"

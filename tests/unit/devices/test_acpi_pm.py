@@ -143,7 +143,15 @@ def test_s5_by_bytes(bench: Bench) -> None:
     assert bench.offs == 1
 
 
-@pytest.mark.parametrize("typ", [typ for typ in range(8) if typ != SLP_TYP_S5])
+def test_the_write_that_powers_off_under_qemu(bench: Bench) -> None:
+    """What small kernels do without ACPI: `outw 0x2000, 0x604`."""
+    bench.pm.write(PM1_CNT, 2, SCI_EN)
+    assert bench.offs == 0
+    bench.pm.write(PM1_CNT, 2, SLP_EN)
+    assert bench.offs == 1
+
+
+@pytest.mark.parametrize("typ", [typ for typ in range(1, 8) if typ != SLP_TYP_S5])
 def test_other_sleep_states_do_nothing(bench: Bench, typ: int) -> None:
     bench.pm.write(PM1_CNT, 2, typ << SLP_TYP_SHIFT | SLP_EN)
     assert bench.offs == 0

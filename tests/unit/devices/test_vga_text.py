@@ -164,6 +164,75 @@ def test_crtc_protection(card: Card) -> None:
     assert card.vga.columns == 40
 
 
+def split(card: Card, line: int) -> None:
+    """Line compare at scan line *line*, the rest of registers 07 and 09 as it is."""
+    card.outb(0x3D4, 0x07)
+    card.outb(0x3D5, card.inb(0x3D5) & ~0x10 | (line >> 8 & 1) << 4)
+    card.outb(0x3D4, 0x09)
+    card.outb(0x3D5, card.inb(0x3D5) & ~0x40 | (line >> 9 & 1) << 6)
+    card.crtc(0x18, line & 0xFF)
+
+
+@pytest.mark.parametrize(
+    ("line", "row"),
+    [
+        (0, 0),
+        (15, 1),
+        (16, 1),
+        (17, 2),
+        (191, 12),
+        (192, 12),
+        (200, 13),
+        (384, 24),
+        (399, 25),
+        (0x1FF, 25),
+        (0x3FF, 25),
+    ],
+)
+def test_line_compare_splits_the_screen(card: Card, line: int, row: int) -> None:
+    """The lower part shows the memory from its beginning; the rows are those of QEMU's vga_draw_text."""
+    for cell in range(4000):
+        card.memory[2 * cell] = cell // 80
+    card.outw(0x3D4, 0x070C)
+    card.outw(0x3D4, 0xD00D)  # start at row 25
+    split(card, line)
+    shown = card.vga.cells()
+    assert list(shown[::160]) == [25 + r for r in range(row)] + list(range(25 - row))
+    assert len(shown) == 2 * 80 * 25
+
+
+def test_line_compare_counts_the_lines_of_the_vertical_counter(card: Card) -> None:
+    card.crtc(0x11, 0x0E)
+    split(card, 191)
+    card.crtc(0x09, 0x4F & ~0x40 | 0x80)  # each line is shown twice: 12 rows in 400 lines
+    assert (card.vga.rows, card.vga.split_row) == (12, 6)
+    card.crtc(0x09, 0x0F)
+    card.crtc(0x17, card.vga.read(0x15, 1) | 0x04)  # the counter counts every second line
+    assert card.vga.split_row == 24
+    card.crtc(0x17, 0xA3)
+    card.crtc(0x09, 0x07)
+    assert (card.vga.rows, card.vga.split_row) == (50, 24)
+
+
+def test_the_cursor_on_a_split_screen(card: Card) -> None:
+    card.outw(0x3D4, 0x070C)
+    card.outw(0x3D4, 0xD00D)
+    split(card, 199)
+
+    def cursor(cell: int) -> tuple[int, int] | None:
+        card.crtc(0x0E, cell >> 8)
+        card.crtc(0x0F, cell & 0xFF)
+        return card.vga.cursor_position()
+
+    assert cursor(2000 + 3 * 80 + 4) == (3, 4)
+    assert cursor(2 * 80 + 7) == (15, 7)
+    assert cursor(12 * 80) is None, "below the lower part's last row"
+    assert cursor(2000 + 13 * 80) is None, "the upper part has no row 13"
+    card.crtc(0x0C, 0)
+    card.crtc(0x0D, 0)
+    assert cursor(80) == (1, 0)
+
+
 def test_fifty_lines(card: Card) -> None:
     card.crtc(0x09, 0x47)
     assert (card.vga.rows, card.vga.cell_height) == (50, 8)

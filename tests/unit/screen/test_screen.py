@@ -54,6 +54,23 @@ def test_text_that_runs_over_the_edge_is_found(picture: Picture) -> None:
     assert "one\ntwo" in picture.screen
 
 
+def test_a_split_screen_in_text_and_picture(picture: Picture, tmp_path: Path) -> None:
+    """Line compare 200 and the start at row 25: the upper part from there, the lower from the memory's beginning."""
+    for row in range(50):
+        picture.write(row, 0, f"{row:<80}", 0x17 if row < 25 else 0x27)
+    before = picture.screen.seen()
+    for index, value in ((0x11, 0x0E), (0x07, 0x0F), (0x09, 0x0F), (0x18, 200), (0x0C, 0x07), (0x0D, 0xD0)):
+        picture.out(0x3D4, index, value)
+    screen = picture.screen
+    assert [int(line) for line in screen.text()] == [*range(25, 38), *range(12)]
+    assert {run.row for run in screen.seen().changes(before)} == set(range(25)), "a display draws all that moved"
+    screen.png(str(tmp_path / "split.png"))
+    with Image.open(tmp_path / "split.png") as image:
+        pixels = image.convert("RGB")
+        colours = [pixels.getpixel((639, line)) for line in range(400)]
+    assert colours == [(0, 0xAA, 0)] * (13 * 16) + [(0, 0, 0xAA)] * (12 * 16)
+
+
 def test_control_characters_have_their_glyphs_names(picture: Picture) -> None:
     picture.memory[0:8] = b"\x01\x07\x7f\x07\xff\x07\x00\x07"
     assert picture.screen.text()[0].startswith("☺⌂  ")
