@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
+from typing import Final
+
+_ZEROES: Final = bytes(1 << 20)
 
 
 class GuestMemoryError(ValueError):
@@ -70,6 +73,16 @@ class GuestMemory:
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
         """Copy *data* to *gpa*."""
         self.view(gpa, len(data))[:] = data
+
+    def clear(self, gpa: int, length: int) -> None:
+        """Make [gpa, gpa+length) zero. What is zero already is only read: pages that the host has not yet given to the
+        guest stay so."""
+        view = self.view(gpa, length)
+        for start in range(0, length, len(_ZEROES)):
+            piece = view[start : start + len(_ZEROES)]
+            zeroes = _ZEROES[: len(piece)]
+            if bytes(piece) != zeroes:
+                piece[:] = zeroes
 
     def read_int(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -97,3 +100,26 @@ def test_a_view_is_no_copy() -> None:
     view = memory.view(0x1004, 4)
     memory.write(0x1004, b"abcd")
     assert bytes(view) == b"abcd"
+
+
+@pytest.mark.parametrize("length", [0, 1, 4096, (1 << 20) - 1, 1 << 20, (2 << 20) + 3])
+def test_clear(length: int) -> None:
+    memory = GuestMemory([(0x1000, memoryview(bytearray(b"\xff" * (3 << 20))))])
+    memory.clear(0x1234, length)
+    assert memory.read(0x1233, 1) == b"\xff"
+    assert memory.read(0x1234, length) == bytes(length)
+    assert memory.read(0x1234 + length, 1) == b"\xff"
+    with pytest.raises(GuestMemoryError):
+        memory.clear(0x1000, (3 << 20) + 1)
+
+
+def test_clear_gives_memory_to_nothing_that_is_zero_already() -> None:
+    ram = mmap.mmap(-1, 64 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory = GuestMemory([(0, memoryview(ram))])
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+    before = resident()
+    memory.clear(0, 64 << 20)
+    assert resident() - before < 8 << 20
