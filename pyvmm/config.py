@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -21,6 +22,15 @@ Display = Literal["none", "x11", "text"]
 
 
 @dataclass(frozen=True)
+class Module:
+    """A file that the kernel finds in RAM beside itself, with the *arguments* that a Multiboot module may have."""
+
+    file: bytes | str | os.PathLike[str]
+    """A path, or the file's bytes."""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class MachineConfig:
     """A machine. Sizes are bytes.
 
@@ -35,7 +45,8 @@ class MachineConfig:
     """Guest RAM in pages of this size from the host's pool (hugetlbfs): 2 MiB or 1 GiB. Shared too."""
     cpus: int = 1
     kernel: Path | None = None
-    initrd: Path | None = None
+    initrd: Path | Module | tuple[Path | Module, ...] | None = None
+    """Linux's initial RAM disk, several as one; or the modules of a Multiboot kernel, in their order."""
     cmdline: str = ""
     flat: str | None = None
     guest: str | None = None
@@ -51,6 +62,14 @@ class MachineConfig:
     input: InputMode = "auto"
     triple_fault: TripleFault = "report"
     trace: frozenset[str] = frozenset()
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """*initrd*, whichever way it was written."""
+        if self.initrd is None:
+            return ()
+        several = self.initrd if isinstance(self.initrd, tuple) else (self.initrd,)
+        return tuple(one if isinstance(one, Module) else Module(one) for one in several)
 
     def check(self) -> None:
         """Raises UserError for values that there are not, or that do not go together."""

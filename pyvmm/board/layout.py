@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from pyvmm.boot.lowmem import HOLE_GPA
 from pyvmm.units import GIB, MIB
 
 # Guest physical addresses
@@ -16,7 +17,7 @@ HIGH_MEMORY: Final = 0xC0000
 ACPI_TABLES: Final = 0xE0000
 ACPI_TABLES_SIZE: Final = 0x10000
 """Where an OS looks for the RSDP; the MP table follows at 0xF0000."""
-HOLE_START: Final = 3 * GIB
+HOLE_START: Final = HOLE_GPA
 HOLE_END: Final = 4 * GIB
 """The 3-4 GiB hole of devices; RAM that does not fit below it continues at 4 GiB."""
 PCI_MMIO_START: Final = 0xC0000000

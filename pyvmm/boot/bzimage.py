@@ -18,11 +18,12 @@ from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode
 from pyvmm.boot.error import BootError
 from pyvmm.boot.initrd import load_initrd
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE, align_up
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE, align_up, no_ram_advice
 from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image
+    from pyvmm.config import Module
     from pyvmm.memory import GuestMemory
 
 BOOT_FLAG: Final = 0xAA55
@@ -176,22 +177,21 @@ def load_bzimage(
     image: Image,
     *,
     cmdline: str = "",
-    initrd: Image | None = None,
+    modules: Sequence[Module] = (),
     e820: Sequence[E820Entry],
     rsdp: int = 0,
 ) -> CpuState:
-    """Load kernel, initrd, command line and boot_params; BootError where they do not fit."""
+    """Load kernel, *modules* as one initrd, command line and boot_params; BootError where they do not fit."""
     kernel = parse_bzimage(image)
     if kernel.memory_end > high_memory_end(e820):
         need = align_up(kernel.memory_end, MIB) // MIB
-        raise BootError(f"{image.name}: this kernel needs {need} MiB of RAM to unpack: give the guest more with -m")
+        advice = no_ram_advice(kernel.load_address, kernel.memory_end, "build it with a lower CONFIG_PHYSICAL_START")
+        raise BootError(f"{image.name}: this kernel needs {need} MiB of RAM to unpack: {advice}")
     cmdline_gpa = write_cmdline(memory, cmdline, kernel.cmdline_limit)
     image.load(memory, kernel.load_address, kernel.offset, kernel.length)
-    placed = None
-    if initrd is not None:
-        placed = load_initrd(memory, initrd, e820, floor=kernel.memory_end, limit=kernel.initrd_limit)
+    initrd = load_initrd(memory, modules, e820, floor=kernel.memory_end, limit=kernel.initrd_limit)
     params = boot_params(
-        kernel.raw, e820, cmdline=cmdline_gpa, initrd=placed, rsdp=rsdp, code32_start=kernel.load_address
+        kernel.raw, e820, cmdline=cmdline_gpa, initrd=initrd, rsdp=rsdp, code32_start=kernel.load_address
     )
     if kernel.header.version < 0x0202:
         # The offset is from boot_params, and the kernel takes both for being at 0x90000: they are.

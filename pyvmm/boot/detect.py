@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.boot.bzimage import HEADER_MAGIC
+from pyvmm.boot.compressed import compression
 from pyvmm.boot.elf import ELF_MAGIC, parse_elf
 from pyvmm.boot.error import BootError
-from pyvmm.boot.multiboot import MULTIBOOT_AOUT_KLUDGE, MULTIBOOT_SEARCH, find_multiboot_header
+from pyvmm.boot.multiboot import (
+    MULTIBOOT_AOUT_KLUDGE,
+    MULTIBOOT_HEADER_MAGIC,
+    MULTIBOOT_SEARCH,
+    find_header,
+    find_multiboot_header,
+)
+from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image
@@ -16,17 +24,8 @@ BZIMAGE: Final = "bzImage"
 PVH: Final = "PVH"
 MULTIBOOT: Final = "Multiboot"
 
-_COMPRESSED: Final = (
-    (b"\x1f\x8b", "gzip"),
-    (b"\x1f\x9e", "gzip"),
-    (b"\xfd7zXZ\0", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\x02\x21\x4c\x18", "lz4"),
-    (b"\x04\x22\x4d\x18", "lz4"),
-    (b"\x5d\0\0", "lzma"),
-    (b"BZh", "bzip2"),
-    (b"\x89LZO", "lzop"),
-)
+MULTIBOOT2_HEADER_MAGIC: Final = 0xE85250D6
+"""Multiboot2 Specification 2.0, 3.1.1: then architecture, header length and checksum, 8-byte aligned."""
 
 _TEXT: Final = b"\t\n\f\r\x1b" + bytes(range(0x20, 0x7F)) + bytes(range(0x80, 0x100))
 _KERNEL_WANTED: Final = "give a bzImage, an ELF kernel with a PVH note or a Multiboot kernel"
@@ -68,19 +67,32 @@ def detect(image: Image) -> str:
         if parse_elf(image).pvh_entry is not None:
             return PVH
         if header is None:
-            raise BootError(
-                f"{image.name}: an ELF file without PVH note or Multiboot header: "
-                "give the bzImage, or build Linux with CONFIG_PVH"
+            why = _out_of_place(image) or (
+                "an ELF file without PVH note or Multiboot header: give the bzImage, or build Linux with CONFIG_PVH"
             )
+            raise BootError(f"{image.name}: {why}")
     if header is not None:
         return MULTIBOOT
     raise BootError(f"{image.name}: {_describe(image, head)}")
 
 
+def _out_of_place(image: Image) -> str:
+    """What is the matter with the Multiboot header of a file that has none where a loader looks; empty if it has none
+    anywhere."""
+    data = image.read(0, MIB)
+    if header := find_header(data, MULTIBOOT_HEADER_MAGIC, 12, 4):
+        return (
+            f"its Multiboot header is at {header.offset:#x} of the file, where no loader looks: link it into the first "
+            f"{MULTIBOOT_SEARCH >> 10} KiB"
+        )
+    if find_header(data, MULTIBOOT2_HEADER_MAGIC, 16, 8):
+        return "a kernel for Multiboot 2 only, which is not known here: give it a Multiboot 1 header or a PVH note too"
+    return ""
+
+
 def _describe(image: Image, head: bytes) -> str:
-    for magic, name in _COMPRESSED:
-        if head.startswith(magic):
-            return f"a {name} file: unpack it first; {_KERNEL_WANTED}"
+    if name := compression(head):
+        return f"a {name} file: unpack it first; {_KERNEL_WANTED}"
     for offset, magic, name in _OTHER:
         if image.read(offset, len(magic)) == magic:
             return f"{name}, no kernel for a PC: {_KERNEL_WANTED}"
@@ -91,6 +103,8 @@ def _describe(image: Image, head: bytes) -> str:
         return f"a PE program (for EFI or Windows) with no Linux header: {_KERNEL_WANTED}"
     if head[0x1FE:0x200] == b"\x55\xaa":
         return f"a boot sector or a disk image, no kernel: {_KERNEL_WANTED}"
+    if why := _out_of_place(image):
+        return why
     kind = "no kernel format that is known" if head.translate(None, _TEXT) else "a text file"
     size = f"{image.size} bytes" if image.size < 4096 else f"{image.size >> 10} KiB"
     return f"{kind} ({size}): {_KERNEL_WANTED}; a flat binary needs --flat"

@@ -8,11 +8,11 @@ and wholly in guest RAM, and no two meet.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import FOUR_GIB, INFO_GPA, LOADER_END, align_up
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, LOADER_END, align_up, no_ram_advice
 from pyvmm.memory import GuestMemory, GuestMemoryError
 from pyvmm.units import MIB
 
@@ -28,17 +28,20 @@ EM_X86_64: Final = 62
 PT_LOAD: Final = 1
 PT_NOTE: Final = 4
 
+XEN_NOTE: Final = b"Xen\0"
 XEN_ELFNOTE_PHYS32_ENTRY: Final = 18
+LINUX_NOTE: Final = b"Linux\0"
 
 NOTES_LIMIT: Final = MIB
 """Bytes of notes that are searched; a kernel has a few hundred."""
+
+LINK_ELSEWHERE: Final = "link it elsewhere, or give it a load address of its own (AT() in a linker script)"
 
 _EHDR32: Final = struct.Struct("<16s H H I I I I I H H H H H H")
 _EHDR64: Final = struct.Struct("<16s H H I Q Q Q I H H H H H H")
 _PHDR32: Final = struct.Struct("<8I")
 _PHDR64: Final = struct.Struct("<II6Q")
 _NHDR: Final = struct.Struct("<III")
-_ZEROES: Final = bytes(MIB)
 
 
 class LoadSegment(NamedTuple):
@@ -51,6 +54,18 @@ class LoadSegment(NamedTuple):
     vaddr: int
 
 
+NOTE_SLICE: Final = 16
+"""Bytes of a note's name and of its desc that are looked at; those that are wanted are shorter."""
+
+
+class Note(NamedTuple):
+    """The beginning of one entry of a note segment."""
+
+    name: bytes
+    type: int
+    desc: bytes
+
+
 class Elf(NamedTuple):
     """What of an ELF file matters to a boot loader."""
 
@@ -59,6 +74,8 @@ class Elf(NamedTuple):
     """Lowest paddr first."""
     pvh_entry: int | None
     """The physical address in the note XEN_ELFNOTE_PHYS32_ENTRY."""
+    is_linux: bool
+    """It has notes of Linux' own."""
 
     @property
     def physical_entry(self) -> int:
@@ -96,6 +113,7 @@ def parse_elf(image: Image) -> Elf:
 
     segments = []
     pvh_entry = None
+    is_linux = False
     notes_left = NOTES_LIMIT
     for fields in phdr.iter_unpack(table):
         if phdr is _PHDR64:
@@ -108,32 +126,50 @@ def parse_elf(image: Image) -> Elf:
             if offset + filesz > image.size:
                 raise refuse(f"ELF file truncated: a segment ends at {offset + filesz:#x} of {image.size:#x} bytes")
             segments.append(LoadSegment(paddr, memsz, offset, filesz, vaddr))
-        elif kind == PT_NOTE and pvh_entry is None:
-            notes = image.read(offset, min(filesz, notes_left))
-            notes_left -= len(notes)
-            pvh_entry = _find_pvh_entry(notes, 8 if align == 8 else 4)
+        elif kind == PT_NOTE:
+            data = image.read(offset, min(filesz, notes_left))
+            notes_left -= len(data)
+            for note in _notes(data, 8 if align == 8 else 4):
+                is_linux = is_linux or note.name == LINUX_NOTE
+                wanted = note.name == XEN_NOTE and note.type == XEN_ELFNOTE_PHYS32_ENTRY and len(note.desc) in (4, 8)
+                if wanted and pvh_entry is None:
+                    pvh_entry = int.from_bytes(note.desc, "little")
     if not segments:
         raise refuse("an ELF file with nothing to load: give a linked kernel")
-    return Elf(entry, tuple(sorted(segments)), pvh_entry)
+    return Elf(entry, tuple(sorted(segments)), pvh_entry, is_linux)
 
 
-def _find_pvh_entry(notes: bytes, align: int) -> int | None:
-    position = 0
-    while position + _NHDR.size <= len(notes):
-        namesz, descsz, kind = _NHDR.unpack_from(notes, position)
+def _notes(data: bytes, align: int) -> Iterator[Note]:
+    """The notes in *data*, a segment that says that they are aligned to *align* bytes, 4 or 8.
+
+    Linkers put notes of either alignment into one segment: after each, the next may begin where the one or the other
+    leads.
+    """
+    other = 12 - align
+    reached, seen = [0], {0}
+    while reached:
+        position = reached.pop()
+        if position + _NHDR.size > len(data):
+            continue
+        namesz, descsz, kind = _NHDR.unpack_from(data, position)
         name = position + _NHDR.size
-        desc = align_up(name + namesz, align)
-        if kind == XEN_ELFNOTE_PHYS32_ENTRY and notes[name : name + namesz] == b"Xen\0" and descsz in (4, 8):
-            value = notes[desc : desc + descsz]
-            return int.from_bytes(value, "little") if len(value) == descsz else None
-        position = align_up(desc + descsz, align)
-    return None
+        for step in (other, align) if position % 8 == 0 else (4,):
+            desc = align_up(name + namesz, step)
+            end = desc + descsz
+            # What is pushed last is looked at first: the likelier.
+            for begin in (align_up(end, 12 - step), align_up(end, step)):
+                if begin not in seen:
+                    seen.add(begin)
+                    reached.append(begin)
+        yield Note(data[name : name + min(namesz, NOTE_SLICE)], kind, data[desc : desc + min(descsz, NOTE_SLICE)])
 
 
-def load_segments(memory: GuestMemory, image: Image, segments: Sequence[LoadSegment], entry: int) -> int:
+def load_segments(
+    memory: GuestMemory, image: Image, segments: Sequence[LoadSegment], entry: int, fresh: bool = True
+) -> int:
     """Load *segments*, which are sorted by paddr, and return where the last ends; BootError where one cannot be.
 
-    *entry* is a physical address and has to be in one of them.
+    *entry* is a physical address and has to be in one of them. *fresh* says that RAM above 1 MiB is zero yet.
     """
     end = 0
     for segment in segments:
@@ -141,24 +177,28 @@ def load_segments(memory: GuestMemory, image: Image, segments: Sequence[LoadSegm
             raise BootError(f"{image.name}: damaged: two of its segments are to be loaded to {segment.paddr:#x}")
         end = segment.paddr + segment.memsz
         if end > FOUR_GIB:
-            raise BootError(f"{image.name}: a segment is to be loaded to {segment.paddr:#x}-{end:#x}, beyond 4 GiB")
+            raise BootError(
+                f"{image.name}: a segment is to be loaded to {segment.paddr:#x}-{end:#x}, beyond 4 GiB: "
+                f"{LINK_ELSEWHERE}"
+            )
         if segment.paddr < LOADER_END and end > INFO_GPA:
             raise BootError(
                 f"{image.name}: a segment would cover {INFO_GPA:#x}-{LOADER_END - 1:#x}, "
                 "where the boot information is: link it higher"
             )
+        try:
+            memory.view(segment.paddr, segment.memsz)
+        except GuestMemoryError:
+            advice = no_ram_advice(segment.paddr, end, LINK_ELSEWHERE)
+            raise BootError(
+                f"{image.name}: there is no RAM at {segment.paddr:#x}-{end:#x}, where it is to be loaded: {advice}"
+            ) from None
     if not any(segment.paddr <= entry < segment.paddr + segment.memsz for segment in segments):
         raise BootError(f"{image.name}: its entry point {entry:#x} is in none of its segments")
     for segment in segments:
-        try:
-            view = memory.view(segment.paddr, segment.memsz)
-        except GuestMemoryError:
-            raise BootError(
-                f"{image.name}: there is no RAM at {segment.paddr:#x}-{segment.paddr + segment.memsz:#x}, "
-                "where it is to be loaded: give the guest more with -m"
-            ) from None
         image.load(memory, segment.paddr, segment.offset, segment.filesz)
-        for start in range(segment.filesz, segment.memsz, MIB):
-            length = min(MIB, segment.memsz - start)
-            view[start : start + length] = _ZEROES[:length] if length < MIB else _ZEROES
+        bss, bss_end = segment.paddr + segment.filesz, segment.paddr + segment.memsz
+        if fresh:  # below 1 MiB are the machine's tables by now
+            bss_end = max(bss, min(bss_end, HIGH_MEMORY_GPA))
+        memory.clear(bss, bss_end - bss)
     return end

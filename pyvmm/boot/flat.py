@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, LOADER_END
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, LOADER_END, no_ram_advice
 from pyvmm.memory import GuestMemory, GuestMemoryError
 
 if TYPE_CHECKING:
@@ -54,9 +54,8 @@ def load_flat(memory: GuestMemory, image: Image, flat: Flat) -> CpuState:
     try:
         image.load(memory, address, 0, image.size)
     except GuestMemoryError:
-        raise BootError(
-            f"{image.name}: {image.size} bytes do not fit into RAM at {address:#x}: give the guest more with -m"
-        ) from None
+        advice = no_ram_advice(address, end, "name another address")
+        raise BootError(f"{image.name}: {image.size} bytes do not fit into RAM at {address:#x}: {advice}") from None
     if mode == "real":
         # From the lowest segment that reaches it, so that a boot sector gets its 0000:7C00.
         cs = 0 if address < 0x10000 else (address >> 4) & 0xF000

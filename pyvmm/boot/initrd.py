@@ -1,43 +1,48 @@
-"""Where an initrd goes: at the top of RAM, out of the way of a kernel that unpacks itself upwards from 1 MiB."""
+"""Linux's initial RAM disk, at the top of RAM, out of the way of a kernel that unpacks itself upwards from 1 MiB.
+
+Source: Linux Documentation/driver-api/early-userspace/buffer-format.rst: an initramfs is any number of cpio archives
+behind one another, each compressed or not and at a multiple of four bytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
 
-from pyvmm.boot.e820 import E820_TYPE_RAM, E820Entry
+from pyvmm.boot.compressed import compression
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, PAGE_SIZE
-from pyvmm.memory import GuestMemory, GuestMemoryError
-from pyvmm.units import MIB
+from pyvmm.boot.lowmem import FOUR_GIB
+from pyvmm.boot.modules import load_at_top, opened
 
 if TYPE_CHECKING:
-    from pyvmm.boot.image import Image
+    from pyvmm.boot.e820 import E820Entry
+    from pyvmm.config import Module
+    from pyvmm.memory import GuestMemory
+
+ALIGNMENT: Final = 4
+CPIO_MAGICS: Final = (b"070701", b"070702")
 
 
 def load_initrd(
-    memory: GuestMemory, initrd: Image, e820: Iterable[E820Entry], *, floor: int, limit: int = FOUR_GIB
-) -> tuple[int, int]:
-    """Load *initrd* page-aligned as high as it goes between *floor* and *limit* (exclusive), in RAM below 4 GiB.
+    memory: GuestMemory, modules: Sequence[Module], e820: Iterable[E820Entry], *, floor: int, limit: int = FOUR_GIB
+) -> tuple[int, int] | None:
+    """Load *modules* as one initrd, page-aligned as high as it goes between *floor* and *limit* (exclusive).
 
-    Returns its (gpa, size in bytes); raises BootError when there is no room.
+    Returns its (gpa, size in bytes), None without modules; raises BootError when there is no room, for arguments, and
+    for several files that are not all archives.
     """
-    top = floor
-    for entry in sorted(e820, reverse=True):
-        if entry.type != E820_TYPE_RAM or entry.end <= HIGH_MEMORY_GPA or entry.addr >= FOUR_GIB:
-            continue
-        end = min(entry.end, limit)
-        gpa = (end - initrd.size) & -PAGE_SIZE
-        top = max(top, end)
-        if gpa >= max(entry.addr, floor, HIGH_MEMORY_GPA):
-            try:
-                initrd.load(memory, gpa, 0, initrd.size)
-            except GuestMemoryError:
-                continue
-            return gpa, initrd.size
-    size = f"{initrd.size / MIB:.1f} MiB"
-    if initrd.size > memory.size:
-        raise BootError(f"{initrd.name}: {size}, larger than RAM: give the guest more with -m")
-    room = f"{max(0, top - floor) / MIB:.1f} MiB between {floor:#x} and {top:#x}"
-    advice = "this kernel takes none above: use a smaller one" if top == limit else "give the guest more RAM with -m"
-    raise BootError(f"{initrd.name}: {size} do not fit into the {room}: {advice}")
+    if not modules:
+        return None
+    with opened(modules, "initrd") as images:
+        for module, image in zip(modules, images, strict=True):
+            if module.arguments:
+                raise BootError(
+                    f"{image.name}: Linux takes no arguments for an initrd: leave {module.arguments!r} away"
+                )
+            head = image.read(0, 6)
+            if len(images) > 1 and head not in CPIO_MAGICS and not compression(head):
+                raise BootError(
+                    f"{image.name}: no cpio archive, plain or compressed, and only those can be several: give one"
+                )
+        placed = load_at_top(memory, images, e820, align=ALIGNMENT, floor=floor, limit=limit)
+    return placed[0].gpa, placed[-1].end - placed[0].gpa

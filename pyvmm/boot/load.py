@@ -15,6 +15,7 @@ from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.boot.entry import CpuState
+    from pyvmm.config import Module
 
 
 def load(
@@ -22,16 +23,18 @@ def load(
     kernel: Source,
     *,
     cmdline: str = "",
-    initrd: Source | None = None,
+    modules: Sequence[Module] = (),
     e820: Sequence[E820Entry] | None = None,
     rsdp: int = 0,
     flat: Flat | None = None,
+    fresh: bool = True,
 ) -> CpuState:
     """Load *kernel* and what goes with it into *memory*, and return the boot CPU's registers.
 
-    *kernel* and *initrd* are paths or the bytes themselves; *e820* is the guest's memory map, made from the RAM where
-    it is None; *rsdp* is the guest physical address of the ACPI RSDP, 0 for none. *flat* says that the kernel is a flat
-    binary and how it starts; else its bytes say what it is.
+    *kernel* is a path or the bytes themselves, *modules* go with it as the protocol has it; *e820* is the guest's
+    memory map, made from the RAM where it is None; *rsdp* is the guest physical address of the ACPI RSDP, 0 for none.
+    *flat* says that the kernel is a flat binary and how it starts; else its bytes say what it is. *fresh* says that no
+    guest has run in this RAM: above 1 MiB it is zero.
 
     Raises BootError, one line for the user, for everything that can be wrong with the files, the command line and the
     size of RAM.
@@ -40,15 +43,12 @@ def load(
     with Image(kernel) as image:
         try:
             if flat is not None and flat.mode != "linux32":
-                if initrd is not None or cmdline:
-                    what = "initrd" if initrd is not None else "command line"
+                if modules or cmdline:
+                    what = "initrd" if modules else "command line"
                     raise BootError(f"{image.name}: a flat binary of mode {flat.mode} takes no {what}: leave it away")
                 return load_flat(memory, image, flat)
             _need_low_memory(memory)
-            if initrd is None:
-                return _load(memory, image, cmdline, None, entries, rsdp, flat)
-            with Image(initrd, "initrd") as disk:
-                return _load(memory, image, cmdline, disk, entries, rsdp, flat)
+            return _load(memory, image, cmdline, modules, entries, rsdp, flat, fresh)
         except GuestMemoryError as error:
             raise BootError(f"{image.name}: does not fit ({error}): give the guest more RAM with -m") from None
 
@@ -65,21 +65,25 @@ def _load(
     memory: GuestMemory,
     image: Image,
     cmdline: str,
-    initrd: Image | None,
+    modules: Sequence[Module],
     e820: Sequence[E820Entry],
     rsdp: int,
     flat: Flat | None,
+    fresh: bool,
 ) -> CpuState:
     # Here, not above: a guest that comes with pyvmm starts without any of them, and they take milliseconds to import.
     if flat is not None:
         from pyvmm.boot.rawlinux import load_linux32
 
-        return load_linux32(memory, image, address=flat.address, cmdline=cmdline, initrd=initrd, e820=e820, rsdp=rsdp)
+        return load_linux32(memory, image, address=flat.address, cmdline=cmdline, modules=modules, e820=e820, rsdp=rsdp)
     from pyvmm.boot.bzimage import load_bzimage
     from pyvmm.boot.detect import BZIMAGE, PVH, detect
     from pyvmm.boot.multiboot import load_multiboot
     from pyvmm.boot.pvh import load_pvh
 
     protocol = detect(image)
-    loader = load_bzimage if protocol == BZIMAGE else load_pvh if protocol == PVH else load_multiboot
-    return loader(memory, image, cmdline=cmdline, initrd=initrd, e820=e820, rsdp=rsdp)
+    if protocol == BZIMAGE:
+        return load_bzimage(memory, image, cmdline=cmdline, modules=modules, e820=e820, rsdp=rsdp)
+    if protocol == PVH:
+        return load_pvh(memory, image, cmdline=cmdline, modules=modules, e820=e820, rsdp=rsdp, fresh=fresh)
+    return load_multiboot(memory, image, cmdline=cmdline, modules=modules, e820=e820, fresh=fresh)

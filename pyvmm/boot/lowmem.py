@@ -4,7 +4,7 @@
     0x90000  boot_params, hvm_start_info or Multiboot information
     0x91000  GDT
     0x92000  identity page tables, six pages
-    0x98000  command line
+    0x98000  command lines of the kernel and of its modules
     0x9D000  two pages that Linux's decompressor borrows to change its paging mode
     0x9FC00  EBDA, 1 KiB
     0xA0000  VGA memory, then ROMs
@@ -34,7 +34,21 @@ BASE_MEMORY_END: Final = 0xA0000
 BIOS_GPA: Final = 0xF0000
 MPTABLE_GPA: Final = BIOS_GPA
 HIGH_MEMORY_GPA: Final = 0x100000
+VIDEO_END: Final = 0xC0000
+"""From BASE_MEMORY_END up to here is VGA memory."""
+HOLE_GPA: Final = 0xC0000000
+"""From here to 4 GiB are devices; RAM that does not fit below goes on at 4 GiB."""
 FOUR_GIB: Final = 1 << 32
+
+
+def no_ram_advice(start: int, end: int, elsewhere: str) -> str:
+    """What a user can do who wants to load something to [start, end), which is not all RAM: more RAM may help, or
+    *elsewhere*."""
+    if start < FOUR_GIB and end > HOLE_GPA:
+        return f"from {HOLE_GPA:#x} to 4 GiB a PC has devices, whatever its RAM: {elsewhere}"
+    if start < VIDEO_END and end > BASE_MEMORY_END:
+        return f"from {BASE_MEMORY_END:#x} to {VIDEO_END - 1:#x} a PC has video memory: {elsewhere}"
+    return "give the guest more with -m"
 
 
 def align_up(value: int, alignment: int) -> int:

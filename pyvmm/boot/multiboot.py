@@ -10,19 +10,21 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pyvmm.boot.cmdline import write_cmdline
+from pyvmm.boot.cmdline import write_cmdlines
 from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.elf import ELF_MAGIC, LoadSegment, load_segments, parse_elf
 from pyvmm.boot.entry import CpuState, protected_mode
 from pyvmm.boot.error import BootError
-from pyvmm.boot.initrd import load_initrd
-from pyvmm.boot.lowmem import EBDA_GPA, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE
+from pyvmm.boot.lowmem import EBDA_GPA, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE, align_up
+from pyvmm.boot.modules import load_behind, opened
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image
+    from pyvmm.config import Module
     from pyvmm.memory import GuestMemory
 
 MULTIBOOT_SEARCH: Final = 8192
+"""The header lies wholly in so many bytes of the file (3.1)."""
 MULTIBOOT_HEADER_MAGIC: Final = 0x1BADB002
 MULTIBOOT_BOOTLOADER_MAGIC: Final = 0x2BADB002
 BOOT_LOADER_NAME: Final = b"pyvmm\0"
@@ -48,13 +50,10 @@ _INFO: Final = struct.Struct("<I II I I II 16x II II I I I 16x Q I I I B B 6x")
 _MODULE: Final = struct.Struct("<4I")
 _MMAP_ENTRY: Final = struct.Struct("<I Q Q I")
 
-# Within the page at INFO_GPA, behind the information itself.
-_MODULE_GPA: Final = INFO_GPA + 0x80
-_NAME_GPA: Final = INFO_GPA + 0xA0
-_STRING_GPA: Final = INFO_GPA + 0x100
-_STRING_ROOM: Final = 0x100
-_MMAP_GPA: Final = INFO_GPA + 0x200
-MMAP_MAX: Final = (PAGE_SIZE - 0x200) // _MMAP_ENTRY.size
+# Within the page at INFO_GPA, behind the information itself: the loader's name, then the memory map and the modules.
+_NAME_GPA: Final = INFO_GPA + 0x80
+_LISTS_GPA: Final = INFO_GPA + 0x90
+_LISTS_ROOM: Final = PAGE_SIZE - 0x90
 
 
 class MultibootHeader(NamedTuple):
@@ -66,14 +65,19 @@ class MultibootHeader(NamedTuple):
 
 def find_multiboot_header(head: bytes) -> MultibootHeader | None:
     """The first header in *head*, the first 8 KiB of a file: 4-byte aligned, and its first three words sum to zero."""
-    pattern = MULTIBOOT_HEADER_MAGIC.to_bytes(4, "little")
-    offset = head.find(pattern)
-    while 0 <= offset <= MULTIBOOT_SEARCH - _MAGIC.size:
-        if offset % 4 == 0 and offset + _MAGIC.size <= len(head):
-            magic, flags, checksum = _MAGIC.unpack_from(head, offset)
-            if (magic + flags + checksum) & 0xFFFFFFFF == 0:
-                return MultibootHeader(offset, flags)
-        offset = head.find(pattern, offset + 1)
+    return find_header(head[:MULTIBOOT_SEARCH], MULTIBOOT_HEADER_MAGIC, _MAGIC.size, 4)
+
+
+def find_header(data: bytes, magic: int, size: int, align: int) -> MultibootHeader | None:
+    """The first header in *data*: *size* bytes at a multiple of *align* that begin with *magic* and flags (Multiboot 2:
+    architecture) and whose 32-bit words sum to zero."""
+    pattern = magic.to_bytes(4, "little")
+    offset = data.find(pattern)
+    while 0 <= offset <= len(data) - size:
+        words = struct.unpack_from(f"<{size // 4}I", data, offset)
+        if offset % align == 0 and sum(words) & 0xFFFFFFFF == 0:
+            return MultibootHeader(offset, words[1])
+        offset = data.find(pattern, offset + 1)
     return None
 
 
@@ -82,13 +86,14 @@ def load_multiboot(
     image: Image,
     *,
     cmdline: str = "",
-    initrd: Image | None = None,
+    modules: Sequence[Module] = (),
     e820: Sequence[E820Entry],
-    rsdp: int = 0,
+    fresh: bool = True,
 ) -> CpuState:
-    """Load kernel, initrd as its one module, command line and information; BootError where they do not fit.
+    """Load kernel, modules, command lines and information; BootError where they do not fit.
 
-    Multiboot has no field for *rsdp*: the kernel looks for the RSDP itself.
+    A command line, the kernel's and each module's, begins with the name of the file, as kernels expect (3.3). Multiboot
+    has no field for the ACPI RSDP: the kernel looks for it itself.
     """
     head = image.read(0, MULTIBOOT_SEARCH)
     header = find_multiboot_header(head)
@@ -105,20 +110,28 @@ def load_multiboot(
         segments, entry = elf.segments, elf.physical_entry
     else:
         raise BootError(f"{image.name}: a Multiboot kernel that is not ELF and does not say where it goes (flag 16)")
-    if len(e820) > MMAP_MAX:
-        raise BootError(f"the memory map has {len(e820)} entries, Multiboot information has room for {MMAP_MAX}")
-    cmdline_gpa = write_cmdline(memory, cmdline)
-    end = load_segments(memory, image, segments, entry)
-
-    flags = MULTIBOOT_INFO_MEMORY | MULTIBOOT_INFO_CMDLINE | MULTIBOOT_INFO_MEM_MAP | MULTIBOOT_INFO_BOOT_LOADER_NAME
-    if initrd is not None:
-        flags |= MULTIBOOT_INFO_MODS
-        gpa, size = load_initrd(memory, initrd, e820, floor=max(end, HIGH_MEMORY_GPA))
-        memory.write(_MODULE_GPA, _MODULE.pack(gpa, gpa + size, _STRING_GPA, 0))
-        memory.write(_STRING_GPA, initrd.path.encode("utf-8", "replace")[: _STRING_ROOM - 1] + b"\0")
-    memory.write(_NAME_GPA, BOOT_LOADER_NAME)
+    end = load_segments(memory, image, segments, entry, fresh)
+    with opened(modules, "module") as images:
+        texts = [_with_name(file, module.arguments) for file, module in zip(images, modules, strict=True)]
+        cmdline_gpa, *module_cmdlines = write_cmdlines(memory, _with_name(image, cmdline), texts)
+        # Behind the kernel, where GRUB has them and kernels look for no others; QEMU keeps its information in the page
+        # between, so that a kernel that takes the first page behind itself is lucky there too.
+        floor = align_up(max(end, HIGH_MEMORY_GPA), PAGE_SIZE) + PAGE_SIZE
+        placed = load_behind(memory, images, e820, floor=floor)
     mmap = b"".join(_MMAP_ENTRY.pack(_MMAP_ENTRY.size - 4, *entry) for entry in e820)
-    memory.write(_MMAP_GPA, mmap)
+    mods = b"".join(
+        _MODULE.pack(place.gpa, place.end, gpa, 0) for place, gpa in zip(placed, module_cmdlines, strict=True)
+    )
+    if len(mmap) + len(mods) > _LISTS_ROOM:
+        raise BootError(
+            f"{image.name}: {len(modules)} modules and a memory map of {len(e820)} entries are more than a page has "
+            "room for: give fewer"
+        )
+    memory.write(_NAME_GPA, BOOT_LOADER_NAME)
+    memory.write(_LISTS_GPA, mmap + mods)
+    flags = MULTIBOOT_INFO_MEMORY | MULTIBOOT_INFO_CMDLINE | MULTIBOOT_INFO_MEM_MAP | MULTIBOOT_INFO_BOOT_LOADER_NAME
+    if mods:
+        flags |= MULTIBOOT_INFO_MODS
     framebuffer = (0, 0, 0, 0, 0, 0)
     if header.flags & MULTIBOOT_VIDEO_MODE:
         # What the kernel asks for is a wish; what the machine has is VGA text.
@@ -130,8 +143,8 @@ def load_multiboot(
         (high_memory_end(e820) - HIGH_MEMORY_GPA) >> 10,  # mem_upper, KiB
         0,  # boot_device
         cmdline_gpa,
-        *((1, _MODULE_GPA) if initrd is not None else (0, 0)),
-        *(len(mmap), _MMAP_GPA),
+        *((len(modules), _LISTS_GPA + len(mmap)) if mods else (0, 0)),
+        *(len(mmap), _LISTS_GPA),
         *(0, 0),  # drives
         0,  # config_table
         _NAME_GPA,
@@ -140,6 +153,10 @@ def load_multiboot(
     )
     memory.write(INFO_GPA, info)
     return protected_mode(memory, entry, eax=MULTIBOOT_BOOTLOADER_MAGIC, ebx=INFO_GPA)
+
+
+def _with_name(file: Image, arguments: str) -> str:
+    return f"{file.path} {arguments}" if arguments else file.path
 
 
 def _kludge(image: Image, head: bytes, offset: int) -> tuple[LoadSegment, int]:

@@ -15,10 +15,11 @@ from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.entry import CpuState, protected_mode
 from pyvmm.boot.error import BootError
 from pyvmm.boot.initrd import load_initrd
-from pyvmm.boot.lowmem import HIGH_MEMORY_GPA, INFO_GPA
+from pyvmm.boot.lowmem import HIGH_MEMORY_GPA, INFO_GPA, no_ram_advice
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image
+    from pyvmm.config import Module
     from pyvmm.memory import GuestMemory
 
 RAW_KERNEL_CMDLINE: Final = 2047
@@ -31,21 +32,20 @@ def load_linux32(
     *,
     address: int = HIGH_MEMORY_GPA,
     cmdline: str = "",
-    initrd: Image | None = None,
+    modules: Sequence[Module] = (),
     e820: Sequence[E820Entry],
     rsdp: int = 0,
 ) -> CpuState:
-    """Load kernel, initrd, command line and boot_params; BootError where they do not fit."""
+    """Load kernel, *modules* as one initrd, command line and boot_params; BootError where they do not fit."""
     end = address + image.size
-    if address < HIGH_MEMORY_GPA or end > high_memory_end(e820):
-        raise BootError(
-            f"{image.name}: does not fit into RAM at {address:#x}: a raw kernel goes to 0x100000, -m gives more RAM"
-        )
+    if address < HIGH_MEMORY_GPA:
+        raise BootError(f"{image.name}: a raw kernel goes to {HIGH_MEMORY_GPA:#x} or above, not to {address:#x}")
+    if end > high_memory_end(e820):
+        advice = no_ram_advice(address, end, "name another address")
+        raise BootError(f"{image.name}: {image.size} bytes do not fit into RAM at {address:#x}: {advice}")
     cmdline_gpa = write_cmdline(memory, cmdline, RAW_KERNEL_CMDLINE)
     image.load(memory, address, 0, image.size)
-    placed = None
-    if initrd is not None:
-        # No header says where the initrd may end; below the end of a 32-bit kernel's low memory is safe.
-        placed = load_initrd(memory, initrd, e820, floor=end, limit=OLD_INITRD_ADDR_MAX + 1)
-    memory.write(INFO_GPA, boot_params(b"", e820, cmdline=cmdline_gpa, initrd=placed, rsdp=rsdp))
+    # No header says where the initrd may end; below the end of a 32-bit kernel's low memory is safe.
+    initrd = load_initrd(memory, modules, e820, floor=end, limit=OLD_INITRD_ADDR_MAX + 1)
+    memory.write(INFO_GPA, boot_params(b"", e820, cmdline=cmdline_gpa, initrd=initrd, rsdp=rsdp))
     return protected_mode(memory, address, esi=INFO_GPA)

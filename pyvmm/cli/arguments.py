@@ -14,7 +14,7 @@ from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from pyvmm.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
-    from pyvmm.config import HostConfig, MachineConfig, VirtioInputIdentity
+    from pyvmm.config import HostConfig, MachineConfig, Module, VirtioInputIdentity
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 MAX_MEMORY = 64 << 40
@@ -92,6 +92,18 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+def parse_module(text: str) -> Path | Module:
+    """FILE, or FILE ARGUMENTS; a file whose name has spaces goes first. ValueError for a list as QEMU takes it."""
+    from pyvmm.config import Module
+
+    file, _, words = text.partition(" ")
+    if not words or Path(text).exists():
+        file, words = text, ""
+    if "," in file and not Path(file).exists() and Path(file.partition(",")[0]).exists():
+        raise ValueError(f"{text!r} is a list of files: give each its own -i")
+    return Module(Path(file), words) if words else Path(file)
+
+
 def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
     """The parser for argparse, which shows the message of this error alone."""
 
@@ -110,7 +122,15 @@ def _machine_options() -> Parser:
     add = options.add_argument
     add("guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests` lists them)")
     add("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
-    add("-i", "--initrd", type=Path, help="initial RAM disk")
+    add(
+        "-i",
+        "--initrd",
+        action="append",
+        type=_checked(parse_module),
+        default=[],
+        metavar="'FILE [ARGUMENTS]'",
+        help="initial RAM disk, or a Multiboot module with its arguments; again for more of them",
+    )
     add("-p", "--cmdline", default="", help="kernel command line")
     add(
         "-m",
@@ -230,13 +250,14 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
     virtio_input: VirtioInputIdentity = arguments.virtio_input or ("none" if arguments.kernel is None else "standard")
     if arguments.tablet and virtio_input == "none":
         raise UserError("--tablet is one of the virtio input devices: add --virtio-input standard")
+    modules = tuple(arguments.initrd)
     return MachineConfig(
         memory=memory.size,
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
         cpus=arguments.cpus,
         kernel=arguments.kernel,
-        initrd=arguments.initrd,
+        initrd=modules if len(modules) > 1 else modules[0] if modules else None,
         cmdline=arguments.cmdline,
         flat=arguments.flat,
         guest=arguments.guest,

@@ -14,7 +14,7 @@ STACK = 0x80000
 
 def load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
     """Put the guest that *config* names, or the default one, into RAM; UserError where that does not go."""
-    if config.initrd is not None or config.cmdline:
+    if config.modules or config.cmdline:
         raise UserError("-i and -p go with a kernel: name one with -k")
     name = guests.DEFAULT if config.guest is None else config.guest
     guest = guests.load(name).with_parameters(**dict(config.guest_parameters))

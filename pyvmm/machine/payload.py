@@ -14,9 +14,9 @@ from pyvmm.config import MachineConfig
 from pyvmm.memory import GuestMemory
 
 
-def load_kernel(config: MachineConfig, memory: GuestMemory) -> CpuState:
-    """Put the kernel and the initrd into RAM, with ACPI tables, MP table and BIOS data area unless it is a flat binary
-    that asks for none of them. Raises BootError."""
+def load_kernel(config: MachineConfig, memory: GuestMemory, *, fresh: bool = True) -> CpuState:
+    """Put the kernel and its modules into RAM, with ACPI tables, MP table and BIOS data area unless it is a flat binary
+    that asks for none of them; *fresh* as in load(). Raises BootError."""
     assert config.kernel is not None
     flat = Flat.parse(config.flat) if config.flat else None
     reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
@@ -30,4 +30,13 @@ def load_kernel(config: MachineConfig, memory: GuestMemory) -> CpuState:
             gsis = layout.PCI_GSIS
             routes = [PciInterrupt(slot, pin, gsis[(slot + pin) % 4]) for slot in range(32) for pin in range(4)]
             write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
-    return load(memory, config.kernel, cmdline=config.cmdline, initrd=config.initrd, e820=e820, rsdp=rsdp, flat=flat)
+    return load(
+        memory,
+        config.kernel,
+        cmdline=config.cmdline,
+        modules=config.modules,
+        e820=e820,
+        rsdp=rsdp,
+        flat=flat,
+        fresh=fresh,
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from kvm_cffi.exits import PioOut
 from pyvmm.board.layout import DEBUGCON
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.load import load
+from pyvmm.config import Module
 from tests.rig.images import make_bzimage, make_elf, multiboot_header, pvh_note
 from tests.rig.rig import Rig
 
@@ -36,10 +39,10 @@ KERNEL64 = bytes.fromhex(
 )
 
 
-def said(image: bytes, flat: Flat | None = None) -> list[int]:
+def said(image: bytes, flat: Flat | None = None, modules: Sequence[Module] = ()) -> list[int]:
     """The words that *image* says before it ends as it should."""
     with Rig() as rig:
-        rig.start_at(load(rig.memory, image, flat=flat))
+        rig.start_at(load(rig.memory, image, flat=flat, modules=modules))
         exits, value = rig.run()
     assert value == 7
     words = []
@@ -71,6 +74,19 @@ def test_pvh(bits: int) -> None:
 def test_multiboot() -> None:
     code = multiboot_header(3) + kernel32(ADDRESS + 12)
     assert said(bytes(make_elf([(ADDRESS, code, 4096)], bits=32, entry=ADDRESS + 12))) == [0x2BADB002, INFO, 0]
+
+
+def test_multiboot_modules() -> None:
+    """The kernel follows EBX to its first module: where it is, and its first four bytes."""
+    code = bytes.fromhex(
+        "8b5b18"  # mov ebx,[ebx+24]: mods_addr
+        "8b03 e7e9"  # mov eax,[ebx]; out 0xe9,eax
+        "8b00 e7e9"  # mov eax,[eax]; out 0xe9,eax
+        "b807000000 e7f4 f4"  # mov eax,7; out 0xf4,eax; hlt
+    )
+    image = make_elf([(ADDRESS, multiboot_header(3) + code, 0x8660)], bits=32, entry=ADDRESS + 12)
+    modules = [Module(b"\x04\x03\x02\x01 data", "a=1"), Module(b"second")]
+    assert said(bytes(image), modules=modules) == [ADDRESS + 0xA000, 0x01020304]
 
 
 def test_multiboot_aout_kludge() -> None:

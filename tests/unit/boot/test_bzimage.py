@@ -11,6 +11,7 @@ from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
 from pyvmm.boot.error import BootError
 from pyvmm.boot.image import Image
 from pyvmm.boot.load import load
+from pyvmm.config import Module
 from pyvmm.memory import GuestMemory
 from tests.rig.images import FIELDS, GUESTS26, make_bzimage, make_old_bzimage, ram
 
@@ -87,7 +88,7 @@ def test_init_size_has_to_fit() -> None:
 def test_protocol_2_03() -> None:
     memory = ram(32)
     initrd = bytes(range(256)) * 40
-    state = load(memory, bytes(make_old_bzimage()), cmdline="x" * 255, initrd=initrd)
+    state = load(memory, bytes(make_old_bzimage()), cmdline="x" * 255, modules=[Module(initrd)])
     assert (state.rip, state.rsi, state.cs.db, state.cs.l) == (0x100000, ZERO_PAGE, 1, 0)
     gpa, size = memory.read_int(ZERO_PAGE + 0x218, 4), memory.read_int(ZERO_PAGE + 0x21C, 4)
     assert (gpa, size) == (32 * MIB - 0x3000, len(initrd))
@@ -99,7 +100,7 @@ def test_protocol_2_03() -> None:
 
 def test_protocol_2_03_does_not_get_its_initrd_above_896_mib() -> None:
     memory = ram(1024)
-    load(memory, bytes(make_old_bzimage()), initrd=bytes(0x5001))
+    load(memory, bytes(make_old_bzimage()), modules=[Module(bytes(0x5001))])
     assert memory.read_int(ZERO_PAGE + 0x218, 4) == 0x38000000 - 0x6000
 
 
@@ -113,26 +114,52 @@ def test_protocol_2_01_gets_the_old_command_line() -> None:
 
 def test_initrd_keeps_to_initrd_addr_max_and_the_memory_map() -> None:
     memory = ram(128)
-    load(memory, bytes(make_bzimage(initrd_addr_max=0x4FFFFFF)), initrd=bytes(4097))
+    load(memory, bytes(make_bzimage(initrd_addr_max=0x4FFFFFF)), modules=[Module(bytes(4097))])
     assert memory.read_int(ZERO_PAGE + 0x218, 4) == 0x5000000 - 0x2000
     tables = E820Entry(127 * MIB, MIB, E820_TYPE_RESERVED)
-    load(memory, VALID, initrd=bytes(4096), e820=e820_map(memory.regions, [tables]))
+    load(memory, VALID, modules=[Module(bytes(4096))], e820=e820_map(memory.regions, [tables]))
     assert memory.read_int(ZERO_PAGE + 0x218, 4) == 127 * MIB - 4096
 
 
 def test_initrd_stays_below_the_hole() -> None:
     memory = ram(5 * 1024)
-    load(memory, bytes(make_bzimage(initrd_addr_max=0xFFFFFFFE)), initrd=b"x")
+    load(memory, bytes(make_bzimage(initrd_addr_max=0xFFFFFFFE)), modules=[Module(b"x")])
     assert memory.read_int(ZERO_PAGE + 0x218, 4) == 0xC0000000 - 4096
+
+
+def test_several_archives_are_one_initrd() -> None:
+    """At multiples of four bytes with zeroes between, as buffer-format.rst wants them; dirty RAM does not show."""
+    memory = ram(32)
+    memory.write(31 * MIB, b"\xff" * MIB)
+    parts = [b"070701" + bytes(7), b"\x28\xb5\x2f\xfd123", b"070702"]
+    load(memory, bytes(make_old_bzimage()), modules=[Module(part) for part in parts], fresh=False)
+    gpa, size = memory.read_int(ZERO_PAGE + 0x218, 4), memory.read_int(ZERO_PAGE + 0x21C, 4)
+    assert gpa == 32 * MIB - 4096
+    assert memory.read(gpa, size) == parts[0] + bytes(3) + parts[1] + bytes(1) + parts[2]
+
+
+@pytest.mark.parametrize(
+    "modules, message",
+    [
+        ([Module(b"070701"), Module(b"\x45\x3d\xcd\x28 cramfs")], "initrd: no cpio archive, .* give one"),
+        ([Module(bytes(2048)), Module(b"070701")], "initrd: no cpio archive, .* give one"),
+        ([Module(b"070701"), Module(b"070701", "a b")], "initrd: Linux takes no arguments .*: leave 'a b' away"),
+        ([Module(b"070701"), Module(b"070701" + bytes(13 * MIB))], "2 initrds or modules: 13.0 MiB do not fit"),
+    ],
+    ids=range(4),
+)
+def test_initrds_of_which_something_would_be_lost(modules: list[Module], message: str) -> None:
+    with pytest.raises(BootError, match=message):
+        load(ram(18), VALID, modules=modules)
 
 
 def test_initrd_that_does_not_fit() -> None:
     with pytest.raises(BootError, match=r"initrd: 20.0 MiB, larger than RAM: give the guest more with -m"):
-        load(ram(18), VALID, initrd=bytes(20 * MIB))
+        load(ram(18), VALID, modules=[Module(bytes(20 * MIB))])
     with pytest.raises(BootError, match=r"initrd: 2.0 MiB do not fit into the 1.0 MiB between .* give the guest more"):
-        load(ram(18), VALID, initrd=bytes(2 * MIB))
+        load(ram(18), VALID, modules=[Module(bytes(2 * MIB))])
     with pytest.raises(BootError, match="takes none above: use a smaller one"):
-        load(ram(64), bytes(make_bzimage(initrd_addr_max=0x11FFFFF)), initrd=bytes(2 * MIB))
+        load(ram(64), bytes(make_bzimage(initrd_addr_max=0x11FFFFF)), modules=[Module(bytes(2 * MIB))])
 
 
 @pytest.mark.parametrize(
@@ -192,7 +219,7 @@ def test_mutated_headers_load_or_are_refused(data: st.DataObject) -> None:
     cut = data.draw(st.integers(0, len(image)) | st.just(len(image)))
     memory = ram(20)
     try:
-        state = load(memory, bytes(image[:cut]), cmdline="a b", initrd=b"initrd")
+        state = load(memory, bytes(image[:cut]), cmdline="a b", modules=[Module(b"initrd")])
     except BootError as error:
         assert "\n" not in str(error)
     else:
@@ -216,7 +243,7 @@ def test_random_setup_headers(fields: bytes) -> None:
 def test_linux_2_6(name: str, setup: int) -> None:
     path = GUESTS26 / name
     memory = ram(128)
-    state = load(memory, path, cmdline="console=ttyS0", initrd=GUESTS26 / "initrd-2.6.10")
+    state = load(memory, path, cmdline="console=ttyS0", modules=[Module(GUESTS26 / "initrd-2.6.10")])
     assert (state.rip, state.rsi) == (0x100000, ZERO_PAGE)
     data = path.read_bytes()
     assert memory.read(0x100000, len(data) - setup * 512) == data[setup * 512 :]

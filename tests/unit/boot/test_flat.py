@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from pyvmm.boot.error import BootError
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.load import load
+from pyvmm.config import Module
 from pyvmm.memory import GuestMemory
 from tests.rig.images import GUESTS26, ram
 
@@ -52,7 +53,9 @@ def test_64_bit_mode() -> None:
         (Flat("64", 0x80000), bytes(0x10001), "would cover 0x90000-0x9cfff"),
         (Flat("32", 0x9CFFF), CODE, "would cover"),
         (Flat("linux32", 0x8000), CODE, "goes to 0x100000"),
-        (Flat("linux32", 0x100000), bytes(0x100001), "does not fit into RAM at 0x100000"),
+        (Flat("linux32", 0x100000), bytes(0x100001), "do not fit into RAM at 0x100000: give the guest more with -m"),
+        (Flat("64", 0xC0100000), CODE, "from 0xc0000000 to 4 GiB a PC has devices, .*: name another address"),
+        (Flat("linux32", 0xC0100000), CODE, "from 0xc0000000 to 4 GiB a PC has devices, .*: name another address"),
     ],
 )
 def test_what_does_not_fit(flat: Flat, image: bytes, message: str) -> None:
@@ -63,7 +66,7 @@ def test_what_does_not_fit(flat: Flat, image: bytes, message: str) -> None:
 
 def test_flat_binaries_take_no_initrd_and_no_command_line() -> None:
     with pytest.raises(BootError, match="mode real takes no initrd: leave it away"):
-        load(ram(2), CODE, initrd=b"x", flat=Flat("real", 0x7C00))
+        load(ram(2), CODE, modules=[Module(b"x")], flat=Flat("real", 0x7C00))
     with pytest.raises(BootError, match="mode 64 takes no command line: leave it away"):
         load(ram(2), CODE, cmdline="x", flat=Flat("64", 0x100000))
 
@@ -85,7 +88,7 @@ def test_raw_linux_2_6_20() -> None:
         memory,
         GUESTS26 / "vmlinux-2.6.20.bin",
         cmdline="console=ttyS0 root=/dev/ram0 rw init=/bin/sh",
-        initrd=GUESTS26 / "root.bin",
+        modules=[Module(GUESTS26 / "root.bin")],
         flat=Flat.parse("linux32"),
     )
     assert (state.rip, state.rsi, state.rbx, state.rbp, state.rdi) == (0x100000, 0x90000, 0, 0, 0)

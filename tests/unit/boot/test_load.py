@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pyvmm.boot.error import BootError
 from pyvmm.boot.load import load
+from pyvmm.config import Module
 from tests.rig.images import GUESTS26, make_bzimage, make_elf, pvh_note, ram
 
 KERNEL = bytes(make_bzimage())
@@ -74,7 +75,7 @@ def test_initrd_that_cannot_be_read_leaves_no_descriptor(tmp_path: Path) -> None
     before = os.listdir("/proc/self/fd")
     for initrd in (tmp_path, tmp_path / "absent"):
         with pytest.raises(BootError, match=r"^initrd "):
-            load(ram(32), tmp_path / "kernel", initrd=initrd)
+            load(ram(32), tmp_path / "kernel", modules=[Module(initrd)])
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -148,11 +149,12 @@ def test_big_kernel_is_copied_once() -> None:
     code = (
         "import sys, tracemalloc\n"
         "from pyvmm.boot.load import load\n"
+        "from pyvmm.config import Module\n"
         "from tests.rig.images import ram\n"
         "memory = ram(96)\n"
         "load(memory, sys.argv[1])  # the modules are in now\n"
         "tracemalloc.start()\n"
-        "load(memory, sys.argv[1], initrd=sys.argv[1])\n"
+        "load(memory, sys.argv[1], modules=[Module(sys.argv[1])])\n"
         "print(tracemalloc.get_traced_memory()[1])"
     )
     path = GUESTS26 / "vmlinuz-2.6.10"

@@ -19,7 +19,7 @@ from pyvmm.cli.arguments import (
     parse_seconds,
     parse_size,
 )
-from pyvmm.config import HostConfig, MachineConfig
+from pyvmm.config import HostConfig, MachineConfig, Module
 from pyvmm.errors import UserError
 from pyvmm.units import GIB, KIB, MIB
 
@@ -129,6 +129,26 @@ def test_nothing_to_say_of_memory(text: str, capsys: pytest.CaptureFixture[str])
         config("-m", text)
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_files_beside_the_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "a name with spaces", "a,b"):
+        Path(name).write_bytes(b"x")
+
+    def modules(*texts: str) -> tuple[Module, ...]:
+        return config("-k", "x", *(word for text in texts for word in ("-i", text))).modules
+
+    assert modules() == ()
+    assert modules("a") == (Module(Path("a")),)
+    assert modules("a one  two=2") == (Module(Path("a"), "one  two=2"),)
+    assert modules("a", "b x", "a") == (Module(Path("a")), Module(Path("b"), "x"), Module(Path("a")))
+    assert modules("a name with spaces", "a,b", "c,d") == tuple(
+        Module(Path(name)) for name in ("a name with spaces", "a,b", "c,d")
+    )
+    with pytest.raises(SystemExit):
+        modules("a,c x")
+    assert MachineConfig(initrd=Module(b"x", "y")).modules == (Module(b"x", "y"),)
 
 
 def test_a_guest_brings_its_memory_and_its_parameters() -> None:
