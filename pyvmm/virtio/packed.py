@@ -55,7 +55,7 @@ class PackedRing:
         self._next_used = 0
         self._used_wrap = 1
         self._pushed: list[tuple[int, int]] = []
-        self._pushed_descriptors = 0
+        self._pushed_slots = 0
 
     def pop(self) -> Chain | None:
         flags = self._words[8 * self._next_avail + 7]
@@ -63,7 +63,7 @@ class PackedRing:
         if flags & _AVAIL_USED != expected:
             return None
         chain = self._walk(self._next_avail)
-        self._next_avail += chain.descriptors
+        self._next_avail += chain.slots
         if self._next_avail >= self.size:
             self._next_avail -= self.size
             self._avail_wrap ^= 1
@@ -80,7 +80,7 @@ class PackedRing:
             else:
                 builder.add(address, length, flags)
             if not flags & VRING_DESC_F_NEXT:
-                return Chain(self, buffer_id, count, builder.readable, builder.writable)
+                return Chain(self, buffer_id, count, builder)
             index = index + 1 if index + 1 < self.size else 0
         raise QueueError("a descriptor chain longer than the ring")
 
@@ -88,8 +88,8 @@ class PackedRing:
         _LEN_ID.pack_into(self._desc, 16 * self._next_used + 8, written, chain.id)
         flags = _AVAIL_USED if self._used_wrap else 0
         self._pushed.append((8 * self._next_used + 7, flags | VRING_DESC_F_WRITE if written else flags))
-        self._pushed_descriptors += chain.descriptors
-        self._next_used += chain.descriptors
+        self._pushed_slots += chain.slots
+        self._next_used += chain.slots
         if self._next_used >= self.size:
             self._next_used -= self.size
             self._used_wrap ^= 1
@@ -100,9 +100,9 @@ class PackedRing:
         # The driver looks at them in order, so it sees none until the first one's flags change.
         for at, flags in reversed(self._pushed):
             self._words[at] = flags
-        used = self._pushed_descriptors
+        used = self._pushed_slots
         self._pushed.clear()
-        self._pushed_descriptors = 0
+        self._pushed_slots = 0
         memory_barrier()
         event = self._driver[0]
         wanted = event >> 16 & 3

@@ -213,6 +213,7 @@ class VirtioPci(PciDevice):
         if index < len(self.device.queues):
             queue = self.device.queues[index]
             if queue.running:
+                queue.begin_turn()
                 self.device.handle_queue(queue)
                 queue.notify()
 

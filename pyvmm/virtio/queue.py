@@ -17,8 +17,10 @@ from pyvmm.virtio.packed import PackedRing
 from pyvmm.virtio.ring import Chain, QueueError, Ring
 from pyvmm.virtio.split import SplitRing
 
-UNDEFERRED_BUDGET: Final = 1 << 16
-"""Chains taken in one kick where no rest can be put off."""
+TURN: Final = 4096
+"""Descriptors that are read, indirect ones included, before the rest is put off: a few milliseconds."""
+CHAIN_COST: Final = 32
+"""What a device does with a chain counts as reading so many descriptors more."""
 
 
 class VirtQueue:
@@ -28,6 +30,8 @@ class VirtQueue:
             queue.push(chain, chain.write(answer(chain.read(4096))))
 
     The transport shows the driver what was pushed when handle_queue returns; anyone else calls notify().
+    A driver can't hold us, however long its chains are and however fast it adds: when its turn is over (TURN) the queue
+    is as if empty, and a call put off to the loop kicks it again.
     """
 
     def __init__(self, index: int, max_size: int) -> None:
@@ -42,6 +46,7 @@ class VirtQueue:
         self._ring: Ring | None = None
         self._held: deque[Chain] = deque()
         self._deferred = False
+        self._left = TURN
         self.reset()
 
     def reset(self) -> None:
@@ -88,17 +93,27 @@ class VirtQueue:
         self.stop()
         self.broken(f"queue {self.index}: {reason}")
 
+    def begin_turn(self) -> None:
+        """Somebody has kicked: TURN descriptors may be read for that."""
+        self._left = TURN
+
     def pop(self) -> Chain | None:
-        """The next chain, None if there is none or the queue is not running."""
+        """The next chain; None if there is none, its turn has come to an end, or the queue is not running."""
         if self._ring is None or self.paused:
             return None
         if self._held:
             return self._held.popleft()
+        if self._left <= 0:
+            self._put_off()
+            return None
         try:
-            return self._ring.pop()
+            chain = self._ring.pop()
         except QueueError as error:
             self.fail(str(error))
             return None
+        if chain is not None and self.defer is not None:
+            self._left -= CHAIN_COST + chain.descriptors
+        return chain
 
     def pop_exactly(self, count: int) -> list[Chain] | None:
         """*count* chains, or None while there are fewer; those wait here, so that a kick is asked for beyond them."""
@@ -130,12 +145,11 @@ class VirtQueue:
     def __iter__(self) -> Iterator[Chain]:
         """The chains that are there, until there are none; the driver need not kick meanwhile.
 
-        A driver that adds as fast as we take can't hold us: the rest is put off to the loop. Whoever leaves before the
-        end (`break`) is kicked for what the driver adds then, and looks for what is there already when it can go on.
+        Whoever leaves before the end (`break`) is kicked for what the driver adds then, and looks for what is there
+        already when it can go on.
         """
-        budget = 2 * self.size if self.defer is not None else UNDEFERRED_BUDGET
         self.set_kicks(False)
-        for _ in range(budget):
+        while True:
             chain = self.pop()
             if chain is None:
                 self.set_kicks(True)
@@ -148,7 +162,8 @@ class VirtQueue:
             except GeneratorExit:
                 self.set_kicks(True)
                 raise
-        self.set_kicks(True)
+
+    def _put_off(self) -> None:
         if self.defer is not None and not self._deferred:
             self._deferred = True  # one at a time: each kick of such a driver would add another
             self.defer(self._go_on)

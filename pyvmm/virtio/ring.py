@@ -39,16 +39,17 @@ class QueueError(Exception):
 class Chain:
     """One buffer that the driver made available: what the device reads, and after it what it writes."""
 
-    __slots__ = ("descriptors", "id", "readable", "ring", "writable")
+    __slots__ = ("descriptors", "id", "readable", "ring", "slots", "writable")
 
-    def __init__(
-        self, ring: Ring, id: int, descriptors: int, readable: list[memoryview], writable: list[memoryview]
-    ) -> None:
+    def __init__(self, ring: Ring, id: int, slots: int, builder: ChainBuilder) -> None:
         self.ring = ring
         self.id = id
-        self.descriptors = descriptors
-        self.readable = readable
-        self.writable = writable
+        self.slots = slots
+        """Descriptors of the ring that it takes."""
+        self.descriptors = builder.descriptors
+        """Descriptors that were read for it, those of its indirect table included."""
+        self.readable = builder.readable
+        self.writable = builder.writable
 
     @property
     def readable_size(self) -> int:
@@ -109,10 +110,12 @@ class ChainBuilder:
         self._memory = memory
         self.readable: list[memoryview] = []
         self.writable: list[memoryview] = []
+        self.descriptors = 0
         self._bytes = 0
 
     def add(self, address: int, length: int, flags: int) -> None:
         """One buffer; a length of zero is allowed and carries nothing."""
+        self.descriptors += 1
         self._bytes += length
         if self._bytes > MAX_CHAIN_BYTES:
             raise QueueError("a chain of more than 4 GiB")

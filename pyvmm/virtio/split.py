@@ -77,7 +77,7 @@ class SplitRing:
             else:
                 builder.add(address, length, flags)
             if not flags & VRING_DESC_F_NEXT:
-                return Chain(self, head, count, builder.readable, builder.writable)
+                return Chain(self, head, count, builder)
             index = following
         raise QueueError("a descriptor chain that loops")
 
