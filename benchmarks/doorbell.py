@@ -55,10 +55,12 @@ def machine_and_vector(**parameters: int) -> Iterator[tuple[Machine, EventfdMsi]
     guest = guests.load("doorbell")
     config = MachineConfig(guest=guest.name, memory=guest.memory, guest_parameters=tuple(parameters.items()))
     with Machine(config) as machine:
-        router = EventfdMsiRouter(machine.vm, machine.irqchip.gsi)
+        router = EventfdMsiRouter(machine.vm, machine.irqchip.gsi, machine.loop.post)
         vector = router.allocate()
         vector.update(MSI_ADDRESS, MSI_DATA)
         vector.unmask()
+        for _ in ("the route", "the eventfd"):
+            machine.loop.run_once(0)
         try:
             yield machine, vector
         finally:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 from kvm_cffi._call import KvmError, ioctl, ioctl_value
 from kvm_cffi._kvm import ffi, lib
 from kvm_cffi.vcpu import Vcpu
 
 PAGE_SIZE = 4096
+ROUTING_ENTRY: Final = struct.Struct("=II8xIII20x")
+"""struct kvm_irq_routing_entry: gsi, type; of the union irqchip and pin, or the message's address (low, high) and data.
+
+A table has thousands, and field by field through cffi each takes 4 µs."""
 EPERM = 1
 
 
@@ -24,6 +29,11 @@ class IrqchipRoute:
     irqchip: int
     pin: int
 
+    @property
+    def entry(self) -> bytes:
+        """struct kvm_irq_routing_entry."""
+        return ROUTING_ENTRY.pack(self.gsi, lib.KVM_IRQ_ROUTING_IRQCHIP, self.irqchip, self.pin, 0)
+
 
 @dataclass(frozen=True)
 class MsiRoute:
@@ -32,6 +42,12 @@ class MsiRoute:
     gsi: int
     address: int
     data: int
+
+    @property
+    def entry(self) -> bytes:
+        """struct kvm_irq_routing_entry."""
+        low, high = self.address & 0xFFFFFFFF, self.address >> 32
+        return ROUTING_ENTRY.pack(self.gsi, lib.KVM_IRQ_ROUTING_MSI, low, high, self.data)
 
 
 class DeviceFd:
@@ -207,18 +223,11 @@ class Vm:
 
     def set_gsi_routing(self, routes: Iterable[IrqchipRoute | MsiRoute]) -> None:
         """KVM_SET_GSI_ROUTING: replaces the whole table."""
-        entries = list(routes)
+        entries = [route.entry for route in routes]
         table = ffi.new("struct kvm_irq_routing *", {"entries": len(entries)})
         table.nr = len(entries)
-        for entry, route in zip(table.entries, entries, strict=False):
-            entry.gsi = route.gsi
-            if isinstance(route, IrqchipRoute):
-                entry.type = lib.KVM_IRQ_ROUTING_IRQCHIP
-                entry.u.irqchip.irqchip, entry.u.irqchip.pin = route.irqchip, route.pin
-            else:
-                entry.type = lib.KVM_IRQ_ROUTING_MSI
-                entry.u.msi.address_lo, entry.u.msi.address_hi = route.address & 0xFFFFFFFF, route.address >> 32
-                entry.u.msi.data = route.data
+        data = b"".join(entries)
+        ffi.memmove(table.entries, data, len(data))
         ioctl(self.fd, "KVM_SET_GSI_ROUTING", table)
 
     def signal_msi(self, address: int, data: int) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from kvm_cffi import IrqchipRoute, MsiRoute, Vm, constants
 from pyvmm.board.layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_TIMER
-from pyvmm.errors import UserError
 
 PIC_CASCADE = 2
 
@@ -22,7 +23,7 @@ def kernel_pins() -> list[IrqchipRoute]:
 
 
 class GsiTable:
-    """The VM's routing table. KVM takes it only whole, so every change sends all of it."""
+    """The VM's routing table. KVM takes it only whole, so every change sends all of it: change many at once."""
 
     def __init__(self, vm: Vm, pins: list[IrqchipRoute]) -> None:
         self._vm = vm
@@ -35,28 +36,29 @@ class GsiTable:
         if pins:
             self._commit()
 
-    def allocate(self) -> int:
-        """A GSI for one message; raises UserError when the kernel's table has no room for more."""
+    def allocate(self) -> int | None:
+        """A GSI for one message; None when the kernel's table has no room for more."""
         if self._free:
             return self._free.pop()
         if self._next >= FIRST_MSI_GSI + self._limit:
-            raise UserError(
-                f"the PCI devices have more than the {self._limit} MSI and MSI-X vectors that KVM routes: "
-                "leave a --device away, or give it fewer vectors"
-            )
+            return None
         self._next += 1
         return self._next - 1
 
     def free(self, gsi: int) -> None:
-        """Give a GSI back."""
-        self.clear_message(gsi)
+        """Give a GSI back that no eventfd is bound to any more; the kernel forgets its route with the next change."""
+        self._messages.pop(gsi, None)
         self._free.append(gsi)
 
     def set_message(self, gsi: int, address: int, data: int) -> None:
         """Let *gsi* send *data* to *address*."""
-        route = MsiRoute(gsi, address, data)
-        if self._messages.get(gsi) != route:
-            self._messages[gsi] = route
+        self.set_messages([(gsi, address, data)])
+
+    def set_messages(self, messages: Iterable[tuple[int, int, int]]) -> None:
+        """Let each GSI send data to an address; all of them, as (GSI, address, data), by one change of the table."""
+        routes = [MsiRoute(*message) for message in messages]
+        if any(self._messages.get(route.gsi) != route for route in routes):
+            self._messages.update((route.gsi, route) for route in routes)
             self._commit()
 
     def clear_message(self, gsi: int) -> None:

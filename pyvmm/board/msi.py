@@ -1,86 +1,198 @@
-"""Message-signalled interrupts by eventfd.
+"""Message-signalled interrupts: how a vector's message gets to the guest.
 
-One MSI vector is one eventfd with one GSI route, so that everything that will ever interrupt (a device here, another
-thread, VFIO) only writes to a descriptor.
+At once by KVM_SIGNAL_MSI, from the moment the guest has unmasked it. A turn of the loop later by an eventfd with a GSI
+route of its own (KVM_IRQFD, KVM_SET_GSI_ROUTING): that costs a third, and whoever holds the descriptor (another thread,
+VFIO) interrupts the guest without us. KVM takes routes only as a whole table and lets nobody by meanwhile, so those of
+all vectors that wait are set in one, and then the eventfds are bound, BATCH a turn: a function has up to 2,048 vectors,
+and a guest enables them with one write. Where descriptors or routes run out, KVM_SIGNAL_MSI it stays.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Final
 
 from kvm_cffi import Vm
 from pyvmm.board.eventfd import high_eventfd
 from pyvmm.board.gsi import GsiTable
-from pyvmm.errors import UserError
 from pyvmm.trace import OFF, Channel
+
+BATCH: Final = 256
+"""Eventfds made and bound before the machine lock is given up: a few milliseconds."""
 
 
 class EventfdMsi:
-    """One vector: an eventfd bound to a GSI (KVM_IRQFD) that sends the message; see pci.msi.MsiIrq.
+    """One vector; see pci.msi.MsiIrq.
 
-    While masked the eventfd is not bound, so what others signal stays in its counter until unmask().
+    Nothing of ours signals the eventfd of a masked vector, so a mask leaves it bound. Once it has been lent (`fd`)
+    others may: then it is bound only while the vector is unmasked and has the right route, and what is signalled
+    meanwhile stays in its counter.
     """
 
-    def __init__(self, vm: Vm, gsis: GsiTable, trace: Channel) -> None:
-        self._vm = vm
-        self._gsis = gsis
-        self._trace = trace
-        self._fd = high_eventfd()
-        try:
-            self._gsi = gsis.allocate()
-        except UserError:
-            os.close(self._fd)
-            raise
+    def __init__(self, router: EventfdMsiRouter) -> None:
+        self._router = router
+        self._message = (0, 0)
+        self._masked = True
+        self._gsi: int | None = None
+        self._routed = (0, 0)
+        self._fd = -1
         self._bound = False
+        self._lent = False
+        self._direct = False  # the eventfd is bound, and its route sends the message: pulse() may use it
 
     @property
     def fd(self) -> int | None:
-        return self._fd
+        if not self._lent and self._take_gsi() and self._take_fd():
+            self._lent = True
+            if not self._direct or self._masked:
+                self._unbind()
+            self._changed()
+        return self._fd if self._lent else None
 
     def update(self, address: int, data: int) -> None:
-        self._gsis.set_message(self._gsi, address, data)
+        self._message = (address, data)
+        self._changed()
 
     def mask(self) -> None:
-        if self._bound:
-            self._vm.irqfd(self._fd, self._gsi, deassign=True)
-            self._bound = False
+        self._masked = True
+        if self._lent:
+            self._unbind()
 
     def unmask(self) -> None:
-        if not self._bound:
-            self._vm.irqfd(self._fd, self._gsi)  # sends at once if the counter is not zero
-            self._bound = True
+        self._masked = False
+        self._changed()
+
+    def _changed(self) -> None:
+        self._direct = self._bound and self._routed == self._message
+        if self._direct:
+            return
+        if self._lent:
+            self._unbind()
+        if not self._masked:
+            self._router.wait(self)
 
     def pulse(self) -> None:
-        if self._trace.enabled:
-            self._trace(f"MSI by GSI {self._gsi}")
-        os.eventfd_write(self._fd, 1)
+        trace = self._router.trace
+        if self._direct:
+            if trace.enabled:
+                trace(f"MSI by GSI {self._gsi}")
+            os.eventfd_write(self._fd, 1)
+        else:
+            address, data = self._message
+            if trace.enabled:
+                trace(f"KVM_SIGNAL_MSI: vector {data & 0xFF:#x}")
+            self._router.vm.signal_msi(address, data)
 
     def close(self) -> None:
+        self._router.forget(self)
+        if self._lent:
+            self._unbind()  # somebody may have a copy of the descriptor
         if self._fd >= 0:
-            self.mask()
+            # Closed for good it is bound no longer. To take it from KVM first would wait for the kernel each time.
             os.close(self._fd)
-            self._fd = -1
-            self._gsis.free(self._gsi)
+        if self._gsi is not None:
+            self._router.gsis.free(self._gsi)
+        self._fd, self._gsi, self._bound, self._lent, self._direct = -1, None, False, False, False
+
+    # What the router does, a turn of the loop later
+
+    def wants_route(self) -> tuple[int, tuple[int, int]] | None:
+        """(GSI, message) where the kernel has not that route, None where it has or there is no GSI left."""
+        if self._take_gsi() and self._routed != self._message:
+            assert self._gsi is not None
+            return self._gsi, self._message
+        return None
+
+    def routed(self) -> None:
+        """The kernel has the route."""
+        self._routed = self._message
+        self._direct = self._bound
+
+    def bind(self) -> None:
+        """Let the eventfd send the message: at once, if somebody has signalled it already."""
+        if self._gsi is None or self._bound or self._masked or not self._take_fd():
+            return
+        try:
+            self._router.vm.irqfd(self._fd, self._gsi)
+        except OSError:
+            if self._lent:  # whoever has it relies on it
+                raise
+            return
+        self._bound = self._direct = True
+
+    def _take_gsi(self) -> bool:
+        if self._gsi is None:
+            self._gsi = self._router.gsis.allocate()
+            self._routed = (0, 0)
+        return self._gsi is not None
+
+    def _take_fd(self) -> bool:
+        if self._fd < 0:
+            try:
+                self._fd = high_eventfd()
+            except OSError:
+                return False
+        return True
+
+    def _unbind(self) -> None:
+        if self._bound:
+            assert self._gsi is not None
+            self._router.vm.irqfd(self._fd, self._gsi, deassign=True)
+        self._bound = self._direct = False
 
 
 class EventfdMsiRouter:
-    """Gives out vectors; close() takes all of them back."""
+    """Gives out vectors; close() takes all of them back. *defer* runs a call later under the machine lock."""
 
-    def __init__(self, vm: Vm, gsis: GsiTable, trace: Channel = OFF) -> None:
-        self._vm = vm
-        self._gsis = gsis
-        self._trace = trace
-        self._vectors: list[EventfdMsi] = []
+    def __init__(
+        self, vm: Vm, gsis: GsiTable, defer: Callable[[Callable[[], None]], None], trace: Channel = OFF
+    ) -> None:
+        self.vm = vm
+        self.gsis = gsis
+        self.trace = trace
+        self._defer = defer
+        self._deferred = False
+        self._vectors: dict[EventfdMsi, None] = {}
+        self._waiting: dict[EventfdMsi, None] = {}
 
     def allocate(self) -> EventfdMsi:
-        vector = EventfdMsi(self._vm, self._gsis, self._trace)
-        self._vectors.append(vector)
+        vector = EventfdMsi(self)
+        self._vectors[vector] = None
         return vector
 
+    def wait(self, vector: EventfdMsi) -> None:
+        """*vector* wants its eventfd bound to a route; until then it does without."""
+        self._waiting[vector] = None
+        self._go_on_later()
+
+    def forget(self, vector: EventfdMsi) -> None:
+        """*vector* is closed."""
+        self._vectors.pop(vector, None)
+        self._waiting.pop(vector, None)
+
+    def _go_on_later(self) -> None:
+        if self._waiting and not self._deferred:
+            self._deferred = True
+            self._defer(self._go_on)
+
+    def _go_on(self) -> None:
+        """A turn: the routes of all that wait, or else the next BATCH of eventfds."""
+        self._deferred = False
+        wanted = [(vector, route) for vector in self._waiting if (route := vector.wants_route())]
+        if wanted:
+            self.gsis.set_messages([(gsi, *message) for _, (gsi, message) in wanted])
+            for vector, _ in wanted:
+                vector.routed()
+        else:
+            for vector in list(self._waiting)[:BATCH]:
+                del self._waiting[vector]
+                vector.bind()
+        self._go_on_later()
+
     def close(self) -> None:
-        for vector in self._vectors:
+        for vector in list(self._vectors):
             vector.close()
-        self._vectors.clear()
 
 
 class NoMsi:

@@ -80,8 +80,8 @@ class Machine(Lifecycle, Injection):
                 raise
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             raise UserError(
-                f"the machine needs more than the {most} descriptors that this process may have (each vCPU and each "
-                "MSI or MSI-X vector takes one): raise ulimit -n, or leave a --device away"
+                f"the machine needs more than the {most} descriptors that this process may have (each vCPU takes one): "
+                "raise ulimit -n, or ask for fewer with -c"
             ) from None
 
     # Building
@@ -183,7 +183,7 @@ class Machine(Lifecycle, Injection):
     def _add_pci(self) -> None:
         router: EventfdMsiRouter | NoMsi = NoMsi()
         if self.irqchip.local_apic:
-            router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.trace.channel("irq"))
+            router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.loop.post, self.trace.channel("irq"))
         self._resources.callback(router.close)
         doorbells = IoeventfdDoorbells(self.vm, self.loop, self.pio)
         self._resources.callback(doorbells.close)

@@ -3,12 +3,11 @@
 PCI Local Bus Specification 3.0, section 6.8. A message is a 32-bit write of `data` to `address`; on x86 the address is
 0xFEExxxxx, all 64 bits of it (Intel SDM volume 3, "Message Signalled Interrupts"); to elsewhere it is a write as any
 other, into RAM if some is there.
-In the machine one vector is one eventfd with one GSI route (KVM_IRQFD, KVM_SET_GSI_ROUTING), so that whoever holds its
-fd interrupts the guest without us.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -39,7 +38,8 @@ class MsiIrq(Protocol):
 
     @property
     def fd(self) -> int | None:
-        """The eventfd that sends the message when written, None where the router has none."""
+        """An eventfd that sends the message when written, None where the router has none. Whoever asks may write to it
+        from now on, masked or not."""
 
     def update(self, address: int, data: int) -> None:
         """The message to send from now on."""
@@ -101,6 +101,9 @@ class FakeMsiRouter:
         return irq
 
 
+_ENTRY: Final = struct.Struct("<QII")
+"""Message address, message data, vector control."""
+
 WriteMessage = Callable[[int, int], None]
 """Takes the address and data of a message that is no interrupt."""
 
@@ -128,7 +131,7 @@ class _Vector:
     def sync(self, opened: bool, address: int, data: int) -> None:
         """Follow the guest's registers; a pending message goes out when the vector opens."""
         irq = self.irq
-        if irq is None:
+        if irq is None or not (opened or self._open):
             return
         self._message = (address, data)
         interrupts = opened and address >> 20 == LOCAL_APICS
@@ -293,24 +296,24 @@ class Msix(Messages):
         """Read the control register again: after a configuration write, and when bus mastering changes."""
         if not self.enabled:
             self.drop_pending()
-        for n in range(self.count):
-            self._sync_vector(n)
+        self._sync_vectors(0, self.count)
 
-    def _sync_vector(self, n: int) -> None:
+    def _sync_vectors(self, first: int, end: int) -> None:
         control = self._config.get(self.offset + PCI_MSIX_FLAGS, 2)
         opened = control & (PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL) == PCI_MSIX_FLAGS_ENABLE
-        entry = self._table[n * PCI_MSIX_ENTRY_SIZE : (n + 1) * PCI_MSIX_ENTRY_SIZE]
-        opened = opened and not entry[PCI_MSIX_ENTRY_VECTOR_CTRL] & PCI_MSIX_ENTRY_CTRL_MASKBIT and self._bus_master()
-        address = int.from_bytes(entry[0:8], "little")
-        self._vectors[n].sync(opened, address, int.from_bytes(entry[8:12], "little"))
+        opened = opened and self._bus_master()
+        entries = _ENTRY.iter_unpack(self._table[first * PCI_MSIX_ENTRY_SIZE : end * PCI_MSIX_ENTRY_SIZE])
+        for vector, (address, data, mask) in zip(self._vectors[first:end], entries, strict=True):
+            vector.sync(opened and not mask & PCI_MSIX_ENTRY_CTRL_MASKBIT, address, data)
 
     def read(self, offset: int, size: int) -> int:
         """The guest reads table or pending bits, at any width."""
         if offset < self._pba:
             data = bytes(self._table[offset : offset + size])
         else:
-            bits = sum(1 << n for n, vector in enumerate(self._vectors) if vector.pending)
-            data = bits.to_bytes((self.count + 63) // 64 * 8, "little")[offset - self._pba : offset - self._pba + size]
+            first = 8 * (offset - self._pba)
+            shown = self._vectors[first : first + 8 * size]
+            return sum(1 << n for n, vector in enumerate(shown) if vector.pending)
         return int.from_bytes(data, "little")
 
     def write(self, offset: int, size: int, value: int) -> None:
@@ -325,5 +328,4 @@ class Msix(Messages):
                 elif field < PCI_MSIX_ENTRY_VECTOR_CTRL:
                     self._table[i] = byte & 0xFC if field == 0 else byte
         last = min(offset + size, len(self._table)) - 1
-        for n in range(offset // PCI_MSIX_ENTRY_SIZE, last // PCI_MSIX_ENTRY_SIZE + 1):
-            self._sync_vector(n)
+        self._sync_vectors(offset // PCI_MSIX_ENTRY_SIZE, last // PCI_MSIX_ENTRY_SIZE + 1)

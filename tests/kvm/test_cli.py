@@ -304,19 +304,19 @@ def test_all_the_vectors_that_a_device_can_have(pyvmm: Pyvmm, devices: Path) -> 
     assert pyvmm("run", "pio", "--device", f"{devices}:Vectors,count=2048").status == 16
 
 
-def test_more_vectors_than_kvm_routes(mistake: Callable[..., str], devices: Path) -> None:
+def test_more_vectors_than_kvm_routes(pyvmm: Pyvmm, devices: Path) -> None:
     device = f"{devices}:Vectors,count=2048"
-    assert "MSI-X vectors that KVM routes" in mistake("run", "pio", "--device", device, "--device", device)
+    assert pyvmm("run", "pio", "--device", device, "--device", device).status == 16
 
 
-def test_more_vectors_than_descriptors(devices: Path) -> None:
+def test_more_vcpus_than_descriptors() -> None:
     """A hard limit cannot be raised again, so in a process of its own."""
-    command: list[str | Path] = [PYVMM, "run", "pio", "--device", f"{devices}:Vectors,count=2048"]
+    command: list[str | Path] = [PYVMM, "run", "pio", "-c", "64"]
     ran = subprocess.run(
-        command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (1024, 1024)), capture_output=True
+        command, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)), capture_output=True
     )
     assert (ran.returncode, ran.stdout) == (2, b"")
-    assert re.fullmatch(rb"pyvmm: the machine needs more than the 1024 descriptors .*: raise ulimit -n.*\n", ran.stderr)
+    assert re.fullmatch(rb"pyvmm: the machine needs more than the 40 descriptors .*: raise ulimit -n.*\n", ran.stderr)
 
 
 @pytest.mark.usefixtures("few_descriptors")
