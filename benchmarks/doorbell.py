@@ -36,7 +36,7 @@ IRQ: Final = 5
 """A wire that nothing else is on and that the guest has masked."""
 
 
-class Doorbell:
+class DoorbellRegister:
     """A device whose only register is a doorbell."""
 
     def __init__(self, ring: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ def writes(count: int, *, ioeventfd: bool, answer: str) -> float:
             signal_msi(MSI_ADDRESS, MSI_DATA)
 
         ring = {"nothing": lambda: None, "pulse": vector.pulse, "signal_msi": send}[answer]
-        machine.mmio.map(ADDRESS, 0x1000, Doorbell(ring))
+        machine.mmio.map(ADDRESS, 0x1000, DoorbellRegister(ring))
         doorbells = IoeventfdDoorbells(machine.vm, machine.loop, machine.pio)
         if ioeventfd and doorbells.add(machine.mmio, ADDRESS, 4, None, ring) is None:
             raise BenchError("KVM gives no ioeventfd")

@@ -92,7 +92,7 @@ class Answers:
             raise BenchError(f"the guest answered {byte!r}, not {wanted!r}")
 
 
-class Keyboard:
+class UinputKeyboard:
     """The host's keyboard: a descriptor of uinput, or of a test."""
 
     def __init__(self, fd: int, answers: Answers) -> None:
@@ -158,14 +158,14 @@ class Virtio:
         self.seen: dict[str, list[Latency]] = {}
         self.rates: dict[str, list[float]] = {OURS: [], QEMU: []}
 
-    def run(self, name: str, command: Sequence[str | Path]) -> Keyboard:
+    def run(self, name: str, command: Sequence[str | Path]) -> UinputKeyboard:
         """Boot, press keys, end: a keyboard with its times."""
         words = [str(word) for word in command]
         pipe = subprocess.PIPE
         with subprocess.Popen(words, stdin=pipe, stdout=pipe, stderr=pipe, cwd=ROOT) as process:
             assert process.stdin is not None and process.stdout is not None and process.stderr is not None
             answers = Answers(process.stdout.fileno())
-            keyboard = Keyboard(self._fd, answers)
+            keyboard = UinputKeyboard(self._fd, answers)
             try:
                 answers.expect(b"K", BOOT)
                 keyboard.one_by_one(self._events)

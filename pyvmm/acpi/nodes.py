@@ -33,7 +33,7 @@ from pyvmm.acpi.aml import (
     Store,
     ToUUID,
 )
-from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS, PciHost, Platform, PowerManagement, SerialPort, Window
+from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS, ComPort, PciRoot, Platform, PowerManagement, Window
 from pyvmm.acpi.resources import (
     IO,
     Cacheable,
@@ -100,7 +100,7 @@ def ps2m() -> Aml:
     )
 
 
-def com(number: int, port: SerialPort) -> Aml:
+def com(number: int, port: ComPort) -> Aml:
     """A 16550A; *number* 1 is COM1."""
     return Device(
         f"COM{number}",
@@ -200,7 +200,7 @@ def ecam(base: int, length: int) -> Aml:
     )
 
 
-def _pci_windows(pci: PciHost, vga: bool) -> Iterator[Resource]:
+def _pci_windows(pci: PciRoot, vga: bool) -> Iterator[Resource]:
     yield WordBusNumber(ResourceProducer, MinFixed, MaxFixed, PosDecode, 0, 0, pci.last_bus, 0, pci.last_bus + 1)
     config = PCI_CONFIG_PORTS
     yield IO(Decode16, config.first, config.first, 1, config.length)
@@ -243,7 +243,7 @@ def _prt(interrupts: tuple[int, int, int, int]) -> Aml:
     """A routing package in which PIRQ p is hard-wired to interrupts[p]: no link device to program (6.2.13)."""
     return Package(
         *(
-            Package(device << 16 | 0xFFFF, pin, 0, interrupts[PciHost.pirq(device, pin)])
+            Package(device << 16 | 0xFFFF, pin, 0, interrupts[PciRoot.pirq(device, pin)])
             for device in range(PCI_DEVICES)
             for pin in range(PCI_PINS)
         )
@@ -270,7 +270,7 @@ def _pci_osc() -> Aml:
     )
 
 
-def pci0(platform: Platform, pci: PciHost, *children: Aml) -> Aml:
+def pci0(platform: Platform, pci: PciRoot, *children: Aml) -> Aml:
     """The host bridge, with the ISA devices behind it. PICF, which _PIC sets, is 0 while the OS uses the PIC."""
     express = pci.ecam is not None
     body = [

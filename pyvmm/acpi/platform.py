@@ -61,7 +61,7 @@ class PowerManagement:
 
 
 @dataclass(frozen=True)
-class IoApic:
+class MadtIoApic:
     """The IOAPIC, whose pins are GSI 0 and up. IRQ 0 is wired to pin 2, as in every PC."""
 
     address: int = 0xFEC00000
@@ -69,7 +69,7 @@ class IoApic:
 
 
 @dataclass(frozen=True)
-class SerialPort:
+class ComPort:
     """A 16550 at an I/O port, with its ISA IRQ."""
 
     io: int
@@ -77,7 +77,7 @@ class SerialPort:
 
 
 @dataclass(frozen=True)
-class PciHost:
+class PciRoot:
     """The host bridge of PCI segment 0 and what it forwards.
 
     Pin INTA–INTD (0–3) of device d on bus 0 drives PIRQ (d + pin) mod 4, the swizzle that bridges use as well
@@ -120,14 +120,14 @@ class Platform:
     cpus: int
     """vCPU n has APIC ID n."""
     pm: PowerManagement
-    apic: IoApic | None = IoApic()
+    apic: MadtIoApic | None = MadtIoApic()
     """None for a machine with PIC only, whose CPUs show no local APIC."""
-    pci: PciHost | None = None
+    pci: PciRoot | None = None
     keyboard: bool = True
     """An i8042 with a keyboard, IRQ 1."""
     mouse: bool = True
     """A mouse at the i8042, IRQ 12."""
-    serial: tuple[SerialPort, ...] = (SerialPort(0x3F8, 4),)
+    serial: tuple[ComPort, ...] = (ComPort(0x3F8, 4),)
     """COM1 and on."""
     rtc: bool = True
     """The MC146818, with the century at CMOS byte 0x32."""

@@ -13,7 +13,7 @@ from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c
 from typing import Final
 
 from pyvmm.acpi import sdt
-from pyvmm.acpi.platform import IoApic, PciHost, Platform
+from pyvmm.acpi.platform import MadtIoApic, PciRoot, Platform
 
 LAPIC_ADDRESS: Final = 0xFEE00000
 
@@ -244,7 +244,7 @@ def facs() -> bytes:
     return bytes(FacsTable(b"FACS", 64, Version=1))
 
 
-def madt(platform: Platform, apic: IoApic) -> bytes:
+def madt(platform: Platform, apic: MadtIoApic) -> bytes:
     """The interrupt controllers: a local APIC a vCPU, the IOAPIC, and what of ISA is not wired one to one.
 
     IRQ 0 is at pin 2. The SCI is level-triggered like that of a PC, but active high, the one polarity that KVM's
@@ -261,7 +261,7 @@ def madt(platform: Platform, apic: IoApic) -> bytes:
     return sdt.table(b"APIC", 1, body)
 
 
-def mcfg(pci: PciHost, base: int) -> bytes:
+def mcfg(pci: PciRoot, base: int) -> bytes:
     """Where the configuration space of segment 0 is mapped."""
     return sdt.table(b"MCFG", 1, bytes(8) + struct.pack("<QHBBI", base, 0, 0, pci.last_bus, 0))
 

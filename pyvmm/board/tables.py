@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyvmm.acpi.platform import IoApic, PciHost, Platform, PowerManagement, Window
+from pyvmm.acpi.platform import MadtIoApic, PciRoot, Platform, PowerManagement, Window
 from pyvmm.board import layout
 from pyvmm.config import MachineConfig
 from pyvmm.devices import acpi_pm
@@ -31,8 +31,8 @@ def describe(config: MachineConfig) -> Platform:
     return Platform(
         cpus=config.cpus,
         pm=pm,
-        apic=IoApic(layout.IOAPIC) if config.irqchip != "user" else None,
-        pci=PciHost(
+        apic=MadtIoApic(layout.IOAPIC) if config.irqchip != "user" else None,
+        pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
             memory64=_memory64(config.memory),
             ecam=layout.ECAM_START,

@@ -46,7 +46,7 @@ IDENTITY_GIB: Final = 4
 PAGE_TABLES_LENGTH: Final = (2 + IDENTITY_GIB) * PAGE_SIZE
 
 
-class Segment(NamedTuple):
+class SegmentRegister(NamedTuple):
     """A segment register with its hidden part, as struct kvm_segment has it; limit is in bytes, inclusive."""
 
     base: int
@@ -82,14 +82,14 @@ class CpuState(NamedTuple):
     """Every register that a boot protocol speaks of."""
 
     rip: int
-    cs: Segment
-    ds: Segment
-    es: Segment
-    fs: Segment
-    gs: Segment
-    ss: Segment
-    tr: Segment
-    ldt: Segment
+    cs: SegmentRegister
+    ds: SegmentRegister
+    es: SegmentRegister
+    fs: SegmentRegister
+    gs: SegmentRegister
+    ss: SegmentRegister
+    tr: SegmentRegister
+    ldt: SegmentRegister
     gdt: DescriptorTable
     idt: DescriptorTable
     cr0: int
@@ -115,12 +115,12 @@ class CpuState(NamedTuple):
     r15: int = 0
 
 
-_CODE32: Final = Segment(0, 0xFFFFFFFF, BOOT_CS, TYPE_CODE, s=1, db=1, g=1)
-_CODE64: Final = Segment(0, 0xFFFFFFFF, BOOT_CS, TYPE_CODE, s=1, l=1, g=1)
-_DATA: Final = Segment(0, 0xFFFFFFFF, BOOT_DS, TYPE_DATA, s=1, db=1, g=1)
+_CODE32: Final = SegmentRegister(0, 0xFFFFFFFF, BOOT_CS, TYPE_CODE, s=1, db=1, g=1)
+_CODE64: Final = SegmentRegister(0, 0xFFFFFFFF, BOOT_CS, TYPE_CODE, s=1, l=1, g=1)
+_DATA: Final = SegmentRegister(0, 0xFFFFFFFF, BOOT_DS, TYPE_DATA, s=1, db=1, g=1)
 # The selector is null, but the hidden part has to be a busy TSS for VMX to enter the guest (SDM volume 3, 27.3.1.2).
-_TR: Final = Segment(0, 0x67, 0, TYPE_TSS_BUSY, s=0)
-_NO_LDT: Final = Segment(0, 0xFFFF, 0, TYPE_LDT, s=0, present=0)
+_TR: Final = SegmentRegister(0, 0x67, 0, TYPE_TSS_BUSY, s=0)
+_NO_LDT: Final = SegmentRegister(0, 0xFFFF, 0, TYPE_LDT, s=0, present=0)
 _NO_IDT: Final = DescriptorTable(0, 0)
 
 
@@ -128,18 +128,18 @@ def real_mode(cs: int, ip: int, *, sp: int = 0) -> CpuState:
     """16-bit real mode at cs:ip, every data segment equal to *cs*, the interrupt table at 0, interrupts off."""
     if not (0 <= cs <= 0xFFFF and 0 <= ip <= 0xFFFF and 0 <= sp <= 0xFFFF):
         raise ValueError(f"{cs:#x}:{ip:#x} with SP {sp:#x} is no real-mode address")
-    data = Segment(cs << 4, 0xFFFF, cs, TYPE_DATA, s=1)
+    data = SegmentRegister(cs << 4, 0xFFFF, cs, TYPE_DATA, s=1)
     return CpuState(
         rip=ip,
         rsp=sp,
-        cs=Segment(cs << 4, 0xFFFF, cs, TYPE_CODE, s=1),
+        cs=SegmentRegister(cs << 4, 0xFFFF, cs, TYPE_CODE, s=1),
         ds=data,
         es=data,
         fs=data,
         gs=data,
         ss=data,
-        tr=Segment(0, 0xFFFF, 0, TYPE_TSS_BUSY, s=0),
-        ldt=Segment(0, 0xFFFF, 0, TYPE_LDT, s=0),
+        tr=SegmentRegister(0, 0xFFFF, 0, TYPE_TSS_BUSY, s=0),
+        ldt=SegmentRegister(0, 0xFFFF, 0, TYPE_LDT, s=0),
         gdt=DescriptorTable(0, 0xFFFF),
         idt=DescriptorTable(0, 0xFFFF),
         cr0=CR0_ET,
@@ -209,7 +209,7 @@ def long_mode(
     )
 
 
-def _write_gdt(memory: GuestMemory, gpa: int, code: Segment) -> DescriptorTable:
+def _write_gdt(memory: GuestMemory, gpa: int, code: SegmentRegister) -> DescriptorTable:
     table = struct.pack("<4Q", 0, 0, code.descriptor(), _DATA.descriptor())
     memory.write(gpa, table)
     return DescriptorTable(gpa, len(table) - 1)

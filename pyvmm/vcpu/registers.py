@@ -14,7 +14,7 @@ MTRR_ENABLED_WRITE_BACK = 0x806
 """MTRRs on, everything write-back, as firmware leaves RAM (Intel SDM volume 3, 12.11.2.1)."""
 
 
-def _segment(s: entry.Segment) -> Segment:
+def _segment(s: entry.SegmentRegister) -> Segment:
     return Segment(
         s.base, s.limit, s.selector, s.type, s.present, s.dpl, s.db, s.s, s.l, s.g, s.avl, unusable=1 - s.present
     )

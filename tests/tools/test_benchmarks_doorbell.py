@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from benchmarks.doorbell import Doorbell, each, report
+from benchmarks.doorbell import DoorbellRegister, each, report
 
 
 def test_each_is_a_mean_in_microseconds() -> None:
@@ -20,7 +20,7 @@ def test_each_is_a_mean_in_microseconds() -> None:
 
 def test_doorbell_rings_at_writes_only() -> None:
     rung: list[None] = []
-    device = Doorbell(lambda: rung.append(None))
+    device = DoorbellRegister(lambda: rung.append(None))
     assert device.read(0, 4) == 0 and rung == []
     device.write(0, 4, 7)
     assert rung == [None]

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import virtio
 from benchmarks.latency import Latency
 from benchmarks.programs import BenchError
-from benchmarks.virtio import INPUT_EVENT, STEPS, WARM_UP, Answers, Keyboard, key, report, with_file
+from benchmarks.virtio import INPUT_EVENT, STEPS, WARM_UP, Answers, UinputKeyboard, key, report, with_file
 from pyvmm.input.codes import EV_KEY, EV_SYN, KEY_A
 
 
@@ -40,7 +40,7 @@ def test_ramdisk_has_the_file(tmp_path: Path) -> None:
 
 
 @contextmanager
-def guest(answers: dict[int, bytes]) -> Iterator[Keyboard]:
+def guest(answers: dict[int, bytes]) -> Iterator[UinputKeyboard]:
     """A keyboard whose every key is answered, by value, as *answers* says."""
     keys, written = os.pipe()
     output, answer = os.pipe()
@@ -53,7 +53,7 @@ def guest(answers: dict[int, bytes]) -> Iterator[Keyboard]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield Keyboard(written, Answers(output))
+        yield UinputKeyboard(written, Answers(output))
     finally:
         os.close(written)
         thread.join()

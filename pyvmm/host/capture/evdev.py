@@ -44,7 +44,7 @@ class Event(Protocol):
     def value(self) -> int: ...
 
 
-class Device(Protocol):
+class EventDevice(Protocol):
     """As much of python-evdev's InputDevice as is used here. Every call may raise OSError (ENODEV: unplugged)."""
 
     @property
@@ -77,12 +77,12 @@ class Finder(Protocol):
     def close(self) -> None: ...
 
 
-def is_keyboard(device: Device) -> bool:
+def is_keyboard(device: EventDevice) -> bool:
     """Whether it has the keys of a keyboard."""
     return KEYBOARD_KEYS.issubset(device.capabilities().get(ic.EV_KEY, ()))
 
 
-def is_mouse(device: Device) -> bool:
+def is_mouse(device: EventDevice) -> bool:
     """Whether it moves a pointer by counts and has a left button; a tablet or touch pad does not."""
     capabilities = device.capabilities()
     return {ic.REL_X, ic.REL_Y} <= set(capabilities.get(ic.EV_REL, ())) and ic.BTN_LEFT in set(
@@ -109,7 +109,7 @@ def permission_advice(path: str) -> str:
 class _Captured:
     """One open device: taken or not, and which of its keys are down."""
 
-    def __init__(self, device: Device, capture: EvdevCapture, router: Router, keyboard: bool, mouse: bool) -> None:
+    def __init__(self, device: EventDevice, capture: EvdevCapture, router: Router, keyboard: bool, mouse: bool) -> None:
         self.device = device
         self.path = os.path.realpath(str(device.path))
         self._capture = capture
@@ -246,7 +246,7 @@ class EvdevCapture:
         self,
         router: Router,
         finder: Finder,
-        open_device: Callable[[str], Device],
+        open_device: Callable[[str], EventDevice],
         *,
         keyboard: str | None = "",
         mouse: str | None = None,

@@ -14,32 +14,32 @@ import pytest
 
 from pyvmm.acpi.aml import DefinitionBlock, Local0, Method, Name, NotSerialized, Store
 from pyvmm.acpi.build import ACPI_GPA, ACPI_ROOM, AcpiTables, build, write
-from pyvmm.acpi.platform import IoApic, PciHost, Platform, PowerManagement, SerialPort, Window
+from pyvmm.acpi.platform import ComPort, MadtIoApic, PciRoot, Platform, PowerManagement, Window
 from pyvmm.memory import GuestMemory
 
 MEMORY32 = Window(0xC0000000, 0xDFFFFFFF)
 MEMORY64 = Window(0x4000000000, 0x7FFFFFFFFF)
-PCIE = PciHost(MEMORY32, MEMORY64)
-COM1, COM2 = SerialPort(0x3F8, 4), SerialPort(0x2F8, 3)
+PCIE = PciRoot(MEMORY32, MEMORY64)
+COM1, COM2 = ComPort(0x3F8, 4), ComPort(0x2F8, 3)
 
 MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
     "pic only": lambda pm: Platform(1, pm, apic=None),
-    "pic and pci": lambda pm: Platform(1, pm, apic=None, pci=PciHost(MEMORY32, ecam=None)),
+    "pic and pci": lambda pm: Platform(1, pm, apic=None, pci=PciRoot(MEMORY32, ecam=None)),
     "apic": lambda pm: Platform(1, pm),
-    "apic and pci": lambda pm: Platform(2, pm, pci=PciHost(MEMORY32, ecam=None)),
+    "apic and pci": lambda pm: Platform(2, pm, pci=PciRoot(MEMORY32, ecam=None)),
     "pcie": lambda pm: Platform(2, pm, pci=PCIE),
-    "pcie below 4 GiB, one bus": lambda pm: Platform(4, pm, pci=PciHost(MEMORY32, last_bus=0)),
+    "pcie below 4 GiB, one bus": lambda pm: Platform(4, pm, pci=PciRoot(MEMORY32, last_bus=0)),
     "hpet": lambda pm: Platform(1, pm, pci=PCIE, hpet=0xFED00000),
     "bare": lambda pm: Platform(1, pm, pci=PCIE, keyboard=False, mouse=False, serial=(), rtc=False, vga=False),
     "keyboard only": lambda pm: Platform(3, pm, pci=PCIE, mouse=False, vga=False),
     "four serial ports": lambda pm: Platform(
-        1, pm, pci=PCIE, serial=(COM1, COM2, SerialPort(0x3E8, 4), SerialPort(0x2E8, 3))
+        1, pm, pci=PCIE, serial=(COM1, COM2, ComPort(0x3E8, 4), ComPort(0x2E8, 3))
     ),
     "elsewhere": lambda pm: Platform(
         17,
         replace(pm, sci=11, power_button_gpe=0x1F, gpe0_length=8),
-        apic=IoApic(0xFEC10000, 18),
-        pci=PciHost(Window(0x80000000, 0xAFFFFFFF), None, 0xB0000000, 127, (20, 21, 22, 23), (5, 9, 10, 7)),
+        apic=MadtIoApic(0xFEC10000, 18),
+        pci=PciRoot(Window(0x80000000, 0xAFFFFFFF), None, 0xB0000000, 127, (20, 21, 22, 23), (5, 9, 10, 7)),
     ),
     "all": lambda pm: Platform(255, pm, pci=PCIE, hpet=0xFED00000, serial=(COM1,) * 9),
 }
@@ -153,7 +153,7 @@ def test_fadt_says_what_is_missing(pm: PowerManagement, change: dict[str, Any], 
 
 @pytest.mark.parametrize("cpus", [1, 2, 255])
 def test_madt(pm: PowerManagement, cpus: int) -> None:
-    madt = by_name(build(Platform(cpus, pm, apic=IoApic(id=7))))["apic"]
+    madt = by_name(build(Platform(cpus, pm, apic=MadtIoApic(id=7))))["apic"]
     assert struct.unpack_from("<II", madt, 36) == (0xFEE00000, 1)
     entries = []
     at = 44
@@ -377,10 +377,10 @@ def test_write(pm: PowerManagement, tmp_path: Path) -> None:
         lambda pm: Platform(1, pm, keyboard=False),
         lambda pm: Platform(1, pm, serial=(COM1,) * 10),
         lambda pm: Window(2, 1),
-        lambda pm: PciHost(Window(0xC0000000, 0x100000000)),
-        lambda pm: PciHost(MEMORY32, ecam=0xE0080000),
-        lambda pm: PciHost(MEMORY32, ecam=0xF8000000),
-        lambda pm: PciHost(MEMORY32, last_bus=256),
+        lambda pm: PciRoot(Window(0xC0000000, 0x100000000)),
+        lambda pm: PciRoot(MEMORY32, ecam=0xE0080000),
+        lambda pm: PciRoot(MEMORY32, ecam=0xF8000000),
+        lambda pm: PciRoot(MEMORY32, last_bus=256),
     ],
 )
 def test_no_such_machine(pm: PowerManagement, wrong: Callable[[PowerManagement], object]) -> None:

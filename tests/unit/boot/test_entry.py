@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.boot.entry import Segment, long_mode, protected_mode, real_mode
+from pyvmm.boot.entry import SegmentRegister, long_mode, protected_mode, real_mode
 from pyvmm.memory import GuestMemory, GuestMemoryError
 
 
@@ -33,16 +33,16 @@ def walk(memory: GuestMemory, cr3: int, address: int) -> int | None:
 
 def test_known_descriptors() -> None:
     """The values every boot loader's source has."""
-    assert Segment(0, 0xFFFFFFFF, 0x10, 0xB, s=1, db=1, g=1).descriptor() == 0x00CF9B000000FFFF
-    assert Segment(0, 0xFFFFFFFF, 0x18, 0x3, s=1, db=1, g=1).descriptor() == 0x00CF93000000FFFF
-    assert Segment(0, 0xFFFFFFFF, 0x10, 0xB, s=1, l=1, g=1).descriptor() == 0x00AF9B000000FFFF
+    assert SegmentRegister(0, 0xFFFFFFFF, 0x10, 0xB, s=1, db=1, g=1).descriptor() == 0x00CF9B000000FFFF
+    assert SegmentRegister(0, 0xFFFFFFFF, 0x18, 0x3, s=1, db=1, g=1).descriptor() == 0x00CF93000000FFFF
+    assert SegmentRegister(0, 0xFFFFFFFF, 0x10, 0xB, s=1, l=1, g=1).descriptor() == 0x00AF9B000000FFFF
 
 
 @given(st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFF), st.booleans())
 def test_descriptor_base_and_limit(base: int, limit: int, g: bool) -> None:
     if g:
         limit = limit << 12 | 0xFFF
-    assert descriptor_fields(Segment(base, limit, 8, 3, s=1, g=int(g)).descriptor()) == (base, limit)
+    assert descriptor_fields(SegmentRegister(base, limit, 8, 3, s=1, g=int(g)).descriptor()) == (base, limit)
 
 
 def test_real_mode() -> None:
