@@ -83,7 +83,7 @@ class Session:
         window = X11Window(
             machine.vga,
             machine.loop,
-            lambda: machine.end(Outcome(End.QUIT, message="the window was closed")),
+            lambda why: machine.end(Outcome(End.QUIT, message=why)),
             machine.router,
             keyboard=keyboard,
             mouse=mouse,

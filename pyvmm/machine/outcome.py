@@ -44,7 +44,7 @@ exit status:
   4        the guest's kernel panicked
   5        triple fault
   6        KVM could not go on (internal error, failed entry, unknown exit)
-  7        quit with Ctrl-A x or by closing the window
+  7        quit with Ctrl-A x or by closing the window, or the X server went
   8        a --device of yours returned what it may not, or raised; one line says which one and where
   {DEBUG_EXIT_STATUS}+v     debug-exit: the guest wrote v to port 0xf4 ({DEBUG_EXIT_LIMIT} stands for all above)
   124      --timeout ran out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NamedTuple
 
 from pyvmm.devices.vga_text import Cursor, VgaText
@@ -111,8 +112,9 @@ class SeenScreen:
     cursor: Cursor | None
     palette: tuple[Rgb, ...]
 
-    def changes(self, before: SeenScreen | None) -> Iterator[Run]:
-        """The runs that differ from what was drawn *before*, all of them if there was nothing or other colours.
+    def changes(self, before: SeenScreen | None) -> Iterator[list[Run]]:
+        """The rows that differ from what was drawn *before*, all of them if there was nothing or other colours: of each
+        the runs from its first to its last cell that differs, found when it is asked for.
 
         A cell that the cursor entered, left or changed its shape in is among them.
         """
@@ -140,20 +142,18 @@ class SeenScreen:
                 if not different:
                     continue
                 first, last = min(different), max(different) + 1
-            yield from _runs(row, first, characters[first:last], attributes[first:last])
+            yield _runs(row, first, characters[first:last], attributes[first:last])
 
     def png(self, path: str) -> None:
         """Write the picture to a PNG file, 8x16 pixels a cell; raises OSError where the file can't be written."""
         from PIL import Image  # costs tens of milliseconds, which a run without a picture should not pay
 
+        from pyvmm.screen.pixels import CellPixels
+
         size = (self.screen.columns * GLYPH_WIDTH, self.screen.rows * GLYPH_HEIGHT)
-        image = Image.new("P", size)
+        pixels = CellPixels([bytes((colour,)) for colour in range(16)])
+        image = Image.frombytes("P", size, b"".join(pixels.row(runs) for runs in self.changes(None)))
         image.putpalette([level for colour in self.palette for level in colour])
-        for run in self.changes(None):
-            x, y, width = run.column * GLYPH_WIDTH, run.row * GLYPH_HEIGHT, len(run.characters) * GLYPH_WIDTH
-            image.paste(run.background, (x, y, x + width, y + GLYPH_HEIGHT))
-            ink = Image.frombytes("1", (width, GLYPH_HEIGHT), b"".join(scan_lines(run.characters)))
-            image.paste(run.foreground, (x, y), ink)
         if self.cursor is not None:
             image.paste(self.cursor_colour(), cursor_box(self.cursor, self.screen.cell_height))
         image.save(path, "PNG")
@@ -177,16 +177,18 @@ class ScreenFollower:
         """Everything must be drawn again: the window was covered, the terminal resized."""
         self._drawn = None
 
-    def next(self, now: int) -> tuple[SeenScreen, list[Run]] | None:
-        """What is seen at the time *now* (ns) and what of it the last call did not give; None if that is nothing."""
+    def next(self, now: int) -> tuple[SeenScreen, Iterator[list[Run]]] | None:
+        """What is seen at the time *now* (ns) and the rows of it that the last call did not give, see changes(); None
+        if that is nothing. The rows must be drawn before the next call, at whatever pace."""
         generation = self._vga.generation()
         if self._screen is None or generation != self._generation:
             self._generation = generation
             self._screen = Screen.of(self._vga)
         seen = self._screen.seen(now)
-        runs = list(seen.changes(self._drawn))
+        rows = seen.changes(self._drawn)
+        first = next(rows, None)
         self._drawn = seen
-        return (seen, runs) if runs else None
+        return None if first is None else (seen, chain([first], rows))
 
 
 def scan_lines(characters: bytes) -> list[bytes]:
@@ -202,10 +204,12 @@ def cursor_box(cursor: Cursor, cell_height: int) -> tuple[int, int, int, int]:
     return x, y + first, x + GLYPH_WIDTH, y + last
 
 
-def _runs(row: int, column: int, characters: bytes, attributes: bytes) -> Iterator[Run]:
+def _runs(row: int, column: int, characters: bytes, attributes: bytes) -> list[Run]:
+    runs = []
     start = 0
     for i in range(1, len(attributes) + 1):
         if i == len(attributes) or attributes[i] != attributes[start]:
             attribute = attributes[start]
-            yield Run(row, column + start, characters[start:i], attribute & 0x0F, attribute >> 4)
+            runs.append(Run(row, column + start, characters[start:i], attribute & 0x0F, attribute >> 4))
             start = i
+    return runs

@@ -8,13 +8,15 @@ import subprocess
 from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph
 from pyvmm.screen.screen import CP437
 
-XVFB = ("Xvfb", "-screen", "0", "800x600x24", "-nolisten", "tcp", "-noreset")
 
-
-def start_server() -> tuple[subprocess.Popen[bytes], str]:
-    """An X server of our own, on a display number that it finds free."""
+def start_server(depth: int = 24, visual_class: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
+    """An X server of our own, on a display number that it finds free; its root visual is of the *visual_class*, else
+    TrueColor, or PseudoColor where the *depth* is 8."""
     read_fd, write_fd = os.pipe()
-    process = subprocess.Popen([*XVFB, "-displayfd", str(write_fd)], pass_fds=[write_fd], stderr=subprocess.DEVNULL)
+    command = ["Xvfb", "-screen", "0", f"800x600x{depth}", "-nolisten", "tcp", "-noreset", "-displayfd", str(write_fd)]
+    if visual_class is not None:
+        command += ["-cc", str(visual_class)]
+    process = subprocess.Popen(command, pass_fds=[write_fd], stderr=subprocess.DEVNULL)
     os.close(write_fd)
     with open(read_fd) as numbers:
         number = numbers.readline().strip()

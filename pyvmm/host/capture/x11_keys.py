@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from Xlib import X
+from Xlib import X, error
 from Xlib.protocol import rq
 
 from pyvmm.input.codes import (
@@ -231,9 +231,12 @@ class X11Input:
             self._no_pointer = pixmap.create_cursor(pixmap, (0, 0, 0), (0, 0, 0), 0, 0)
             gc.free()
             pixmap.free()
-        status = self._window.grab_pointer(
-            False, _GRAB_MASK, X.GrabModeAsync, X.GrabModeAsync, self._window, self._no_pointer, event.time
-        )
+        try:
+            status = self._window.grab_pointer(
+                False, _GRAB_MASK, X.GrabModeAsync, X.GrabModeAsync, self._window, self._no_pointer, event.time
+            )
+        except error.XError:  # there was no memory for the cursor, or the window has gone
+            return
         if status == X.GrabSuccess:
             self.grabbed = True
             self._at = (event.event_x, event.event_y)

@@ -1,7 +1,8 @@
 """The guest's screen in the user's terminal (`--display text`): only what changed, in the terminal's sixteen colours.
 
 Drawn on the alternate screen, which is left as it was found however we end. A terminal that is smaller than the guest's
-screen shows the part with the cursor in it. Blinking is left to the terminal's own cursor.
+screen shows the part with the cursor in it. Blinking is left to the terminal's own cursor. A frame that takes longer
+than WORK_NS goes on at a later turn, for all this is done under the machine lock.
 
 Source: ECMA-48 for CUP and SGR; XTerm Control Sequences for the private modes 7 (autowrap), 25 (cursor) and 1049
 (alternate screen), and for SGR 90-107.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Iterator
 from typing import Final
 
 from pyvmm.clock import NS_PER_SECOND, Clock
@@ -21,6 +23,7 @@ from pyvmm.host.tty import in_foreground
 from pyvmm.screen.screen import CP437, Run, ScreenFollower, SeenScreen
 
 FRAME_NS: Final = NS_PER_SECOND // 60
+WORK_NS: Final = NS_PER_SECOND // 100
 _ENTER: Final = b"\x1b[?1049h\x1b[?7l\x1b[0m\x1b[2J"
 _LEAVE: Final = b"\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 PATIENCE_MS: Final = 1000
@@ -52,6 +55,7 @@ class TerminalScreen:
         self._waiting = b""
         self._size = (0, 0)
         self._top = 0
+        self._left: tuple[SeenScreen, Iterator[list[Run]]] | None = None
         self._note: list[str] = []
         self._started = self._visible = False
 
@@ -74,9 +78,11 @@ class TerminalScreen:
             self._follower.redraw()
 
     def _frame(self) -> None:
+        start = self._clock.now()
         self.refresh()
         if self._started:
-            self._timer.arm(self._clock.now() + FRAME_NS)
+            now = self._clock.now()
+            self._timer.arm(now + max(FRAME_NS, 3 * (now - start)))  # at most a quarter of our time, as for a window
 
     def refresh(self) -> None:
         """Draw what changed; while the terminal has yet to take the last frame, that goes on instead. Never waits."""
@@ -107,6 +113,7 @@ class TerminalScreen:
         if self._visible:
             self._waiting = b"\x18" + _ENTER if self._waiting else _ENTER  # as in give_back(), after SIGSTOP
             self._size = (0, 0)
+            self._left = None
 
     def close(self) -> None:
         """Give the terminal back as it was; any number of times."""
@@ -117,26 +124,40 @@ class TerminalScreen:
         self._out.close()
 
     def _next(self) -> str:
+        """What is to be sent next: the whole of a frame, or the rows of it that can be made in WORK_NS."""
+        end = self._clock.now() + WORK_NS
         size = self._terminal_size()
         if size != self._size:
-            self._size = size
+            self._size, self._left = size, None
             self._follower.redraw()
-        frame = self._follower.next(0)
-        if frame is None:
-            return ""
-        seen, runs = frame
-        top = self._first_row(seen)
-        if top != self._top:
-            self._top = top
-            runs = list(seen.changes(None))
+        if self._left is None:
+            self._left = self._begin()
+            if self._left is None:
+                return ""
+        seen, rows = self._left
         out = ["\x1b[?25l"]
-        out += [self._run(run) for run in runs]
+        for runs in rows:
+            out += map(self._run, runs)
+            if self._clock.now() >= end:
+                return "".join(out)
+        self._left = None
         for row, line in enumerate(self._note[: size[1]]):
             out.append(f"\x1b[{row + 1};1H{sgr(*NOTE_COLOURS)}{line[: size[0]].ljust(size[0])}")
         cursor = seen.cursor
-        if cursor is not None and cursor.column < size[0] and 0 <= cursor.row - top < size[1]:
-            out.append(f"\x1b[{cursor.row - top + 1};{cursor.column + 1}H\x1b[?25h")
+        if cursor is not None and cursor.column < size[0] and 0 <= cursor.row - self._top < size[1]:
+            out.append(f"\x1b[{cursor.row - self._top + 1};{cursor.column + 1}H\x1b[?25h")
         return "".join(out)
+
+    def _begin(self) -> tuple[SeenScreen, Iterator[list[Run]]] | None:
+        frame = self._follower.next(0)
+        if frame is None:
+            return None
+        seen, rows = frame
+        top = self._first_row(seen)
+        if top != self._top:
+            self._top = top
+            rows = seen.changes(None)
+        return seen, rows
 
     def _terminal_size(self) -> tuple[int, int]:
         try:

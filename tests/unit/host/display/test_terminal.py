@@ -21,14 +21,14 @@ from tests.rig.emulator import Emulator
 
 
 class Desk:
-    def __init__(self, columns: int = 80, lines: int = 25) -> None:
+    def __init__(self, columns: int = 80, lines: int = 25, clock: FakeClock | None = None) -> None:
         self.ours, self.theirs = pty.openpty()
         attributes = termios.tcgetattr(self.theirs)
         attributes[1] &= ~termios.OPOST
         termios.tcsetattr(self.theirs, termios.TCSANOW, attributes)
         self.resize(columns, lines)
         self.memory = bytearray(0x8000)
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.vga = VgaText(memoryview(self.memory), self.clock)
         self.screen = TerminalScreen(self.vga, self.clock, self.theirs)
         self.sent = b""
@@ -147,6 +147,35 @@ def test_a_small_terminal_shows_where_the_cursor_is() -> None:
     assert [line.split(".")[0] for line in desk.look().text()] == [f"row {row}" for row in range(2, 12)]
     desk.resize(80, 30)
     assert desk.look().text()[:25] == Screen.of(desk.vga).text()
+    desk.close()
+
+
+class BusyClock(FakeClock):
+    """A clock that goes on by a millisecond whenever it is asked."""
+
+    def now(self) -> int:
+        self._now += 1_000_000
+        return self._now
+
+
+def test_a_frame_is_drawn_in_turns() -> None:
+    """Of ten milliseconds, here as many rows: all of them come, and the cursor and the notes at the end."""
+    desk = Desk(clock=BusyClock())
+    desk.screen.start()
+    desk.look()
+    for row in range(25):
+        desk.write(row, 0, b"row %d" % row, row)
+    desk.screen.note(b"\r\nnote\r\n")
+    desk.screen.refresh()
+    desk.emulator.feed(os.read(desk.ours, 65536))
+    rows = [line.rstrip() for line in desk.emulator.text()]
+    assert rows[0] == "row 0" and 1 < len([row for row in rows if row]) < 12
+    desk.write(0, 0, b"row 0, of the next frame")
+    for _ in range(3):
+        desk.look()
+    rows = [line.rstrip() for line in desk.emulator.text()]
+    assert rows == ["note"] + [f"row {row}" for row in range(1, 25)]
+    assert desk.emulator.modes[25] is True
     desk.close()
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from Xlib import X
+from Xlib import X, error
 from Xlib import display as xdisplay
 from Xlib.ext import xtest
 from Xlib.protocol import event
@@ -18,7 +18,7 @@ from Xlib.protocol import event
 from pyvmm.clock import FakeClock
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
-from pyvmm.host.display.x11 import X11Window, open_display
+from pyvmm.host.display.x11 import TURN_BYTES, X11Window, open_display
 from pyvmm.input import codes as ic
 from pyvmm.input.router import Router
 from pyvmm.screen.font import glyph
@@ -47,24 +47,24 @@ def server_process(server_and_name: tuple[subprocess.Popen[bytes], str]) -> subp
 class Desk:
     """A window on the server, the guest's devices behind it, and a second connection that looks at it."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, clock: FakeClock | None = None) -> None:
         self.server = server
         self.memory = bytearray(0x8000)
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.vga = VgaText(memoryview(self.memory), self.clock)
         self.keyboard = FakeKeyboard()
         self.mouse = FakePointer()
         self.tablet = FakePointer()
         self.router = Router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse, virtio_tablet=self.tablet)
-        self.closed = 0
+        self.closed: list[str] = []
         self.window = X11Window(self.vga, self.clock, self.on_close, self.router, display_name=server)
         self.window.start()
         self.eye = xdisplay.Display(server)
         self.seen = self.eye.create_resource_object("window", self.window.window_id)
         self.xdotool("windowfocus", "--sync", str(self.window.window_id), "mousemove", "320", "200")
 
-    def on_close(self) -> None:
-        self.closed += 1
+    def on_close(self, why: str) -> None:
+        self.closed.append(why)
 
     def write(self, row: int, column: int, text: str, attribute: int = 0x07) -> None:
         for i, byte in enumerate(text.encode("cp437")):
@@ -156,6 +156,185 @@ def test_a_server_that_stops_answering_holds_up_nothing(desk: Desk, server_proce
     finally:
         server_process.send_signal(signal.SIGCONT)
     desk.until(lambda: desk.shows(3, 0, "x", 0xFFFFFF, 0xFF0004))
+
+
+class BusyClock(FakeClock):
+    """A clock that goes on by a millisecond whenever it is asked."""
+
+    def now(self) -> int:
+        self._now += 1_000_000
+        return self._now
+
+
+def crtc(vga: VgaText, index: int, value: int) -> None:
+    vga.write(0x14, 2, index | value << 8)
+
+
+def largest_screen(desk: Desk) -> None:
+    """256 columns and 128 rows, in which no two neighbours have an attribute in common."""
+    for index, value in ((0x11, 0x0E), (0x01, 0xFF), (0x09, 0x00), (0x12, 0xFF), (0x07, 0x42), (0x13, 0x80)):
+        crtc(desk.vga, index, value)
+    assert (desk.vga.columns, desk.vga.rows, desk.vga.pitch) == (256, 128, 256)
+    for cell in range(0x4000):
+        desk.memory[2 * cell : 2 * cell + 2] = bytes((0x21 + cell % 90, cell % 128))
+
+
+@pytest.mark.parametrize("clock", [FakeClock, BusyClock])
+def test_a_large_frame_is_drawn_in_turns(server: str, clock: Callable[[], FakeClock]) -> None:
+    """Of ten milliseconds, or as much as the server takes at once, whatever the guest shows."""
+    desk = Desk(server, clock())
+    try:
+        desk.until(lambda: desk.shows(3, 0, " ", 0xAAAAAA, 0))
+        largest_screen(desk)
+        connection = desk.window._display.display
+        row = 256 * 8 * 16 * 4
+        turns = 0
+        while True:
+            sent, requests = connection.data_sent_bytes + len(connection.data_send), connection.request_serial
+            desk.window.refresh()
+            turns += 1
+            added = connection.data_sent_bytes + len(connection.data_send) - sent
+            assert added <= TURN_BYTES + row + 1000
+            assert connection.request_serial - requests <= 16, "one for a row, not one for a cell"
+            if desk.window._left is None and desk.window._height == 128 * 16:
+                break
+            while connection.data_send:
+                select.select([], [desk.window], [], 10)
+                desk.window.process()
+        assert turns >= 128 * row // (TURN_BYTES + row)
+        desk.until(lambda: desk.shows(36, 99, chr(0x21 + (36 * 256 + 99) % 90), 0x00AAAA, 0xAA5500))
+    finally:
+        desk.close()
+
+
+def test_the_next_frame_waits_for_the_rows_of_the_last(server: str) -> None:
+    """So every row is drawn however fast the guest changes what is above it, and the window was uncovered meanwhile."""
+    desk = Desk(server, BusyClock())
+    try:
+        desk.until(lambda: desk.shows(3, 0, " ", 0xAAAAAA, 0))
+        for row in range(25):
+            desk.write(row, 0, "x")
+        for turn in range(20):
+            desk.window._follower.redraw()
+            desk.write(0, 0, chr(0x41 + turn))
+            desk.window.refresh()
+        desk.until(lambda: desk.shows(24, 0, "x", 0xAAAAAA, 0))
+    finally:
+        desk.close()
+
+
+@pytest.mark.parametrize("longest_request", [1 << 18, 1 << 14])
+def test_many_colours_in_a_row(desk: Desk, longest_request: int) -> None:
+    """One image of the cells that changed, where the server takes requests of its size."""
+    desk.window._most_bytes = longest_request
+    text = "".join(map(chr, range(0x21, 0x7F)))[:40]
+    for i, character in enumerate(text):
+        desk.write(7, 20 + i, character, i)
+    desk.until(lambda: desk.shows(7, 59, text[39], 0xAAAAAA, 0x00AA00))
+    for i in (0, 15, 16, 31):
+        foreground = desk.vga.palette()[i % 16]
+        background = desk.vga.palette()[i // 16]
+        assert desk.shows(7, 20 + i, text[i], int.from_bytes(foreground, "big"), int.from_bytes(background, "big"))
+
+
+VISUALS = [(8, X.StaticGray), (8, X.GrayScale), (8, X.StaticColor), (8, X.PseudoColor), (8, X.TrueColor)]
+VISUALS += [(8, X.DirectColor), (16, X.TrueColor), (24, X.TrueColor), (24, X.DirectColor)]
+
+
+class Eye:
+    """Sees a window's colours, whatever the class of its visual."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._window = desk.seen
+        self._info = desk.eye.display.info
+        screen = desk.eye.screen()
+        visuals = [visual for depth in screen.allowed_depths for visual in depth.visuals]
+        self.visual = next(visual for visual in visuals if visual.visual_id == screen.root_visual)
+        self._bits = {f.depth: f.bits_per_pixel for f in self._info.pixmap_formats}[screen.root_depth]
+        self.colormap = self._window.get_attributes().colormap
+        self.has_default = self.colormap == screen.default_colormap
+
+    def colours(self, row: int, column: int) -> list[tuple[int, int, int]]:
+        """Red, green and blue, 0 to 255, of the 128 pixels of a cell."""
+        image = self._window.get_image(column * 8, row * 16, 8, 16, X.ZPixmap, 0xFFFFFFFF).data
+        size = self._bits // 8
+        pixels = [int.from_bytes(image[i : i + size], "little") for i in range(0, len(image), size)]
+        answer = self.colormap.query_colors(pixels)
+        return [(colour.red >> 8, colour.green >> 8, colour.blue >> 8) for colour in answer]
+
+
+@pytest.mark.parametrize(("depth", "visual_class"), VISUALS)
+def test_every_class_of_visual(depth: int, visual_class: int) -> None:
+    """A guest that changes its palette for ever, as runs and as images, ends in its last colours."""
+    process, server = start_server(depth, visual_class)
+    try:
+        desk = Desk(server)
+        eye = Eye(desk)
+        assert eye.visual.visual_class == visual_class
+        desk.write(3, 0, "run", 0x12)
+        for column in range(40):
+            desk.write(5, column, "█", column % 2 * 0x10 | 2)
+        for level in range(600):
+            desk.palette(2, (level % 64, level // 8 % 64, level // 64))
+            desk.clock.advance(17_000_000)
+            desk.window.process()
+        # To the two ends, which every map has.
+        desk.palette(1, (0, 0, 0))
+        desk.palette(2, (63, 63, 63))
+        ink, ground = (255, 255, 255), (0, 0, 0)
+        lines = glyph(ord("r"))
+        expected = [ink if line >> (7 - x) & 1 else ground for line in lines for x in range(8)]
+        desk.until(lambda: eye.colours(3, 0) == expected)
+        desk.until(lambda: eye.colours(5, 7) == [ink] * 128)
+        assert desk.closed == []
+        desk.close()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_colormap_that_is_full() -> None:
+    """Then the window has one of its own; and a second window, whose first gave its cells back, none."""
+    process, server = start_server(8)
+    try:
+        other = xdisplay.Display(server)
+        taken = 0
+        while True:
+            try:
+                other.screen().default_colormap.alloc_color_cells(False, 1, 0)
+                taken += 1
+            except error.BadAlloc:
+                break
+        assert taken > 100
+        desk = Desk(server)
+        eye = Eye(desk)
+        assert not eye.has_default
+        desk.write(3, 0, "█", 4)
+        desk.until(lambda: eye.colours(3, 0) == [(0xAA, 0, 0)] * 128)
+        desk.close()
+        other.close()
+        for _ in range(30):  # each takes sixteen of the 256
+            desk = Desk(server)
+            assert Eye(desk).has_default
+            desk.close()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_an_x_error_is_no_end(desk: Desk) -> None:
+    """Whatever the server refuses, to a request that waits for an answer or to one that does not."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise error.BadAlloc(desk.window._display.display, bytes(32))
+
+    desk.until(lambda: desk.shows(3, 0, " ", 0xAAAAAA, 0))
+    desk.window._window.grab_pointer = refuse
+    desk.xdotool("click", "1")
+    desk.window._window.change_attributes(cursor=0x12345)
+    desk.write(3, 0, "x")
+    desk.until(lambda: desk.shows(3, 0, "x", 0xAAAAAA, 0))
+    assert desk.closed == [] and desk.window._input is not None and not desk.window._input.grabbed
 
 
 def test_the_cursor_blinks(desk: Desk) -> None:
@@ -264,7 +443,18 @@ def test_closing_the_window_asks_the_machine(desk: Desk) -> None:
     )
     desk.seen.send_event(message)
     desk.eye.flush()
-    desk.until(lambda: desk.closed == 1)
+    desk.until(lambda: bool(desk.closed))
+    assert desk.closed == ["the window was closed"]
+
+
+def test_a_window_that_somebody_destroys_is_a_closed_one(desk: Desk) -> None:
+    desk.xdotool("keydown", "a")
+    desk.until(lambda: desk.keyboard.keys == [(ic.KEY_A, 1)])
+    desk.xdotool("windowclose", str(desk.window.window_id))  # DestroyWindow, which asks nobody
+    desk.until(lambda: bool(desk.closed))
+    assert desk.closed == ["the window was closed"]
+    assert desk.keyboard.keys == [(ic.KEY_A, 1), (ic.KEY_A, 0)]
+    desk.xdotool("keyup", "a")
 
 
 def test_a_server_that_dies_asks_the_machine_and_releases() -> None:
@@ -274,12 +464,12 @@ def test_a_server_that_dies_asks_the_machine_and_releases() -> None:
     desk.until(lambda: desk.keyboard.keys == [(ic.KEY_A, 1)])
     process.kill()
     process.wait()
-    desk.until(lambda: desk.closed == 1)
+    desk.until(lambda: bool(desk.closed))
     assert desk.keyboard.keys == [(ic.KEY_A, 1), (ic.KEY_A, 0)]
     desk.window.refresh()
     desk.window.process()
     desk.window.close()
-    assert desk.closed == 1
+    assert desk.closed == [f"X display {server}: the server has gone, or has closed our connection"]
 
 
 @pytest.mark.parametrize("name", [":4711", "no display", "nowhere.invalid:0", None])
