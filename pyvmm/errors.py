@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class UserError(Exception):
     """str(error) is one line: what is wrong and what to do about it."""
@@ -10,3 +12,19 @@ class UserError(Exception):
 def printable(text: str) -> str:
     """*text* with what a terminal would obey or not show (controls, escapes, bidirectional marks) spelled as \\xNN."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """The type and text of an exception that code of the user's raised; a long text is cut."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # of its own __str__
+        text = ""
+    if len(text) > limit:
+        text = f"{text[:limit]}…"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether *error* is a Ctrl-C of the user's: where others hear SIGINT, a KeyboardInterrupt is somebody's own."""
+    return isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -18,13 +18,14 @@ from typing import Final
 
 from pyvmm.cli.signals import ENDING, handled, stop_process
 from pyvmm.cli.stdio import complain
+from pyvmm.cli.stuck import Watch
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
 from pyvmm.host.trace_file import TraceWriter
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.outcome import End, Outcome
+from pyvmm.machine.outcome import DeviceFault, End, Outcome
 
 
 def _trace_writer(file: Path | None) -> TraceWriter:
@@ -78,7 +79,7 @@ class _Run:
 
     def end(self, number: int) -> None:
         """A signal that ends the process ends the machine instead, so that everything is closed and restored. Where
-        that does not come about, as when a device of the user's never returns, another signal ends the process."""
+        that does not come about, and Watch has not ended the process either, another signal does."""
         if self._ended is None:
             self._ended = Outcome(End.SIGNAL, number)
             self._ended_at = time.monotonic()
@@ -149,6 +150,8 @@ class _Run:
             except Interrupted:
                 assert self._ended is not None
                 return self._ended
+            except DeviceFault as fault:
+                return fault.outcome
 
     def _machines(self) -> Outcome:
         timeout = self._host.timeout
@@ -157,7 +160,7 @@ class _Run:
         while True:
             with self._waiting():
                 machine = Machine(self._config, self.console.write, self._trace, nvram)
-            with machine:
+            with self._watch(machine, deadline), machine:
                 with self._waiting():
                     session = Session(machine, self._host, self.console)
                 with session:
@@ -174,6 +177,10 @@ class _Run:
                 return replace(outcome, message=f"after {timeout:g} s")  # in all, whatever was left for the last start
             if outcome.end is not End.RESET or self._host.no_reboot:
                 return outcome
+
+    def _watch(self, machine: Machine, deadline: float | None) -> Watch:
+        last_words = self._trace.close if self._trace is not None else lambda: None
+        return Watch(machine, self.console, lambda: self._ended, deadline, last_words)
 
 
 def run(config: MachineConfig, host: HostConfig) -> int:

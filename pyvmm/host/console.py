@@ -176,6 +176,8 @@ class Console:
         if self._terminal is not None and not in_foreground(self._in):  # after SIGSTOP; reading would stop us again
             self._read_on(False)
             return
+        if self._terminal is not None and not self.waiting:  # quit_typed() was quicker
+            return
         try:
             data = os.read(self._in, CHUNK)
         except OSError:
@@ -196,6 +198,24 @@ class Console:
             else:
                 self._command(command)
         self._feed()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the terminal is ours and something that was typed lies there unread. From any thread."""
+        if self._terminal is None or not self._terminal.ours or not in_foreground(self._in):
+            return False
+        poll = select.poll()
+        poll.register(self._in, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def quit_typed(self) -> bool:
+        """Whether Ctrl-A x is in what lies unread; the rest is kept for the guest. For another thread than the loop's,
+        where that does not get the machine lock any more."""
+        if not self.waiting:
+            return False
+        data, commands = self._escapes.feed(os.read(self._in, CHUNK))
+        self._input += data
+        return "x" in commands
 
     def close(self) -> None:
         """Write what is left, as far as the reader takes it within a second, and give the terminal back."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 
 from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
+from pyvmm.errors import is_ctrl_c, one_line
 from pyvmm.loop import Loop
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import PanicWatch
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.host import PciHost
 from pyvmm.vcpu.report import vcpu_report
 from pyvmm.vcpu.thread import VcpuThread
 
@@ -30,6 +31,7 @@ class Lifecycle:
     """What every machine has whatever is on its board; the board is a subclass that fills in vcpus and threads."""
 
     memory: GuestMemory
+    pci: PciHost
     nmi_masked = False
 
     def __init__(self) -> None:
@@ -42,7 +44,7 @@ class Lifecycle:
         self._error: BaseException | None = None
         self._dead: Vcpu | None = None
         self._insn = b""
-        self._started = False
+        self._started = self._built = False
 
     # What devices and vCPUs tell, under the machine lock
 
@@ -116,13 +118,20 @@ class Lifecycle:
             self._dead, self._insn = thread.vcpu, insn_bytes
             self.end(Outcome(end, message=message))
 
-    def on_error(self, thread: VcpuThread, error: BaseException) -> None:
-        """KVM_RUN failed, or a bug of ours in a device, which run() raises again: end the machine."""
-        if isinstance(error, KvmError) and error.request == "KVM_RUN":
+    def on_error(self, thread: VcpuThread | None, error: BaseException) -> None:
+        """End the machine, for what came out of *thread*, or of the loop: KVM_RUN failed, a device of the user's raised
+        or returned what it may not, or there is a bug of ours, which run() raises again."""
+        from pyvmm.machine import fault  # as late as this: it is needed once
+
+        if thread is not None and isinstance(error, KvmError) and error.request == "KVM_RUN":
             self._die(thread, End.INTERNAL_ERROR, f"vCPU {thread.vcpu.id}: {error}")
             return
-        self._error = error
-        self._die(thread, End.INTERNAL_ERROR, "".join(traceback.format_exception_only(error)).strip())
+        if (outcome := fault.outcome_of(error, self.pci)) is not None:
+            self.end(outcome)
+            return
+        if self._error is None:
+            self._error = error
+        self.end(Outcome(End.INTERNAL_ERROR, message=one_line(error)))
 
     # What the host does
 
@@ -166,10 +175,16 @@ class Lifecycle:
                     return True
             if self.outcome is not None or time.monotonic() >= deadline:
                 return False
-            self.loop.run_once(LOOK_S)
+            try:
+                self.loop.run_once(LOOK_S)
+            except BaseException as error:
+                self._loop_error(error)
+                if self._error is not None:
+                    raise
 
     def run(self, timeout: float | None = None) -> Outcome:
-        """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""
+        """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised, and
+        what a callback of the caller's did."""
         if timeout is not None:
             expired = self.loop.timer(lambda: self.end(Outcome(End.TIMEOUT, message=f"after {timeout:g} s")))
             expired.arm(self.loop.now() + int(timeout * 1e9))
@@ -177,6 +192,8 @@ class Lifecycle:
             if self.outcome is None:
                 self.start()
                 self.loop.run()
+        except BaseException as error:
+            self._loop_error(error)
         finally:
             self.join()
         if self._error is not None:
@@ -185,6 +202,12 @@ class Lifecycle:
         if self.outcome.end in REPORTED and not self.outcome.report:
             self.outcome = replace(self.outcome, report=self.report())
         return self.outcome
+
+    def _loop_error(self, error: BaseException) -> None:
+        """What came out of the loop is a device's, or is raised again: for wait() or run(), or as Ctrl-C at once."""
+        if is_ctrl_c(error):
+            raise error
+        self.on_error(None, error)
 
     def join(self) -> None:
         """Stop the vCPUs and wait until their threads have ended; the machine lock must not be held."""

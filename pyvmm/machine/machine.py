@@ -40,7 +40,7 @@ from pyvmm.input.typist import Typist
 from pyvmm.machine.guest import load_guest
 from pyvmm.machine.inject import Injection, Keyboard
 from pyvmm.machine.life import Lifecycle
-from pyvmm.machine.outcome import End, Outcome
+from pyvmm.machine.outcome import DeviceFault, End, Outcome
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.trace import Sink, Trace
@@ -99,6 +99,7 @@ class Machine(Lifecycle, Injection):
             self.vcpus = [self._create_vcpu(n) for n in range(self.config.cpus)]
             self._start_at(self._load())
             self._resources = resources.pop_all()
+            self._built = True
 
     def _create_vm(self) -> None:
         config, keep = self.config, self._resources
@@ -203,6 +204,7 @@ class Machine(Lifecycle, Injection):
             defer=self.loop.post,
             trace=self.trace.channel("pci"),
         )
+        self._resources.callback(self._close_devices)
         self.pio.map(layout.PCI_CONFIG, 8, self.pci.config_ports)
         self.mmio.map(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
@@ -337,8 +339,21 @@ class Machine(Lifecycle, Injection):
 
         self._serial = both
 
+    def _close_devices(self) -> None:
+        try:
+            with self.lock:
+                self.pci.close()
+        except BaseException as error:
+            from pyvmm.machine import fault
+
+            outcome = fault.outcome_of(error, self.pci)
+            if outcome is None:
+                raise
+            if self._built:  # else what has kept it from being made is told
+                raise DeviceFault(outcome) from error
+
     def close(self) -> None:
-        """Give everything back: threads, descriptors, memory."""
+        """Give everything back: devices, threads, descriptors, memory. Raises DeviceFault for a device that raises."""
         self.join()
         self._resources.close()
 

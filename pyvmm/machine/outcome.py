@@ -85,3 +85,11 @@ class Outcome:
         if self.end is End.DEVICE_FAULT and self.message:
             return self.message
         return f"{self.end.value}: {self.message}" if self.message else self.end.value
+
+
+class DeviceFault(Exception):
+    """A device of the user's raised when it was closed, too late for the machine's outcome: *outcome* is that."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(str(outcome))
+        self.outcome = outcome

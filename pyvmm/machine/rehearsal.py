@@ -31,13 +31,18 @@ def rehearse(config: MachineConfig, trace_file: Path | None = None) -> None:
         if trace_file.is_dir() or not os.access(place, os.W_OK):
             raise UserError(f"--trace: cannot write {trace_file}: name a file where you may write one")
     with closing(Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)) as ram:
-        _plug_in(config, ram.memory)
+        _try_devices(config, ram.memory)
         load_guest(config, ram.memory) if config.kernel is None else load_kernel(config, ram.memory)
 
 
-def _plug_in(config: MachineConfig, memory: GuestMemory) -> None:
+def _try_devices(config: MachineConfig, memory: GuestMemory) -> None:
     lines = [LevelIrq(lambda level: None) for _ in range(4)]
     host = PciHost(Bus("MMIO", 1 << 52), Bus("PIO", 1 << 16), memory, lines, NoMsi())
+    with closing(host):
+        _add_all(config, host)
+
+
+def _add_all(config: MachineConfig, host: PciHost) -> None:
     host.root.add(HostBridge(layout.ECAM_START), 0)
     if config.virtio_input != "none":
         devices: list[VirtioInput] = [VirtioKeyboard(config.virtio_input), VirtioMouse(config.virtio_input)]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
-
 from pyvmm.board import layout
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine.registry import device_port, load_device, one_line
+from pyvmm.machine.registry import blaming, device_port, load_device, parse_device
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.firmware import assign_resources
@@ -27,9 +25,9 @@ def plug_in(config: MachineConfig, root: PciBus, trace: Channel) -> None:
         what = f"--device {option}"
         device, behind = load_device(option), device_port(option)
         if behind is None:
-            _add(what, device, root, _free_slot(what, root))
+            _add(option, device, root, _free_slot(what, root))
         elif 0 <= behind < len(ports) and not ports[behind].child.functions:
-            _add(what, device, ports[behind].child, 0)
+            _add(option, device, ports[behind].child, 0)
         else:
             raise UserError(f"{what}: root port {behind} does not exist or is taken: see --root-ports")
     if config.rng:
@@ -51,12 +49,6 @@ def _free_slot(what: str, root: PciBus) -> int:
         raise UserError(f"{what}: {error}: leave a --device away, or put one behind a root port") from None
 
 
-def _add(what: str, device: PciDevice, bus: PciBus, slot: int) -> None:
-    try:
+def _add(option: str, device: PciDevice, bus: PciBus, slot: int) -> None:
+    with blaming(f"--device {option}", parse_device(option)[0]):  # attached() is the user's own code
         bus.add(device, slot)
-    except UserError:
-        raise
-    except Exception as error:  # of the device's attached(), which is the user's own code
-        if isinstance(error, OSError) and error.errno == errno.EMFILE:  # no descriptor for one of its vectors
-            raise
-        raise UserError(f"{what}: {one_line(error)}") from None

@@ -235,6 +235,12 @@ class PciDevice:
     def attached(self) -> None:
         """The function is on its bus: `memory` and `trace` are there."""
 
+    def close(self) -> None:
+        """The device is thrown away: the machine ends, or a reset makes a new one. Give back files, sockets, processes.
+
+        Called once, under the machine lock, after the last access; nothing of the machine is to be used any more.
+        """
+
     # What the guest and the bus do.
 
     @property

@@ -114,6 +114,18 @@ class PciHost:
             function.reset_function()
         self.config_ports.reset()
 
+    def close(self) -> None:
+        """Tell every function that it is thrown away, the last plugged in first. Raises what the first of them raised
+        that did, when all have been told."""
+        errors: list[BaseException] = []
+        for function in reversed(self.all_functions()):
+            try:
+                function.close()
+            except BaseException as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
 
 class ConfigPorts:
     """The Device at ports 0xCF8–0xCFF (8 ports): configuration mechanism #1."""
@@ -126,15 +138,16 @@ class ConfigPorts:
     def reset(self) -> None:
         self._address = 0
 
-    def _register(self, lane: int) -> tuple[PciDevice | None, int]:
+    def target(self, offset: int) -> tuple[PciDevice | None, int]:
+        """The function, if there is one, and its register that an access to CONFIG_DATA at *offset* reaches."""
         address = self._address
-        if not address & CONFIG_ENABLE:
+        if not address & CONFIG_ENABLE or offset < 4:
             return None, 0
-        return self._host.find(address >> 16 & 0xFF, address >> 8 & 0xFF), (address & 0xFC) + lane
+        return self._host.find(address >> 16 & 0xFF, address >> 8 & 0xFF), (address & 0xFC) + offset - 4
 
     def read(self, offset: int, size: int) -> int:
         if offset >= 4:
-            function, register = self._register(offset - 4)
+            function, register = self.target(offset)
             return ALL_ONES[size] if function is None else function.config_read(register, size)
         if offset == 0 and size == 4:
             return self._address
@@ -144,7 +157,7 @@ class ConfigPorts:
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset >= 4:
-            function, register = self._register(offset - 4)
+            function, register = self.target(offset)
             if function is not None:
                 function.config_write(register, size, value)
         elif offset == 0 and size == 4:
@@ -159,17 +172,21 @@ class Ecam:
     def __init__(self, host: PciHost) -> None:
         self._host = host
 
+    def target(self, offset: int) -> tuple[PciDevice | None, int]:
+        """The function, if there is one, and its register that an access at *offset* reaches."""
+        return self._host.find(offset >> 20, offset >> 12 & 0xFF), offset & 0xFFF
+
     def read(self, offset: int, size: int) -> int:
         if size == 8:
-            return self.read(offset, 4) | self.read(offset + 4, 4) << 32
-        function = self._host.find(offset >> 20, offset >> 12 & 0xFF)
-        return ALL_ONES[size] if function is None else function.config_read(offset & 0xFFF, size)
+            return self.read(offset, 4) & ALL_ONES[4] | self.read(offset + 4, 4) << 32
+        function, register = self.target(offset)
+        return ALL_ONES[size] if function is None else function.config_read(register, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
         if size == 8:
             self.write(offset, 4, value & 0xFFFFFFFF)
             self.write(offset + 4, 4, value >> 32)
             return
-        function = self._host.find(offset >> 20, offset >> 12 & 0xFF)
+        function, register = self.target(offset)
         if function is not None:
-            function.config_write(offset & 0xFFF, size, value)
+            function.config_write(register, size, value)

@@ -61,6 +61,9 @@ class VirtioDevice:
     def reset(self) -> None:
         """The driver has reset the device; queues and features are already back."""
 
+    def close(self) -> None:
+        """The device is thrown away; see PciDevice.close()."""
+
     def config_read(self, offset: int, size: int) -> int:
         """The driver reads the configuration structure; zero beyond its end."""
         return int.from_bytes(self.config[offset : offset + size], "little")

@@ -130,6 +130,9 @@ class VirtioPci(PciDevice):
             for queue in self.device.queues:
                 queue.defer = self.bus.host.defer
 
+    def close(self) -> None:
+        self.device.close()
+
     # Status and features
 
     def reset(self) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.cli.run import PATIENCE
 from pyvmm.cli.signals import ENDING
 from tests.rig.console import Console
 
@@ -437,37 +436,6 @@ def test_a_guest_that_resets_for_ever_can_be_ended(tmp_path: Path, how: str) -> 
             }[how]
         )
         assert process.wait() == {"signal": 143, "timeout": 124}[how]
-
-
-HANGS = """
-from pyvmm.pci.device import PciDevice
-
-class Hangs(PciDevice):
-    vendor_id, device_id, class_code = 0x1234, 0x5678, 0xFF0000
-
-    def __init__(self):
-        super().__init__()
-        self.add_io_bar(0, 4, self)
-
-    def read(self, offset, size):
-        while True:
-            pass
-"""
-
-
-def test_a_device_that_never_returns(tmp_path: Path) -> None:
-    """It holds the machine lock, so nothing can end the machine; a second signal ends the process."""
-    (tmp_path / "device.py").write_text(HANGS)
-    code = flat(tmp_path, bytes.fromhex("ba 00c0 ec f4"))  # in al, dx from the BAR, where it was put
-    with Console([PYVMM, *code, "--device", f"{tmp_path}/device.py:Hangs"], on_pty=True) as console:
-        while local_flags(console) & termios.ICANON:
-            time.sleep(0.001)
-        time.sleep(0.5)
-        console.signal(signal.SIGTERM)
-        time.sleep(PATIENCE + 0.5)
-        console.signal(signal.SIGTERM)
-        assert console.wait(30) == 128 + signal.SIGTERM
-        assert console.terminal() == console.cooked
 
 
 @pytest.mark.parametrize("opened", [False, True], ids=["nobody opened", "nobody writes to"])

@@ -15,6 +15,7 @@ from pyvmm import guests
 from pyvmm.board import memslots as ram
 from pyvmm.board.layout import COM1, DEBUGCON
 from pyvmm.bus import Bus
+from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
 from tests.rig.board import board
@@ -221,19 +222,20 @@ def test_a_timeout_reports_every_vcpu() -> None:
         assert "vCPU 1: real mode" in outcome.report
 
 
-def test_a_device_that_raises_ends_the_machine_and_is_raised() -> None:
-    class Broken:
-        def read(self, offset: int, size: int) -> int:
-            raise ZeroDivisionError("broken")
+def test_a_device_of_ours_that_raises_ends_the_machine_and_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug of ours: whoever runs the machine gets the traceback, and a note that says what the guest did."""
 
-        def write(self, offset: int, size: int, value: int) -> None:
-            raise ZeroDivisionError("broken")
+    def write(self: DebugExit, offset: int, size: int, value: int) -> None:
+        raise ZeroDivisionError("broken")
 
+    monkeypatch.setattr(DebugExit, "write", write)
     with board("pio") as machine:
-        machine.pio.map(0x5000, 4, Broken())
-        with pytest.raises(ZeroDivisionError, match="broken"):
+        with pytest.raises(ZeroDivisionError, match="broken") as caught:
             machine.finish()
         assert machine.outcome is not None and machine.outcome.end is End.INTERNAL_ERROR
+        (note,) = caught.value.__notes__
+        assert re.match(r"device debug_exit.py:DebugExit: write of 0x0, \d bytes?, at port 0xf4 raised", note), note
+        assert re.search(r"ZeroDivisionError: broken \(test_machine.py:\d+\), guest RIP 0x\w+$", note), note
 
 
 def test_a_kvm_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
