@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from reprlib import Repr
+from types import NoneType
+from typing import Final, Literal, get_args
 
 from pyvmm.errors import UserError
 from pyvmm.trace import CHANNELS
@@ -14,11 +17,37 @@ from pyvmm.units import GIB, MIB, size_text
 HUGE_PAGE_SIZES: Final = (2 * MIB, GIB)
 """The sizes of the pages that an x86-64 host can keep in a pool."""
 
+MIN_MEMORY: Final = MIB
+MAX_MEMORY: Final = 64 << 40
+"""What 46 bits of physical address reach, the fewest that a processor with KVM has had for long."""
+MAX_CPUS: Final = 255
+MAX_ROOT_PORTS: Final = 4
+
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]
 TripleFault = Literal["report", "reset"]
 InputMode = Literal["auto", "ps2", "virtio"]
 Display = Literal["none", "x11", "text"]
+
+
+class ConfigError(UserError):
+    """Fields of a MachineConfig that are wrong, each with its value, *why*, and what to *add*, spelled as in Python.
+
+    The command line has other names for them, so what it was made of is kept.
+    """
+
+    def __init__(self, why: str, fields: Mapping[str, object], add: Mapping[str, object] | None = None) -> None:
+        self.why, self.fields, self.add = why, fields, add or {}
+        missing = f": add {_spelled(self.add)}" if self.add else ""
+        super().__init__(f"MachineConfig({_spelled(fields)}): {why}{missing}")
+
+
+def _spelled(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={_shortened.repr(value)}" for name, value in fields.items())
+
+
+_shortened: Final = Repr()
+_shortened.maxstring = _shortened.maxother = 100
 
 
 @dataclass(frozen=True)
@@ -72,20 +101,91 @@ class MachineConfig:
         return tuple(one if isinstance(one, Module) else Module(one) for one in several)
 
     def check(self) -> None:
-        """Raises UserError for values that there are not, or that do not go together."""
-        if unknown := sorted(self.trace - {"all", *CHANNELS}):
-            names = ", ".join(CHANNELS)
-            raise UserError(f"--trace {','.join(unknown)}: there is no such channel; there are: all, {names}")
-        if self.memory_hugetlb is not None:
+        """Raises ConfigError for values of another type, that there are not, or that do not go together."""
+        for field, (kinds, what) in _KINDS.items():
+            if not _is_a(getattr(self, field), kinds):
+                raise self._error(f"{field} is {what}", field)
+        for field, choices in _CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise self._error(f"there are {', '.join(choices)}", field)
+        self._check_values()
+        self._check_together()
+
+    def _check_values(self) -> None:
+        if not MIN_MEMORY <= self.memory <= MAX_MEMORY or self.memory % 4096:
+            raise self._error("RAM is 1M to 64T, in bytes a multiple of 4096 such as 512 << 20", "memory")
+        if self.memory_hugetlb not in (None, *HUGE_PAGE_SIZES):
+            raise self._error("the host's huge pages are of 2M or 1G", "memory_hugetlb")
+        if not 1 <= self.cpus <= MAX_CPUS:
+            raise self._error(f"a machine has 1 to {MAX_CPUS} vCPUs", "cpus")
+        if not 0 <= self.root_ports <= MAX_ROOT_PORTS:
+            raise self._error(f"there are at most {MAX_ROOT_PORTS} of them", "root_ports")
+        if not all(
+            _is_a(module.file, (bytes, str, os.PathLike)) and _is_a(module.arguments, (str,)) for module in self.modules
+        ):
+            raise self._error("each is a pathlib.Path, or a Module of a path or bytes and a str", "initrd")
+        if not all(_is_a(device, (str,)) for device in self.devices):
+            raise self._error("each is a str, FILE.py:CLASS,KEY=VALUE,...", "devices")
+        pairs = self.guest_parameters
+        if not all(_is_a(pair, (tuple,)) and [type(part) for part in pair] == [str, int] for pair in pairs):
+            raise self._error("each is a tuple of a name and an int", "guest_parameters")
+        if unknown := frozenset(self.trace) - {"all", *CHANNELS}:
+            raise ConfigError(f"there is no such channel; there are: all, {', '.join(CHANNELS)}", {"trace": unknown})
+        for field in ("kernel", "flat", "guest", "devices"):  # boot/ looks at the others
+            if "\0" in str(getattr(self, field)) + "".join(map(str, self.devices)):
+                raise self._error("there is a zero byte in it", field)
+
+    def _check_together(self) -> None:
+        if self.memory_hugetlb is not None and self.memory % self.memory_hugetlb:
             pages = size_text(self.memory_hugetlb)
-            if self.memory_hugetlb not in HUGE_PAGE_SIZES:
-                raise UserError(f"-m hugetlb={pages}: the host's huge pages are of 2M or 1G")
-            if self.memory % self.memory_hugetlb:
-                raise UserError(f"-m {size_text(self.memory)},hugetlb={pages}: the size is no multiple of {pages}")
+            raise self._error(f"the size is no multiple of {pages}", "memory", "memory_hugetlb")
+        if self.kernel is not None and self.guest is not None:
+            raise self._error("a machine boots one of them: leave the other away", "kernel", "guest")
+        if self.kernel is not None and self.guest_parameters:
+            raise self._error(
+                "they are parameters of a guest that comes with pyvmm: leave them away", "guest_parameters"
+            )
+        for field in ("initrd", "cmdline", "flat"):
+            if self.kernel is None and getattr(self, field):
+                raise self._error("it goes with a kernel", field, add={"kernel": "FILE"})
         if self.irqchip == "user" and self.cpus > 1:
-            raise UserError(f"-c {self.cpus} --irqchip user: a PIC serves one CPU: leave -c away")
-        if self.input == "virtio" and self.virtio_input == "none":
-            raise UserError("--input virtio: this machine has no virtio input devices: add --virtio-input standard")
+            raise self._error("a PIC serves one CPU: ask for one", "cpus", "irqchip")
+        for field, value in (("input", "virtio"), ("tablet", True)):
+            if getattr(self, field) == value and self.virtio_input == "none":
+                raise self._error("there are no virtio input devices", field, add={"virtio_input": "standard"})
+
+    def _error(self, why: str, *fields: str, add: Mapping[str, object] | None = None) -> ConfigError:
+        return ConfigError(why, {field: getattr(self, field) for field in fields}, add or {})
+
+
+def _is_a(value: object, kinds: tuple[type, ...]) -> bool:
+    return isinstance(value, kinds) and (not isinstance(value, bool) or bool in kinds)
+
+
+_KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
+    "memory": ((int,), "an int, in bytes, such as 512 << 20"),
+    "memory_shared": ((bool,), "a bool"),
+    "memory_hugetlb": ((int, NoneType), "an int, in bytes, or None"),
+    "cpus": ((int,), "an int"),
+    "kernel": ((Path, NoneType), "a pathlib.Path or None"),
+    "initrd": ((Path, Module, tuple, NoneType), "a pathlib.Path, a Module, a tuple of them or None"),
+    "cmdline": ((str,), "a str"),
+    "flat": ((str, NoneType), "a str or None"),
+    "guest": ((str, NoneType), "a str or None"),
+    "guest_parameters": ((tuple,), "a tuple of pairs, such as (('count', 3),)"),
+    "tablet": ((bool,), "a bool"),
+    "rng": ((bool,), "a bool"),
+    "root_ports": ((int,), "an int"),
+    "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',)"),
+    "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),
+}
+"""What a field may be, as its annotation says; kept here for who asks before anything of typing is needed."""
+_CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "irqchip": get_args(Irqchip),
+    "virtio_input": get_args(VirtioInputIdentity),
+    "input": get_args(InputMode),
+    "triple_fault": get_args(TripleFault),
+}
 
 
 @dataclass(frozen=True)

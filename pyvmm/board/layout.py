@@ -70,5 +70,4 @@ FIRST_MSI_GSI: Final = IOAPIC_PINS
 # PCI slots of bus 0
 VIRTIO_INPUT_SLOT: Final = 0x0A
 ROOT_PORT_SLOT: Final = 0x1C
-"""The first PCI Express root port; up to MAX_ROOT_PORTS follow each other."""
-MAX_ROOT_PORTS: Final = 4
+"""The first PCI Express root port; up to config.MAX_ROOT_PORTS follow each other."""

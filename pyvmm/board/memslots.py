@@ -17,8 +17,7 @@ from typing import Final, NamedTuple
 
 from kvm_cffi import KvmError, Vm, map_memory
 from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END
-from pyvmm.config import HUGE_PAGE_SIZES
-from pyvmm.errors import UserError
+from pyvmm.config import HUGE_PAGE_SIZES, ConfigError
 from pyvmm.memory import GuestMemory
 from pyvmm.units import KIB, MIB, size_text
 
@@ -57,8 +56,8 @@ class Ram:
 
     def __init__(self, size: int, *, shared: bool = False, hugetlb: int | None = None) -> None:
         if size > host_memory():
-            raise UserError(
-                f"-m {size // MIB}M: this host has {host_memory() // MIB} MiB of memory and swap: ask for less"
+            raise ConfigError(
+                f"this host has {host_memory() // MIB} MiB of memory and swap: ask for less", {"memory": size}
             )
         self.size = size
         fd: int | None = None
@@ -75,7 +74,7 @@ class Ram:
                 os.close(fd)
             if error.errno == errno.EMFILE:
                 raise
-            raise UserError(_refused(size, hugetlb, error)) from None
+            raise _refused(size, hugetlb, error) from None
         self.fd = fd
         whole = self._whole
         low = min(size, HOLE_START)
@@ -103,7 +102,9 @@ class Ram:
                 vm.set_user_memory_region(slot, region.gpa, region.buffer)
             except KvmError as error:
                 size = len(region.buffer) // MIB
-                raise UserError(f"KVM refuses {size} MiB of guest RAM ({error}): ask for less") from None
+                raise ConfigError(
+                    f"KVM refuses {size} MiB of guest RAM ({error}): ask for less", {"memory": self.size}
+                ) from None
         return len(self.regions)
 
     def close(self) -> None:
@@ -117,19 +118,20 @@ class Ram:
         self._whole.release()
 
 
-def _refused(size: int, hugetlb: int | None, error: OSError) -> str:
+def _refused(size: int, hugetlb: int | None, error: OSError) -> ConfigError:
     """Why there is no RAM of *size*, and what to do."""
     if hugetlb is None:
-        return f"-m {size // MIB}M: {error.strerror}: ask for less"
+        return ConfigError(f"{error.strerror}: ask for less", {"memory": size})
     pages = size_text(hugetlb)
-    what = f"-m {size_text(size)},hugetlb={pages}"
+    what = {"memory": size, "memory_hugetlb": hugetlb}
     pool = POOLS / f"hugepages-{hugetlb // KIB}kB"
     if not pool.is_dir():
-        return f"{what}: this host's kernel has no pages of {pages}: leave hugetlb away"
+        return ConfigError(f"this host's kernel has no pages of {pages}: leave hugetlb away", what)
     needed = size // hugetlb
-    return (
-        f"{what}: {error.strerror}: of {needed} pages of {pages} this host has {free_pages(pool)} free: "
-        f"put more into {pool}/nr_hugepages, or leave hugetlb away"
+    return ConfigError(
+        f"{error.strerror}: of {needed} pages of {pages} this host has {free_pages(pool)} free: "
+        f"put more into {pool}/nr_hugepages, or leave hugetlb away",
+        what,
     )
 
 

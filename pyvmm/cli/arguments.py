@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
+from pyvmm.config import MAX_CPUS, MAX_MEMORY, MAX_ROOT_PORTS, MIN_MEMORY
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from pyvmm.units import GIB, KIB, MIB
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pyvmm.config import HostConfig, MachineConfig, Module, VirtioInputIdentity
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
-MAX_MEMORY = 64 << 40
 DEFAULT_KERNEL_MEMORY = 512 * MIB
 
 
@@ -37,7 +37,7 @@ def parse_size(text: str) -> int:
         size = int(digits) * factor
     except ValueError:
         raise ValueError(f"{text!r} is no size: write it as 512M or 2G") from None
-    if size < MIB:
+    if size < MIN_MEMORY:
         raise ValueError(f"{text!r} is too little: a PC needs 1M at least")
     if size > MAX_MEMORY:
         raise ValueError(f"{text!r} is more than the 64T that a guest can address")
@@ -77,8 +77,8 @@ def parse_count(text: str) -> int:
         count = int(text)
     except ValueError:
         count = 0
-    if not 1 <= count <= 255:
-        raise ValueError(f"{text!r} is no number of vCPUs: 1 to 255")
+    if not 1 <= count <= MAX_CPUS:
+        raise ValueError(f"{text!r} is no number of vCPUs: 1 to {MAX_CPUS}")
     return count
 
 
@@ -154,7 +154,14 @@ def _machine_options() -> Parser:
     )
     add("--tablet", action="store_true", help="a virtio tablet beside them")
     add("--rng", action="store_true", help="a virtio entropy source")
-    add("--root-ports", type=int, choices=range(5), default=0, metavar="N", help="PCI Express root ports, at most 4")
+    add(
+        "--root-ports",
+        type=int,
+        choices=range(MAX_ROOT_PORTS + 1),
+        default=0,
+        metavar="N",
+        help="PCI Express root ports, at most 4",
+    )
     add(
         "--device",
         action="append",
@@ -227,10 +234,6 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
     from pyvmm import guests
     from pyvmm.config import MachineConfig
 
-    if arguments.kernel is not None and arguments.guest is not None:
-        raise UserError(f"both a kernel (-k {arguments.kernel}) and a guest ({arguments.guest}): give one of them")
-    if arguments.flat and arguments.kernel is None:
-        raise UserError("--flat says how a kernel is entered: name one with -k")
     parameters = []
     for text in arguments.set:
         name, _, value = text.partition("=")
@@ -248,10 +251,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
     if arguments.trace is not None and not channels.strip(","):
         raise UserError(f"--trace {arguments.trace}: name a channel, or all")
     virtio_input: VirtioInputIdentity = arguments.virtio_input or ("none" if arguments.kernel is None else "standard")
-    if arguments.tablet and virtio_input == "none":
-        raise UserError("--tablet is one of the virtio input devices: add --virtio-input standard")
     modules = tuple(arguments.initrd)
-    return MachineConfig(
+    config = MachineConfig(
         memory=memory.size,
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
@@ -272,6 +273,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         triple_fault=arguments.triple_fault,
         trace=frozenset(filter(None, channels.split(","))),
     )
+    config.check()
+    return config
 
 
 def trace_file(arguments: argparse.Namespace) -> Path | None:
@@ -342,7 +345,9 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _command(argv)
         except UserError as error:
-            complain(f"pyvmm: {error}")
+            from pyvmm.cli.flags import in_flags
+
+            complain(f"pyvmm: {in_flags(error)}")
             return 2
         except KeyboardInterrupt:  # before or after the machine, which takes the signal for itself
             return 128 + signal.SIGINT

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pyvmm import guests
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
-from pyvmm.config import MachineConfig
-from pyvmm.errors import UserError
+from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.memory import GuestMemory
 
 REAL_MODE_STACK = 0x7000
@@ -14,12 +13,10 @@ STACK = 0x80000
 
 def load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
     """Put the guest that *config* names, or the default one, into RAM; UserError where that does not go."""
-    if config.modules or config.cmdline:
-        raise UserError("-i and -p go with a kernel: name one with -k")
     name = guests.DEFAULT if config.guest is None else config.guest
     guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
     if guest.memory > config.memory:
-        raise UserError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that with -m")
+        raise ConfigError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that", {"memory": config.memory})
     memory.write(guest.address, guest.image)
     if guest.mode == "real":
         return real_mode(0, guest.entry, sp=REAL_MODE_STACK)

@@ -21,7 +21,7 @@ from pyvmm.board.memslots import Ram
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.boot.entry import CpuState
 from pyvmm.bus import Bus
-from pyvmm.config import MachineConfig
+from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
@@ -81,7 +81,7 @@ class Machine(Lifecycle, Injection):
             most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             raise UserError(
                 f"the machine needs more than the {most} descriptors that this process may have (each vCPU takes one): "
-                "raise ulimit -n, or ask for fewer with -c"
+                "raise ulimit -n, or ask for fewer vCPUs"
             ) from None
 
     # Building
@@ -107,7 +107,7 @@ class Machine(Lifecycle, Injection):
         keep.callback(self.system.close)
         most = self.system.check_extension("KVM_CAP_MAX_VCPUS")
         if config.cpus > most:
-            raise UserError(f"-c {config.cpus}: this host's KVM runs at most {most} vCPUs: ask for fewer")
+            raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {"cpus": config.cpus})
         self.ram = Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
         keep.callback(self.ram.close)
         self.memory = self.ram.memory
@@ -267,7 +267,9 @@ class Machine(Lifecycle, Injection):
         except KvmError as error:
             if error.errno == errno.EMFILE:
                 raise
-            raise UserError(f"-c {self.config.cpus}: KVM makes no vCPU {number} ({error}): ask for fewer") from None
+            raise ConfigError(
+                f"KVM makes no vCPU {number} ({error}): ask for fewer", {"cpus": self.config.cpus}
+            ) from None
         self._resources.callback(vcpu.close)
         deadline = bool(self.system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
         supported = self.system.get_supported_cpuid()

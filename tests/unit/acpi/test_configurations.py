@@ -102,7 +102,7 @@ def test_64_bit_pci_memory_is_not_ram(memory: int, window: int) -> None:
         (["--out", "x", "-k", "/no/kernel"], "kernel /no/kernel: No such file or directory"),
         (["--out", "x", "-k", str(IDIO16)], "a text file"),
         (["--out", "x", "-k", str(IDIO16), "--flat", "real", "-i", "x"], "a flat binary of mode real takes no initrd"),
-        (["--out", "x", "-i", "x"], "-i and -p go with a kernel"),
+        (["--out", "x", "-i", "x"], "-i x: it goes with a kernel: add -k FILE"),
         (["--out", "x", "-m", "1M"], "guest keyboard needs 16384 KiB"),
         (["--out", "x", "-m", "64T"], "ask for less"),
         (["--out", "x", "pio", "--set", "y=1"], "guest pio has no y"),

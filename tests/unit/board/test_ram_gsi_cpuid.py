@@ -92,7 +92,9 @@ def test_a_view_that_is_held_outlives_the_ram() -> None:
 
 def test_more_than_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ram_module, "host_memory", lambda: 2 * GIB)
-    with pytest.raises(UserError, match="-m 2049M: this host has 2048 MiB of memory and swap: ask for less"):
+    with pytest.raises(
+        UserError, match=r"MachineConfig\(memory=\d+\): this host has 2048 MiB of memory and swap: ask for less"
+    ):
         Ram(2049 * MIB)
     Ram(2 * GIB).close()
 
@@ -109,7 +111,7 @@ def test_a_host_that_refuses(monkeypatch: pytest.MonkeyPatch, step: str) -> None
 
     monkeypatch.setattr(os if step == "ftruncate" else ram_module, step, refuse)
     before = open_files()
-    with pytest.raises(UserError, match="-m 1M: Cannot allocate memory: ask for less"):
+    with pytest.raises(UserError, match=r"MachineConfig\(memory=1048576\): Cannot allocate memory: ask for less"):
         Ram(MIB, shared=True)
     assert open_files() == before
 
@@ -146,9 +148,15 @@ def test_pages_of_a_pool_that_has_too_few(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(ram_module, "map_memory", refuse)
     monkeypatch.setattr(ram_module, "POOLS", tmp_path)
     pool(tmp_path, 2 * MIB, 7, 3)
-    with pytest.raises(UserError, match=r"-m 64M,hugetlb=2M: .* of 32 pages of 2M this host has 4 free: put more into"):
+    with pytest.raises(
+        UserError,
+        match=r"memory=67108864, memory_hugetlb=2097152\): .* of 32 pages of 2M this host has 4 free: put",
+    ):
         Ram(64 * MIB, hugetlb=2 * MIB)
-    with pytest.raises(UserError, match="-m 1G,hugetlb=1G: this host's kernel has no pages of 1G: leave hugetlb away"):
+    with pytest.raises(
+        UserError,
+        match=r"memory_hugetlb=1073741824\): this host's kernel has no pages of 1G: leave hugetlb away",
+    ):
         Ram(GIB, hugetlb=GIB)
 
 
@@ -163,9 +171,13 @@ def test_more_pages_than_a_pool_can_have() -> None:
 @pytest.mark.parametrize(
     ("memory", "hugetlb", "says"),
     [
-        (64 * MIB, 4 * KIB, "-m hugetlb=4K: the host's huge pages are of 2M or 1G"),
-        (63 * MIB, 2 * MIB, "-m 63M,hugetlb=2M: the size is no multiple of 2M"),
-        (1536 * MIB, GIB, "-m 1536M,hugetlb=1G: the size is no multiple of 1G"),
+        (64 * MIB, 4 * KIB, r"MachineConfig\(memory_hugetlb=4096\): the host's huge pages are of 2M or 1G"),
+        (63 * MIB, 2 * MIB, r"MachineConfig\(memory=66060288, memory_hugetlb=2097152\): the size is no multiple of 2M"),
+        (
+            1536 * MIB,
+            GIB,
+            r"MachineConfig\(memory=1610612736, memory_hugetlb=1073741824\): the size is no multiple of 1G",
+        ),
     ],
 )
 def test_pages_that_do_not_fit(memory: int, hugetlb: int, says: str) -> None:

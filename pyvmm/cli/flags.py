@@ -1,0 +1,56 @@
+"""The names that the command line has for what a MachineConfig holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from pyvmm.config import ConfigError
+from pyvmm.errors import UserError
+from pyvmm.units import size_text
+
+FLAGS: Final = {
+    "memory": "-m",
+    "memory_hugetlb": "-m",
+    "memory_shared": "-m",
+    "cpus": "-c",
+    "kernel": "-k",
+    "initrd": "-i",
+    "cmdline": "-p",
+    "guest": "GUEST",
+    "guest_parameters": "--set",
+    "devices": "--device",
+}
+"""Where it is not -- and the name of the field."""
+
+
+def in_flags(error: UserError) -> str:
+    """The error's line, with flags in place of the names that Python has."""
+    if not isinstance(error, ConfigError):
+        return str(error)
+    missing = f": add {_flags(error.add)}" if error.add else ""
+    return f"{_flags(error.fields)}: {error.why}{missing}"
+
+
+def _flags(fields: Mapping[str, object]) -> str:
+    words = []
+    for field, value in fields.items():
+        flag = FLAGS.get(field) or f"--{field.replace('_', '-')}"
+        match field, value:
+            case _, True:
+                words.append(flag)
+            case "memory", int() if "memory_hugetlb" in fields:
+                words.append(f"{flag} {size_text(value)},")
+            case "memory_hugetlb", int() if "memory" in fields:
+                words[-1] += f"hugetlb={size_text(value)}"
+            case "memory_hugetlb", int():
+                words.append(f"{flag} hugetlb={size_text(value)}")
+            case "memory", int():
+                words.append(f"{flag} {size_text(value)}")
+            case "guest_parameters", tuple() if all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
+                words += [f"{flag} {name}={number}" for name, number in value]
+            case _, tuple() | frozenset():
+                words.append(f"{flag} {','.join(sorted(map(str, value)))}")
+            case _:
+                words.append(f"{flag} {value}")
+    return " ".join(words)
