@@ -10,8 +10,8 @@ from pyvmm.pci.device import PciDevice
 from pyvmm.pci.regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MULTI_FUNCTION, PCI_NO_FUNCTION, pci_devfn
 
 if TYPE_CHECKING:
+    from pyvmm.pci.bridge import PciBridge
     from pyvmm.pci.host import PciHost
-    from pyvmm.pci.root_port import PciBridge
 
 
 class PciBus:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from pyvmm.pci.bar import Bar
+from pyvmm.pci.bridge import PciBridge
 from pyvmm.pci.bus import PciBus
-from pyvmm.pci.device import Bar, PciDevice
+from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.regs import (
     PCI_COMMAND,
@@ -24,7 +26,6 @@ from pyvmm.pci.regs import (
     PCI_MEMORY_LIMIT,
     PCI_PRIMARY_BUS,
 )
-from pyvmm.pci.root_port import PciBridge
 
 IO_WINDOW: Final = 0x1000
 MEMORY_WINDOW: Final = 0x100000

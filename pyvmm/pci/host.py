@@ -17,8 +17,9 @@ from pyvmm.bus import ALL_ONES, Bus, Device
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.bus import PciBus
-from pyvmm.pci.decoder import AddressDecoder, Doorbells
+from pyvmm.pci.decoder import AddressDecoder
 from pyvmm.pci.device import PciDevice
+from pyvmm.pci.doorbell import Doorbells
 from pyvmm.pci.msi import MsiRouter
 from pyvmm.trace import OFF, Channel
 

@@ -9,8 +9,8 @@ from pyvmm.bus import Bus
 from pyvmm.devices.reset_control import ResetControl
 from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
-from pyvmm.pci.decoder import FakeDoorbells
 from pyvmm.pci.device import PciDevice
+from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.msi import FakeMsiRouter
 

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.bus import Bus
-from pyvmm.pci.decoder import AddressDecoder, Claim, FakeDoorbell, FakeDoorbells
+from pyvmm.pci.decoder import AddressDecoder, Claim
 from pyvmm.pci.device import PciDevice
+from pyvmm.pci.doorbell import FakeDoorbell, FakeDoorbells
 from pyvmm.pci.root_port import RootPort
 from tests.rig.scan import Board, Registers, Toy, scan
 

@@ -1,0 +1,145 @@
+"""A PCI-to-PCI bridge: a type 1 function with a bus behind it.
+
+Configuration accesses, I/O and memory for what sits behind it pass as the guest programs the bridge: bus numbers at
+0x18–0x1A, windows at 0x1C–0x33, COMMAND's decode and bus-master bits. Bridge control bit 6 resets the secondary bus.
+PCI-to-PCI Bridge Architecture Specification 1.2, chapter 3.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pyvmm.pci.bus import PciBus
+from pyvmm.pci.decoder import Span
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.regs import (
+    PCI_BRIDGE_CONTROL,
+    PCI_BRIDGE_CTL_BUS_RESET,
+    PCI_BRIDGE_CTL_PARITY,
+    PCI_BRIDGE_CTL_SERR,
+    PCI_CLASS_BRIDGE_PCI,
+    PCI_COMMAND,
+    PCI_COMMAND_IO,
+    PCI_COMMAND_MEMORY,
+    PCI_HEADER_TYPE_BRIDGE,
+    PCI_IO_BASE,
+    PCI_IO_BASE_UPPER16,
+    PCI_IO_LIMIT,
+    PCI_IO_LIMIT_UPPER16,
+    PCI_IO_RANGE_TYPE_32,
+    PCI_MEMORY_BASE,
+    PCI_MEMORY_LIMIT,
+    PCI_PREF_BASE_UPPER32,
+    PCI_PREF_LIMIT_UPPER32,
+    PCI_PREF_MEMORY_BASE,
+    PCI_PREF_MEMORY_LIMIT,
+    PCI_PREF_RANGE_TYPE_64,
+    PCI_PRIMARY_BUS,
+    PCI_SEC_STATUS,
+    PCI_SECONDARY_BUS,
+    PCI_STATUS_ERRORS,
+    PCI_SUBORDINATE_BUS,
+)
+
+_WINDOWS_END: Final = PCI_IO_LIMIT_UPPER16 + 2
+
+
+class PciBridge(PciDevice):
+    """A PCI-to-PCI bridge; `child` is the bus behind it, once it is on a bus itself."""
+
+    header_type = PCI_HEADER_TYPE_BRIDGE
+    class_code = PCI_CLASS_BRIDGE_PCI
+    child: PciBus
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = self.config
+        config.writable[PCI_COMMAND] |= PCI_COMMAND_IO | PCI_COMMAND_MEMORY
+        for register in (PCI_PRIMARY_BUS, PCI_SECONDARY_BUS, PCI_SUBORDINATE_BUS):
+            config.define(register, 1, 0, 0xFF)
+        # Base above limit: every window starts closed.
+        config.define(PCI_IO_BASE, 1, 0xF0 | PCI_IO_RANGE_TYPE_32, 0xF0)
+        config.define(PCI_IO_LIMIT, 1, PCI_IO_RANGE_TYPE_32, 0xF0)
+        config.define(PCI_SEC_STATUS, 2, 0, w1c=PCI_STATUS_ERRORS)
+        config.define(PCI_MEMORY_BASE, 2, 0xFFF0, 0xFFF0)
+        config.define(PCI_MEMORY_LIMIT, 2, 0, 0xFFF0)
+        config.define(PCI_PREF_MEMORY_BASE, 2, 0xFFF0 | PCI_PREF_RANGE_TYPE_64, 0xFFF0)
+        config.define(PCI_PREF_MEMORY_LIMIT, 2, PCI_PREF_RANGE_TYPE_64, 0xFFF0)
+        config.define(PCI_PREF_BASE_UPPER32, 4, 0, 0xFFFFFFFF)
+        config.define(PCI_PREF_LIMIT_UPPER32, 4, 0, 0xFFFFFFFF)
+        config.define(PCI_IO_BASE_UPPER16, 2, 0, 0xFFFF)
+        config.define(PCI_IO_LIMIT_UPPER16, 2, 0, 0xFFFF)
+        control = PCI_BRIDGE_CTL_PARITY | PCI_BRIDGE_CTL_SERR | PCI_BRIDGE_CTL_BUS_RESET
+        config.define(PCI_BRIDGE_CONTROL, 2, 0, control)
+
+    def connect(self, bus: PciBus, slot: int, function: int) -> None:
+        self.child = PciBus(bus.host, self)
+        bus.bridges.append(self)
+        super().connect(bus, slot, function)
+
+    def disconnect(self) -> None:
+        for device in list(self.child.functions.values()):
+            self.child.remove(device)
+        if self.bus is not None:
+            self.bus.bridges.remove(self)
+        super().disconnect()
+
+    def child_changed(self) -> None:
+        """Something was plugged in or out behind the bridge."""
+
+    @property
+    def _bars_end(self) -> int:
+        # A type 1 header has its windows where a type 0 header has BARs 2 to 5.
+        return _WINDOWS_END
+
+    @property
+    def secondary(self) -> int:
+        """Number of the bus behind; 0 until the guest has numbered it."""
+        return self.config.get(PCI_SECONDARY_BUS, 1)
+
+    @property
+    def subordinate(self) -> int:
+        """Highest bus number behind."""
+        return self.config.get(PCI_SUBORDINATE_BUS, 1)
+
+    def window(self, io: bool, start: int, end: int) -> list[Span]:
+        """The parts of [start, end) that the bridge passes on to its secondary bus."""
+        get = self.config.get
+        if io:
+            if not self.command & PCI_COMMAND_IO:
+                return []
+            base = (get(PCI_IO_BASE, 1) & 0xF0) << 8 | get(PCI_IO_BASE_UPPER16, 2) << 16
+            limit = (get(PCI_IO_LIMIT, 1) & 0xF0) << 8 | get(PCI_IO_LIMIT_UPPER16, 2) << 16 | 0xFFF
+            windows = [(base, limit)]
+        else:
+            if not self.command & PCI_COMMAND_MEMORY:
+                return []
+            base = (get(PCI_MEMORY_BASE, 2) & 0xFFF0) << 16
+            limit = (get(PCI_MEMORY_LIMIT, 2) & 0xFFF0) << 16 | 0xFFFFF
+            pref_base = (get(PCI_PREF_MEMORY_BASE, 2) & 0xFFF0) << 16 | get(PCI_PREF_BASE_UPPER32, 4) << 32
+            pref_limit = (get(PCI_PREF_MEMORY_LIMIT, 2) & 0xFFF0) << 16 | get(PCI_PREF_LIMIT_UPPER32, 4) << 32 | 0xFFFFF
+            windows = [(base, limit), (pref_base, pref_limit)]
+        clipped = [(max(start, low), min(end, high + 1)) for low, high in windows]
+        return [(low, high) for low, high in clipped if low < high]
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        was_reset = self.config.get(PCI_BRIDGE_CONTROL, 2) & PCI_BRIDGE_CTL_BUS_RESET
+        super().config_write(offset, size, value)
+        if not was_reset and self.config.get(PCI_BRIDGE_CONTROL, 2) & PCI_BRIDGE_CTL_BUS_RESET:
+            self._reset_secondary()
+
+    def reset(self) -> None:
+        self._reset_secondary()
+
+    def _reset_secondary(self) -> None:
+        for device in list(self.child.functions.values()):
+            device.reset_function()
+
+    def place_bars(self, bus: PciBus) -> None:
+        super().place_bars(bus)
+        for device in list(self.child.functions.values()):
+            device.place_bars(self.child)
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        for device in list(self.child.functions.values()):
+            device.update_bus_master()
