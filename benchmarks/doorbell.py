@@ -24,6 +24,7 @@ from pyvmm.board.msi import EventfdMsi, EventfdMsiRouter
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.pci.doorbell import Doorbell
 
 ADDRESS: Final = 0xD0000000
 MSI_ADDRESS, MSI_DATA = 0xFEE00000, 0x40
@@ -78,7 +79,7 @@ def writes(count: int, *, ioeventfd: bool, answer: str) -> float:
         ring = {"nothing": lambda: None, "pulse": vector.pulse, "signal_msi": send}[answer]
         machine.mmio.map(ADDRESS, 0x1000, DoorbellRegister(ring))
         doorbells = IoeventfdDoorbells(machine.vm, machine.loop, machine.pio)
-        if ioeventfd and doorbells.add(machine.mmio, ADDRESS, 4, None, ring) is None:
+        if ioeventfd and doorbells.add(machine.mmio, ADDRESS, Doorbell(ring, 4)) is None:
             raise BenchError("KVM gives no ioeventfd")
         try:
             outcome = machine.run(TIMEOUT)
@@ -141,7 +142,7 @@ def calls(count: int) -> dict[str, Callable[[], float]]:
         with machine_and_vector() as (machine, _):
             rung: list[None] = []
             doorbells = IoeventfdDoorbells(machine.vm, machine.loop, machine.pio)
-            doorbell = doorbells.add(machine.mmio, ADDRESS, 4, None, lambda: rung.append(None))
+            doorbell = doorbells.add(machine.mmio, ADDRESS, Doorbell(lambda: rung.append(None), 4))
             assert doorbell is not None
             fd, run_once = doorbell._fd, machine.loop.run_once
 

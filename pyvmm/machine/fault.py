@@ -152,7 +152,7 @@ def _of_access(stack: Stack, depth: int, pci: PciHost) -> Fault | None:
     inner = stack[depth + 1 :]
     names = ("config_read", "read") if is_read else ("config_write", "write")
     return Fault(
-        _label(parts, function),
+        _label(parts, function, pci),
         doing,
         _place(inner) or _defined(parts, names),
         any(_is_foreign(type(part)) for part in parts),
@@ -166,7 +166,7 @@ def _bar_at(device: object, address: int, offset: int, pci: PciHost) -> tuple[Pc
     """The function that *device* answers a BAR of, and which: by the address where it answers several."""
     for function in pci.all_functions():
         bars = [bar for bar in function.bars.values() if bar.device is device]
-        here = [bar for bar in bars if bar.claim is not None and 0 <= address - bar.claim.base < bar.size]
+        here = [bar for bar in bars if 0 <= address - bar.address(function.config) < bar.size]
         for bar in here or bars:
             return function, f"BAR {bar.index}+{offset:#x}"
     return None, ""
@@ -185,7 +185,7 @@ def _of_callback(stack: Stack, pci: PciHost) -> Fault | None:
         if function is not None:
             inner, parts = stack[depth:], _parts(function)
             return Fault(
-                _label(parts, function),
+                _label(parts, function, pci),
                 doing,
                 _place(inner),
                 any(_is_foreign(type(part)) for part in parts),
@@ -212,15 +212,13 @@ def _file_of(kind: type) -> str:
     return getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
 
 
-def _label(parts: list[object], function: PciDevice | None) -> str:
+def _label(parts: list[object], function: PciDevice | None, pci: PciHost) -> str:
     ours = type(function.device if isinstance(function, VirtioPci) else parts[0])
     kind = next((type(part) for part in parts if _is_foreign(type(part))), ours)
     file = Path(_file_of(kind)).name
     name = f"{file}:{kind.__qualname__}" if file else kind.__qualname__
-    if function is None or function.bus is None:
-        return name
-    bridge = function.bus.bridge
-    return f"{name} at {0 if bridge is None else bridge.secondary:02x}:{function.slot:02x}.{function.function}"
+    place = pci.place_of(function) if function is not None else None
+    return name if place is None else f"{name} at {place}"
 
 
 def _foreign_frames(stack: Stack) -> Iterator[int]:

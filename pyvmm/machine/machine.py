@@ -201,6 +201,7 @@ class Machine(Lifecycle, Injection):
             interrupt_lines=layout.PCI_IRQS,
             doorbells=doorbells,
             reset_control=ResetControl(reset, reset, self.trace.channel("control")),
+            clock=self.loop,
             defer=self.loop.post,
             trace=self.trace.channel("pci"),
         )

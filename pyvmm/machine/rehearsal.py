@@ -10,6 +10,7 @@ from pyvmm.board import layout
 from pyvmm.board.memslots import Ram
 from pyvmm.board.msi import NoMsi
 from pyvmm.bus import Bus
+from pyvmm.clock import FakeClock
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.irq import LevelIrq
@@ -37,7 +38,8 @@ def rehearse(config: MachineConfig, trace_file: Path | None = None) -> None:
 
 def _try_devices(config: MachineConfig, memory: GuestMemory) -> None:
     lines = [LevelIrq(lambda level: None) for _ in range(4)]
-    host = PciHost(Bus("MMIO", 1 << 52), Bus("PIO", 1 << 16), memory, lines, NoMsi())
+    bus, io = Bus("MMIO", 1 << 52), Bus("PIO", 1 << 16)
+    host = PciHost(bus, io, memory, lines, NoMsi(), clock=FakeClock(), defer=lambda call: None)
     with closing(host):
         _add_all(config, host)
 

@@ -1,13 +1,27 @@
-"""A base address register of a function."""
+"""A base address register, and the claim on addresses that becomes of it where the function is plugged in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
+from typing import Protocol
 
 from pyvmm.bus import Device
 from pyvmm.pci.config_space import ConfigSpace
-from pyvmm.pci.decoder import Claim
+from pyvmm.pci.doorbell import Doorbell
 from pyvmm.pci.regs import PCI_BASE_ADDRESS_0
+
+Span = tuple[int, int]
+"""(start, end) of a range of addresses; end is exclusive."""
+
+
+class Claim(Protocol):
+    """A BAR's wish to answer some addresses."""
+
+    def place(self, base: int, spans: Iterable[Span]) -> None:
+        """Offset 0 is at *base*, and of the addresses *spans* are wanted; it takes effect at the next Slot.apply()."""
+
+    def release(self) -> None:
+        """Answer nowhere any more, for good."""
 
 
 class Bar:
@@ -20,8 +34,8 @@ class Bar:
         self.io = io
         self.bits64 = bits64
         self.prefetchable = prefetchable
+        self.doorbells: list[tuple[int, Doorbell]] = []
         self.claim: Claim | None = None
-        self._doorbells: list[tuple[int, int, int | None, Callable[[], None]]] = []
 
     @property
     def offset(self) -> int:
@@ -37,16 +51,9 @@ class Bar:
         """Where the guest has put it; 0 is nowhere."""
         return config.get(self.offset, self.width) & ~(self.size - 1)
 
-    def add_doorbell(
-        self, offset: int, callback: Callable[[], None], size: int = 0, datamatch: int | None = None
-    ) -> None:
-        """Let a guest's write at *offset* call back without the vCPU waiting, where the machine can (ioeventfd).
+    def add_doorbell(self, offset: int, doorbell: Doorbell) -> None:
+        """Let a guest's write at *offset* ring without the vCPU waiting, where the machine can (ioeventfd).
 
         The device must still handle the write in its write(): a machine may have no doorbells.
         """
-        self._doorbells.append((offset, size, datamatch, callback))
-
-    def connect(self, claim: Claim) -> None:
-        self.claim = claim
-        for offset, size, datamatch, callback in self._doorbells:
-            claim.add_doorbell(offset, size, datamatch, callback)
+        self.doorbells.append((offset, doorbell))

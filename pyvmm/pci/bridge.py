@@ -7,10 +7,12 @@ PCI-to-PCI Bridge Architecture Specification 1.2, chapter 3.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Final
 
+from pyvmm.irq import Irq
+from pyvmm.pci.bar import Bar, Claim, Span
 from pyvmm.pci.bus import PciBus
-from pyvmm.pci.decoder import Span
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.regs import (
     PCI_BRIDGE_CONTROL,
@@ -40,12 +42,13 @@ from pyvmm.pci.regs import (
     PCI_STATUS_ERRORS,
     PCI_SUBORDINATE_BUS,
 )
+from pyvmm.pci.slot import Slot
 
 _WINDOWS_END: Final = PCI_IO_LIMIT_UPPER16 + 2
 
 
 class PciBridge(PciDevice):
-    """A PCI-to-PCI bridge; `child` is the bus behind it, once it is on a bus itself."""
+    """A PCI-to-PCI bridge; `child` is the bus behind it, once it is plugged in itself."""
 
     header_type = PCI_HEADER_TYPE_BRIDGE
     class_code = PCI_CLASS_BRIDGE_PCI
@@ -72,16 +75,13 @@ class PciBridge(PciDevice):
         control = PCI_BRIDGE_CTL_PARITY | PCI_BRIDGE_CTL_SERR | PCI_BRIDGE_CTL_BUS_RESET
         config.define(PCI_BRIDGE_CONTROL, 2, 0, control)
 
-    def connect(self, bus: PciBus, slot: int, function: int) -> None:
-        self.child = PciBus(bus.host, self)
-        bus.bridges.append(self)
-        super().connect(bus, slot, function)
+    def connect(self, slot: Slot) -> None:
+        self.child = PciBus(SecondarySide(self, slot), link=True, changed=self.child_changed)
+        super().connect(slot)
 
     def disconnect(self) -> None:
         for device in list(self.child.functions.values()):
             self.child.remove(device)
-        if self.bus is not None:
-            self.bus.bridges.remove(self)
         super().disconnect()
 
     def child_changed(self) -> None:
@@ -135,11 +135,63 @@ class PciBridge(PciDevice):
         for device in list(self.child.functions.values()):
             device.reset_function()
 
-    def place_bars(self, bus: PciBus) -> None:
-        super().place_bars(bus)
+    def place_bars(self) -> None:
+        super().place_bars()
         for device in list(self.child.functions.values()):
-            device.place_bars(self.child)
+            device.place_bars()
 
     def bus_master_changed(self, enabled: bool) -> None:
         for device in list(self.child.functions.values()):
             device.update_bus_master()
+
+
+class SecondarySide:
+    """The Slot that the bus behind *bridge* hangs on: that of the bridge, as far as the bridge lets things through."""
+
+    def __init__(self, bridge: PciBridge, slot: Slot) -> None:
+        self.name = slot.name
+        self.memory = slot.memory
+        self.clock = slot.clock
+        self.trace = slot.trace
+        self.msi = slot.msi
+        self._bridge = bridge
+        self._slot = slot
+
+    @property
+    def bus_master(self) -> bool:
+        return self._bridge.bus_master
+
+    def claim(self, bar: Bar) -> Claim:
+        return BridgedClaim(self._bridge, bar.io, self._slot.claim(bar))
+
+    def apply(self) -> None:
+        self._slot.apply()
+
+    def intx(self, pin: int) -> Irq:
+        return self._slot.intx(pin)
+
+    def interrupt_line(self, pin: int) -> int:
+        return self._slot.interrupt_line(pin)
+
+    def defer(self, call: Callable[[], None]) -> None:
+        self._slot.defer(call)
+
+
+class BridgedClaim:
+    """A claim from behind *bridge*, as far as its windows reach."""
+
+    def __init__(self, bridge: PciBridge, io: bool, claim: Claim) -> None:
+        self._bridge = bridge
+        self._io = io
+        self._claim = claim
+
+    def place(self, base: int, spans: Iterable[Span]) -> None:
+        self._claim.place(base, [part for span in spans for part in self._bridge.window(self._io, *span)])
+
+    def release(self) -> None:
+        self._claim.release()
+
+
+def bridges(bus: PciBus) -> list[PciBridge]:
+    """The bridges on *bus*, by their place."""
+    return [function for _, function in sorted(bus.functions.items()) if isinstance(function, PciBridge)]

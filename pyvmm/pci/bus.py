@@ -1,27 +1,37 @@
-"""One PCI bus: the functions on it, and what they reach through the bridges above."""
+"""One PCI bus: the functions on it, and what each finds in its slot there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from pyvmm.irq import Irq
-from pyvmm.pci.decoder import Span
+from pyvmm.pci.bar import Bar, Claim
 from pyvmm.pci.device import PciDevice
-from pyvmm.pci.regs import PCI_HEADER_TYPE, PCI_HEADER_TYPE_MULTI_FUNCTION, PCI_NO_FUNCTION, pci_devfn
-
-if TYPE_CHECKING:
-    from pyvmm.pci.bridge import PciBridge
-    from pyvmm.pci.host import PciHost
+from pyvmm.pci.express import add_express
+from pyvmm.pci.regs import (
+    PCI_CAP_ID_EXP,
+    PCI_EXP_TYPE_ENDPOINT,
+    PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_MULTI_FUNCTION,
+    PCI_HEADER_TYPE_NORMAL,
+    PCI_NO_FUNCTION,
+    pci_devfn,
+)
+from pyvmm.pci.slot import Slot
 
 
 class PciBus:
-    """Up to 32 devices of up to 8 functions. The root bus has no bridge above it."""
+    """Up to 32 devices of up to 8 functions, or the one at the end of a PCI Express *link*.
 
-    def __init__(self, host: PciHost, bridge: PciBridge | None = None) -> None:
-        self.host = host
-        self.bridge = bridge
+    *above* is what the bus hangs on: all that a function gets comes from there. *changed* is called when a function
+    comes or goes.
+    """
+
+    def __init__(self, above: Slot, *, link: bool = False, changed: Callable[[], None] = lambda: None) -> None:
+        self.above = above
         self.functions: dict[int, PciDevice] = {}
-        self.bridges: list[PciBridge] = []
+        self._link = link
+        self._changed = changed
 
     def add(self, device: PciDevice, slot: int, function: int = 0) -> None:
         """Plug *device* in as slot.function; ValueError if that is taken or there is no such place."""
@@ -30,27 +40,29 @@ class PciBus:
         devfn = pci_devfn(slot, function)
         if not (0 <= slot < 32 and 0 <= function < 8):
             raise ValueError(f"no PCI place {slot:02x}.{function}: slots are 00 to 1f, functions 0 to 7")
-        if self.bridge is not None and slot != 0:
+        if self._link and slot != 0:
             raise ValueError("behind a PCI Express port there is only slot 00")
         if devfn in self.functions:
             raise ValueError(f"PCI place {slot:02x}.{function} is taken by {type(self.functions[devfn]).__name__}")
+        endpoint = self._link and device.header_type == PCI_HEADER_TYPE_NORMAL
+        if endpoint and not device.config.find_capability(PCI_CAP_ID_EXP):
+            add_express(device.config, PCI_EXP_TYPE_ENDPOINT)
         self.functions[devfn] = device
-        device.connect(self, slot, function)
+        device.connect(BusSlot(self.above, slot, function))
         self._mark_multi_function(slot)
-        if self.bridge is not None:
-            self.bridge.child_changed()
+        self._changed()
 
     def remove(self, device: PciDevice) -> None:
         """Unplug *device*."""
-        del self.functions[pci_devfn(device.slot, device.function)]
+        devfn = next(devfn for devfn, other in self.functions.items() if other is device)
+        del self.functions[devfn]
         device.disconnect()
-        self._mark_multi_function(device.slot)
-        if self.bridge is not None:
-            self.bridge.child_changed()
+        self._mark_multi_function(devfn >> 3)
+        self._changed()
 
     def free_slot(self) -> int:
         """The lowest slot with no function; ValueError if the bus is full."""
-        for slot in range(1 if self.bridge is not None else 32):
+        for slot in range(1 if self._link else 32):
             if not any(devfn >> 3 == slot for devfn in self.functions):
                 return slot
         raise ValueError("no free PCI slot")
@@ -64,36 +76,41 @@ class PciBus:
             first.config.set(PCI_HEADER_TYPE, 1, header | PCI_HEADER_TYPE_MULTI_FUNCTION if others else header)
             first.config.freeze_byte(PCI_HEADER_TYPE)
 
+
+class BusSlot:
+    """The Slot of function *function* in slot *number* of the bus that hangs on *above*."""
+
+    def __init__(self, above: Slot, number: int, function: int) -> None:
+        self.name = f"{number:02x}.{function}"
+        self.memory = above.memory
+        self.clock = above.clock
+        self.trace = above.trace
+        self.msi = above.msi
+        self._above = above
+        self._number = number
+
     @property
     def bus_master(self) -> bool:
-        """Whether DMA from this bus gets to memory: every bridge above lets it through."""
-        return self.bridge is None or self.bridge.bus_master
+        return self._above.bus_master
 
-    def reachable(self, io: bool, start: int, end: int) -> tuple[Span, ...]:
-        """The parts of [start, end) that accesses from the CPU reach on this bus, through the bridges' windows."""
-        if self.bridge is None:
-            return ((start, end),)
-        parent = self.bridge.bus
-        if parent is None:
-            return ()
-        spans = (parent.reachable(io, low, high) for low, high in self.bridge.window(io, start, end))
-        return tuple(span for part in spans for span in part)
+    def claim(self, bar: Bar) -> Claim:
+        return self._above.claim(bar)
 
-    def intx_line(self, slot: int, pin: int) -> Irq:
-        """A new source on the line that INTA–INTD (1–4) of *slot* ends at, swizzled at each bridge."""
-        if self.bridge is None or self.bridge.bus is None:
-            return self.host.intx_source(pirq(slot, pin))
-        return self.bridge.bus.intx_line(self.bridge.slot, pirq(slot, pin) + 1)
+    def apply(self) -> None:
+        self._above.apply()
 
-    def interrupt_line(self, slot: int, pin: int) -> int:
-        """What firmware puts in the Interrupt Line register of that slot and pin."""
-        if self.bridge is None or self.bridge.bus is None:
-            return self.host.interrupt_lines[pirq(slot, pin)]
-        return self.bridge.bus.interrupt_line(self.bridge.slot, pirq(slot, pin) + 1)
+    def intx(self, pin: int) -> Irq:
+        return self._above.intx(pirq(self._number, pin) + 1)
+
+    def interrupt_line(self, pin: int) -> int:
+        return self._above.interrupt_line(pirq(self._number, pin) + 1)
+
+    def defer(self, call: Callable[[], None]) -> None:
+        self._above.defer(call)
 
 
 def pirq(slot: int, pin: int) -> int:
-    """Which of the four lines (0–3) pin INTA–INTD (1–4) of a slot is wired to.
+    """Which of the four lines of a bus (0–3) pin INTA–INTD (1–4) of a slot is wired to; to a bridge they are its pins.
 
     PCI-to-PCI Bridge Architecture Specification 1.2, section 9.1; pci_swizzle_interrupt_pin in linux/pci.h.
     """

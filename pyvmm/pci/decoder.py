@@ -7,35 +7,36 @@ were made), piece by piece, and comes back when the overlap ends. Doorbells (ioe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from pyvmm.bus import Bus, Device
-from pyvmm.pci.doorbell import Doorbell, Doorbells
-
-Span = tuple[int, int]
-"""(start, end) of a range of addresses; end is exclusive."""
+from pyvmm.pci.bar import Span
+from pyvmm.pci.doorbell import Doorbell, Doorbells, WatchedDoorbell
 
 
 class _ClaimDoorbell:
-    def __init__(self, offset: int, size: int, datamatch: int | None, callback: Callable[[], None]) -> None:
+    """A doorbell of a claim, and where it is watched now."""
+
+    def __init__(self, offset: int, doorbell: Doorbell) -> None:
         self.offset = offset
-        self.size = size
-        self.datamatch = datamatch
-        self.callback = callback
+        self.doorbell = doorbell
         self.address: int | None = None
-        self.handle: Doorbell | None = None
+        self.watched: WatchedDoorbell | None = None
 
     def withdraw(self) -> None:
         self.address = None
-        handle, self.handle = self.handle, None
-        if handle is not None:
-            handle.remove()
+        watched, self.watched = self.watched, None
+        if watched is not None:
+            watched.remove()
 
 
-class Claim:
-    """A device's wish to answer some addresses: `base` is where its offset 0 is, `spans` which of them reach it."""
+class AddressClaim:
+    """A device's wish to answer some addresses: `base` is where its offset 0 is, `spans` which of them reach it.
 
-    def __init__(self, device: Device) -> None:
+    See pci.bar.Claim."""
+
+    def __init__(self, decoder: AddressDecoder, device: Device) -> None:
+        self._decoder = decoder
         self.device = device
         self.base = 0
         self.spans: tuple[Span, ...] = ()
@@ -47,9 +48,12 @@ class Claim:
         self.base = base
         self.spans = tuple(spans)
 
-    def add_doorbell(self, offset: int, size: int, datamatch: int | None, callback: Callable[[], None]) -> None:
+    def add_doorbell(self, offset: int, doorbell: Doorbell) -> None:
         """A doorbell at *offset*; it follows the claim from the next apply() on."""
-        self.doorbells.append(_ClaimDoorbell(offset, size, datamatch, callback))
+        self.doorbells.append(_ClaimDoorbell(offset, doorbell))
+
+    def release(self) -> None:
+        self._decoder.release(self)
 
 
 class AddressDecoder:
@@ -61,17 +65,17 @@ class AddressDecoder:
         self._limit = limit
         self._doorbells = doorbells
         self._reserved = tuple(reserved)
-        self._claims: list[Claim] = []
+        self._claims: list[AddressClaim] = []
         self._mapped: dict[Span, tuple[Device, int]] = {}
         self._stale = self._applying = False
 
-    def claim(self, device: Device) -> Claim:
+    def claim(self, device: Device) -> AddressClaim:
         """A new claim, nowhere yet, of lower priority than those before."""
-        claim = Claim(device)
+        claim = AddressClaim(self, device)
         self._claims.append(claim)
         return claim
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: AddressClaim) -> None:
         """Take a claim away."""
         self._claims.remove(claim)
         claim.visible = ()
@@ -109,14 +113,13 @@ class AddressDecoder:
                     taken.append(piece)
                     wanted[piece] = (claim.device, piece[0] - claim.base)
             claim.visible = tuple(pieces)
-        if wanted != self._mapped:
-            for span, target in self._mapped.items():
-                if wanted.get(span) != target:
-                    self.bus.unmap(span[0], span[1] - span[0])
-            for span, target in wanted.items():
-                if self._mapped.get(span) != target:
-                    self.bus.map(span[0], span[1] - span[0], *target)
-            self._mapped = wanted
+        mapped, self._mapped = self._mapped, wanted
+        for span, target in mapped.items():
+            if not _same(wanted.get(span), target):
+                self.bus.unmap(span[0], span[1] - span[0])
+        for span, target in wanted.items():
+            if not _same(mapped.get(span), target):
+                self.bus.map(span[0], span[1] - span[0], *target)
 
     def _move_doorbells(self) -> None:
         doorbells = self._doorbells
@@ -126,7 +129,7 @@ class AddressDecoder:
         for claim in list(self._claims):
             for doorbell in list(claim.doorbells):
                 address = claim.base + doorbell.offset
-                end = address + max(doorbell.size, 1)
+                end = address + max(doorbell.doorbell.size, 1)
                 here = any(start <= address and end <= stop for start, stop in claim.visible)
                 if doorbell.address != (address if here else None):
                     doorbell.withdraw()
@@ -137,7 +140,12 @@ class AddressDecoder:
         # Those that leave have left by now, so no address is ever taken twice.
         for doorbell, address in arriving:
             doorbell.address = address
-            doorbell.handle = doorbells.add(self.bus, address, doorbell.size, doorbell.datamatch, doorbell.callback)
+            doorbell.watched = doorbells.add(self.bus, address, doorbell.doorbell)
+
+
+def _same(one: tuple[Device, int] | None, other: tuple[Device, int]) -> bool:
+    """Whether two places lead to one device, which is more than that the devices are equal."""
+    return one is not None and one[0] is other[0] and one[1] == other[1]
 
 
 def _subtract(start: int, end: int, taken: Iterable[Span]) -> list[Span]:

@@ -11,20 +11,20 @@
         def write(self, offset: int, size: int, value: int) -> None:
             self.interrupt.set_level(bool(value))       # MSI or MSI-X if the guest turned it on, else INTA
 
-The guest may size, move and disable BARs at any time; the device never knows where they are. On a bus it has `memory`
-(guest RAM, for DMA while `bus_master`) and `trace`. PCI Local Bus Specification 3.0, chapter 6.
+The guest may size, move and disable BARs at any time; the device never knows where they are. Once it is plugged in it
+has `dma` (guest RAM while the guest lets it be bus master, else no memory at all), `trace` and `slot`.
+PCI Local Bus Specification 3.0, chapter 6.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar, Final
 
 from pyvmm.bus import ALL_ONES, Device
 from pyvmm.irq import Irq, LevelIrq
 from pyvmm.memory import GuestMemory, GuestMemoryError
 from pyvmm.pci.bar import Bar
 from pyvmm.pci.config_space import ConfigSpace
-from pyvmm.pci.express import add_express
 from pyvmm.pci.msi import Msi, Msix
 from pyvmm.pci.regs import (
     PCI_BASE_ADDRESS_0,
@@ -32,7 +32,6 @@ from pyvmm.pci.regs import (
     PCI_BASE_ADDRESS_MEM_TYPE_64,
     PCI_BASE_ADDRESS_SPACE_IO,
     PCI_CACHE_LINE_SIZE,
-    PCI_CAP_ID_EXP,
     PCI_CFG_SPACE_SIZE,
     PCI_CLASS_PROG,
     PCI_COMMAND,
@@ -43,7 +42,6 @@ from pyvmm.pci.regs import (
     PCI_COMMAND_PARITY,
     PCI_COMMAND_SERR,
     PCI_DEVICE_ID,
-    PCI_EXP_TYPE_ENDPOINT,
     PCI_HEADER_TYPE,
     PCI_HEADER_TYPE_NORMAL,
     PCI_INTERRUPT_LINE,
@@ -59,10 +57,10 @@ from pyvmm.pci.regs import (
     PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
 )
+from pyvmm.pci.slot import Slot
 from pyvmm.trace import OFF, Channel
 
-if TYPE_CHECKING:
-    from pyvmm.pci.bus import PciBus
+NO_MEMORY: Final = GuestMemory(())
 
 
 class FunctionInterrupt:
@@ -104,10 +102,8 @@ class PciDevice:
         self.msi: Msi | None = None
         self.msix: Msix | None = None
         self.interrupt: Irq = FunctionInterrupt(self)
-        self.bus: PciBus | None = None
-        self.slot = 0
-        self.function = 0
-        self.memory = GuestMemory(())
+        self.slot: Slot | None = None
+        """What the function is plugged into."""
         self.trace: Channel = OFF
         self._intx_line: Irq = LevelIrq(lambda level: None)
         self.intx_level = False
@@ -190,7 +186,7 @@ class PciDevice:
         """The guest (or a bridge above) has allowed or forbidden DMA and messages."""
 
     def attached(self) -> None:
-        """The function is on its bus: `memory` and `trace` are there."""
+        """The function is plugged in: `slot`, `dma` and `trace` are there."""
 
     def close(self) -> None:
         """The device is thrown away: the machine ends, or a reset makes a new one. Give back files, sockets, processes.
@@ -208,8 +204,14 @@ class PciDevice:
     @property
     def bus_master(self) -> bool:
         """Whether the guest allows this function DMA and messages, all bridges above it included."""
-        bus = self.bus
-        return bool(self.command & PCI_COMMAND_MASTER) and bus is not None and bus.bus_master
+        slot = self.slot
+        return bool(self.command & PCI_COMMAND_MASTER) and slot is not None and slot.bus_master
+
+    @property
+    def dma(self) -> GuestMemory:
+        """Guest RAM while the guest allows DMA, else no memory at all. Take it anew for each transfer."""
+        slot = self.slot
+        return slot.memory if slot is not None and self.bus_master else NO_MEMORY
 
     @property
     def messages_enabled(self) -> bool:
@@ -229,7 +231,7 @@ class PciDevice:
     def _write_message(self, address: int, data: int) -> None:
         """A message that the guest has addressed to elsewhere than the local APICs."""
         try:
-            self.memory.write_int(address, 4, data)
+            self.dma.write_int(address, 4, data)
             where = "RAM"
         except GuestMemoryError:
             where = "nowhere"
@@ -284,20 +286,18 @@ class PciDevice:
 
     def update_decode(self) -> None:
         """Follow the BARs and decode bits: who answers where on the buses."""
-        bus = self.bus
-        if bus is None:
-            return
-        self.place_bars(bus)
-        bus.host.apply_decode()
+        if self.slot is not None:
+            self.place_bars()
+            self.slot.apply()
 
-    def place_bars(self, bus: PciBus) -> None:
+    def place_bars(self) -> None:
         """Say where the BARs are, without applying it yet."""
         command = self.command
         for bar in self.bars.values():
             if bar.claim is not None:
                 base = bar.address(self.config)
                 enabled = base and command & (PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY)
-                bar.claim.place(base, bus.reachable(bar.io, base, base + bar.size) if enabled else ())
+                bar.claim.place(base, ((base, base + bar.size),) if enabled else ())
 
     def reset_function(self) -> None:
         """A bus reset: configuration space and device back to their reset values."""
@@ -314,7 +314,7 @@ class PciDevice:
     @property
     def name(self) -> str:
         """As lspci writes it, bus number left out: device.function, and the class."""
-        return f"{self.slot:02x}.{self.function} {type(self).__name__}"
+        return f"{self.slot.name if self.slot is not None else 'unplugged'} {type(self).__name__}"
 
     # Device protocol for a function that answers its own BAR.
 
@@ -325,38 +325,32 @@ class PciDevice:
     def write(self, offset: int, size: int, value: int) -> None:
         """The guest writes a BAR that was added with `self` as its device."""
 
-    def connect(self, bus: PciBus, slot: int, function: int) -> None:
-        """Called by PciBus.add: join the bus, with its decoders, interrupt line and message router."""
-        self.bus, self.slot, self.function = bus, slot, function
-        host = bus.host
-        self.memory = host.memory
-        self.trace = host.trace
+    def connect(self, slot: Slot) -> None:
+        """Plug the function in: its BARs, interrupts and configuration space are *slot*'s from now on."""
+        self.slot = slot
+        self.trace = slot.trace
         if self.interrupt_pin:
-            self._intx_line = bus.intx_line(slot, self.interrupt_pin)
-            self.config.set(PCI_INTERRUPT_LINE, 1, bus.interrupt_line(slot, self.interrupt_pin))
+            self._intx_line = slot.intx(self.interrupt_pin)
+            self.config.set(PCI_INTERRUPT_LINE, 1, slot.interrupt_line(self.interrupt_pin))
         for bar in self.bars.values():
-            bar.connect((host.io_decoder if bar.io else host.memory_decoder).claim(bar.device))
+            bar.claim = slot.claim(bar)
         for messages in (self.msi, self.msix):
             if messages:
-                messages.connect(host.msi)
-        endpoint = bus.bridge is not None and self.header_type == PCI_HEADER_TYPE_NORMAL
-        if endpoint and not self.config.find_capability(PCI_CAP_ID_EXP):
-            add_express(self.config, PCI_EXP_TYPE_ENDPOINT)
+                messages.connect(slot.msi)
         self.config.freeze()
         self.attached()
 
     def disconnect(self) -> None:
-        """Called by PciBus.remove: leave the bus; nothing of the function answers or interrupts any more."""
-        bus = self.bus
-        if bus is None:
+        """Unplug it: nothing of the function answers or interrupts any more."""
+        if self.slot is None:
             return
         self.reset_function()
         for bar in self.bars.values():
-            if bar.claim is not None:
-                (bus.host.io_decoder if bar.io else bus.host.memory_decoder).release(bar.claim)
-                bar.claim = None
+            claim, bar.claim = bar.claim, None
+            if claim is not None:
+                claim.release()
         self._intx_line.set_level(False)
         for messages in (self.msi, self.msix):
             if messages:
                 messages.disconnect()
-        self.bus = None
+        self.slot = None

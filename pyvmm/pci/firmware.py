@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pyvmm.pci.bar import Bar
-from pyvmm.pci.bridge import PciBridge
+from pyvmm.pci.bridge import PciBridge, bridges
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host import PciHost
@@ -60,7 +60,7 @@ def assign_resources(host: PciHost, io: tuple[int, int], memory: tuple[int, int]
 def _number(bus: PciBus, number: int) -> int:
     """Number the buses behind *bus*, depth first; returns the highest number used."""
     last = number
-    for bridge in bus.bridges:
+    for bridge in bridges(bus):
         bridge.config_write(PCI_PRIMARY_BUS, 4, number | (last + 1) << 8 | 0xFF << 16)
         below = _number(bridge.child, last + 1)
         bridge.config_write(PCI_PRIMARY_BUS, 4, number | (last + 1) << 8 | below << 16)

@@ -14,10 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pyvmm.bus import ALL_ONES, Bus, Device
+from pyvmm.clock import Clock
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.bar import Bar
+from pyvmm.pci.bridge import bridges
 from pyvmm.pci.bus import PciBus
-from pyvmm.pci.decoder import AddressDecoder
+from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import Doorbells
 from pyvmm.pci.msi import MsiRouter
@@ -38,12 +41,15 @@ Defer = Callable[[Callable[[], None]], None]
 
 
 class PciHost:
-    """The root complex.
+    """The root complex; the Slot that the root bus hangs on.
 
     *intx* are the four lines PIRQA–PIRQD, level, high is asserted; *interrupt_lines* their ISA IRQ numbers, which go
-    into the Interrupt Line registers as firmware would put them there. *reset_control* answers bytes at 0xCF9. With
+    into the Interrupt Line registers as firmware would put them there. *reset_control* answers bytes at 0xCF9. By
     *defer* a function puts off what would hold the guest for long.
     """
+
+    name = "root complex"
+    bus_master = True
 
     def __init__(
         self,
@@ -53,18 +59,20 @@ class PciHost:
         intx: Sequence[Irq],
         msi: MsiRouter,
         *,
+        clock: Clock,
+        defer: Defer,
         interrupt_lines: Sequence[int] = (11, 10, 11, 10),
         doorbells: Doorbells | None = None,
         reset_control: Device | None = None,
-        defer: Defer | None = None,
         memory_limit: int = 1 << 52,
         trace: Channel = OFF,
     ) -> None:
         if len(intx) != 4 or len(interrupt_lines) != 4:
             raise ValueError("a PCI host has four interrupt lines")
         self.memory = memory
+        self.clock = clock
         self.msi = msi
-        self.defer = defer
+        self._defer = defer
         self.trace = trace
         self.interrupt_lines = tuple(interrupt_lines)
         ram = [(gpa, gpa + length) for gpa, length in memory.regions]
@@ -75,14 +83,26 @@ class PciHost:
         self.config_ports = ConfigPorts(self, reset_control)
         self.ecam = Ecam(self)
 
-    def intx_source(self, line: int) -> LevelIrq:
-        """A new source on PIRQA–PIRQD (0–3)."""
-        return self._lines[line].source()
+    def claim(self, bar: Bar) -> AddressClaim:
+        claim = (self.io_decoder if bar.io else self.memory_decoder).claim(bar.device)
+        for offset, doorbell in bar.doorbells:
+            claim.add_doorbell(offset, doorbell)
+        return claim
 
-    def apply_decode(self) -> None:
+    def apply(self) -> None:
         """Bring both address spaces to what all the BARs say now."""
         self.memory_decoder.apply()
         self.io_decoder.apply()
+
+    def intx(self, pin: int) -> LevelIrq:
+        """A new source on PIRQA–PIRQD (1–4)."""
+        return self._lines[pin - 1].source()
+
+    def interrupt_line(self, pin: int) -> int:
+        return self.interrupt_lines[pin - 1]
+
+    def defer(self, call: Callable[[], None]) -> None:
+        self._defer(call)
 
     def find(self, number: int, devfn: int) -> PciDevice | None:
         """The function that a configuration access to bus *number* reaches, as the bridges are programmed now."""
@@ -90,7 +110,7 @@ class PciHost:
         if number == 0:
             return bus.functions.get(devfn)
         while True:
-            for bridge in bus.bridges:
+            for bridge in bridges(bus):
                 if bridge.secondary != 0 and bridge.secondary <= number <= bridge.subordinate:
                     break
             else:
@@ -99,6 +119,16 @@ class PciHost:
             if bridge.secondary == number:
                 return bus.functions.get(devfn)
 
+    def place_of(self, function: PciDevice) -> str | None:
+        """Bus:device.function, as the bridges are numbered now and as lspci writes it; None if it is not plugged in."""
+        buses = [(0, self.root)]
+        for number, bus in buses:
+            for devfn, other in bus.functions.items():
+                if other is function:
+                    return f"{number:02x}:{devfn >> 3:02x}.{devfn & 7}"
+            buses += ((bridge.secondary, bridge.child) for bridge in bridges(bus))
+        return None
+
     def all_functions(self) -> list[PciDevice]:
         """Every function, bridges before what is behind them."""
         found: list[PciDevice] = []
@@ -106,7 +136,7 @@ class PciHost:
         while buses:
             bus = buses.pop(0)
             found += (f for _, f in sorted(bus.functions.items()))
-            buses += (bridge.child for bridge in bus.bridges)
+            buses += (bridge.child for bridge in bridges(bus))
         return found
 
     def reset(self) -> None:

@@ -8,12 +8,12 @@
             for chain in queue:
                 queue.push(chain, chain.write(chain.read(4096)))
 
-It knows neither PCI nor interrupts: a transport (VirtioPci) puts it on a bus. Virtio 1.2, chapter 2.
+It knows neither PCI nor interrupts: a Transport (VirtioPci has one) connects it to its driver. Virtio 1.2, chapter 2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import ClassVar
 
 from pyvmm.trace import OFF, Channel
@@ -23,7 +23,7 @@ from pyvmm.virtio.abi import (
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
 )
-from pyvmm.virtio.queue import VirtQueue
+from pyvmm.virtio.queue import NO_TRANSPORT, Transport, VirtQueue
 
 SPLIT_RING_FEATURES = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC
 RING_FEATURES = SPLIT_RING_FEATURES | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_F_RING_PACKED
@@ -49,8 +49,26 @@ class VirtioDevice:
         self.driver_features = 0
         self.driver_ok = False
         """Whether the driver has set DRIVER_OK and the device is fit to work."""
-        self.config_changed: Callable[[], None] = lambda: None
+        self.transport: Transport = NO_TRANSPORT
+        for queue in self.queues:
+            queue.kicked = partial(self.kick, queue)
+
+    def connect(self, transport: Transport) -> None:
+        """Called by what carries the device: *transport* leads to its driver."""
+        self.transport = transport
+        for queue in self.queues:
+            queue.transport = transport
+
+    def kick(self, queue: VirtQueue) -> None:
+        """Somebody has kicked *queue*: let the device look at it, if it runs."""
+        if queue.running:
+            queue.begin_turn()
+            self.handle_queue(queue)
+            queue.notify()
+
+    def config_changed(self) -> None:
         """Call it after changing `config`: the driver is told (section 2.5)."""
+        self.transport.config_changed()
 
     def handle_queue(self, queue: VirtQueue) -> None:
         """The driver has kicked *queue*, or it has just been started. Chains pushed are shown when this returns."""

@@ -14,10 +14,11 @@ Undefined offsets read zero and ignore writes, at every width.
 from __future__ import annotations
 
 import struct
-from functools import partial
+from collections.abc import Callable
 from typing import Final
 
 from pyvmm.pci.device import PciDevice
+from pyvmm.pci.doorbell import Doorbell
 from pyvmm.pci.regs import PCI_CAP_ID_VNDR
 from pyvmm.trace import OFF
 from pyvmm.virtio.abi import (
@@ -71,6 +72,27 @@ _PCI_CFG_LENGTH: Final = 12
 _PCI_CFG_DATA: Final = 16
 
 
+class PciTransport:
+    """The Transport of a device behind the PCI function *function*."""
+
+    def __init__(self, function: VirtioPci) -> None:
+        self._function = function
+
+    def interrupt(self, queue: VirtQueue) -> None:
+        self._function.queue_interrupt(queue)
+
+    def config_changed(self) -> None:
+        self._function.config_changed()
+
+    def needs_reset(self, why: str) -> None:
+        self._function.needs_reset(why)
+
+    def defer(self, call: Callable[[], None]) -> None:
+        slot = self._function.slot
+        if slot is not None:
+            slot.defer(call)
+
+
 class VirtioPci(PciDevice):
     """The PCI function of *device*."""
 
@@ -110,12 +132,9 @@ class VirtioPci(PciDevice):
         self._config_vector = VIRTIO_MSI_NO_VECTOR
         self._queue_select = 0
         for queue in device.queues:
-            queue.interrupt = partial(self._queue_interrupt, queue)
-            queue.broken = self.needs_reset
-            queue.kicked = partial(self.kick, queue.index)
             queue.paused = True
-            bar.add_doorbell(NOTIFY + NOTIFY_OFF_MULTIPLIER * queue.index, queue.kicked)
-        device.config_changed = self._device_config_changed
+            bar.add_doorbell(NOTIFY + NOTIFY_OFF_MULTIPLIER * queue.index, Doorbell(queue.kicked))
+        device.connect(PciTransport(self))
 
     def _add_virtio_capability(
         self, kind: int, offset: int, length: int, more: bytes = b"", writable: bytes = b""
@@ -126,9 +145,6 @@ class VirtioPci(PciDevice):
     def attached(self) -> None:
         if self.device.trace is OFF:
             self.device.trace = self.trace
-        if self.bus is not None:
-            for queue in self.device.queues:
-                queue.defer = self.bus.host.defer
 
     def close(self) -> None:
         self.device.close()
@@ -159,7 +175,7 @@ class VirtioPci(PciDevice):
             self.status |= VIRTIO_CONFIG_S_NEEDS_RESET
             self._update_driver_ok()
             if running:
-                self._device_config_changed()
+                self.config_changed()
 
     def _write_status(self, value: int) -> None:
         if value == 0:
@@ -189,8 +205,7 @@ class VirtioPci(PciDevice):
         device.driver_ok = ok
         if ok:
             for queue in device.queues:
-                if queue.enabled and device.driver_ok:
-                    queue.start(self.memory, self._driver_features)
+                self._start(queue)
         # A ring that could not be one has already ended it again.
         if device.driver_ok != ok:
             return
@@ -200,30 +215,35 @@ class VirtioPci(PciDevice):
         device.driver_ok_changed(ok)
         if ok:
             for queue in device.queues:
-                self.kick(queue.index)
+                queue.kicked()
+
+    def _start(self, queue: VirtQueue) -> None:
+        """Take a ring into use, as soon as it is enabled, the driver is ready, and there is memory."""
+        if queue.enabled and not queue.started and self.device.driver_ok and self.bus_master:
+            queue.start(self.dma, self._driver_features)
 
     def bus_master_changed(self, enabled: bool) -> None:
         for queue in self.device.queues:
             queue.paused = not enabled
         if enabled:
             for queue in self.device.queues:
-                self.kick(queue.index)
+                self._start(queue)
+            for queue in self.device.queues:
+                queue.kicked()
 
     # Queues and interrupts
 
     def kick(self, index: int) -> None:
         """A doorbell: let the device look at queue *index*."""
         if index < len(self.device.queues):
-            queue = self.device.queues[index]
-            if queue.running:
-                queue.begin_turn()
-                self.device.handle_queue(queue)
-                queue.notify()
+            self.device.queues[index].kicked()
 
-    def _queue_interrupt(self, queue: VirtQueue) -> None:
+    def queue_interrupt(self, queue: VirtQueue) -> None:
+        """Tell the driver that *queue* has used buffers."""
         self._interrupt(queue.vector, VIRTIO_PCI_ISR_QUEUE)
 
-    def _device_config_changed(self) -> None:
+    def config_changed(self) -> None:
+        """Tell the driver that the device configuration has changed."""
         self.config_generation = (self.config_generation + 1) & 0xFF
         if self.status & VIRTIO_CONFIG_S_DRIVER_OK:
             self._interrupt(self._config_vector, VIRTIO_PCI_ISR_CONFIG)
@@ -337,8 +357,8 @@ class VirtioPci(PciDevice):
         elif name == "queue_enable" and value == 1:
             queue.enabled = True
             if self.device.driver_ok:
-                queue.start(self.memory, self._driver_features)
-                self.kick(queue.index)
+                self._start(queue)
+                queue.kicked()
 
     def _vector(self, value: int) -> int:
         """A vector that does not exist reads back as NO_VECTOR (section 4.1.5.1.2)."""

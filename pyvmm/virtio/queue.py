@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, Protocol
 
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.abi import (
@@ -23,13 +23,44 @@ CHAIN_COST: Final = 32
 """What a device does with a chain counts as reading so many descriptors more."""
 
 
+class Transport(Protocol):
+    """What a device and its queues need of whatever leads to the driver: PCI, a test, a server elsewhere."""
+
+    def interrupt(self, queue: VirtQueue) -> None:
+        """Tell the driver that *queue* has used buffers (section 2.3)."""
+
+    def config_changed(self) -> None:
+        """Tell the driver that the device configuration has changed."""
+
+    def needs_reset(self, why: str) -> None:
+        """The driver broke the rules: stop, and tell it by DEVICE_NEEDS_RESET (section 2.1.2)."""
+
+    def defer(self, call: Callable[[], None]) -> None:
+        """Run *call* a little later, once, under the machine lock."""
+
+
+class NoTransport:
+    """Where a device is that has no transport yet: its driver is not there."""
+
+    def interrupt(self, queue: VirtQueue) -> None: ...
+
+    def config_changed(self) -> None: ...
+
+    def needs_reset(self, why: str) -> None: ...
+
+    def defer(self, call: Callable[[], None]) -> None: ...
+
+
+NO_TRANSPORT: Final = NoTransport()
+
+
 class VirtQueue:
     """One queue. While the driver has not set it up, or after it broke it, it is empty and takes nothing back.
 
         for chain in queue:
             queue.push(chain, chain.write(answer(chain.read(4096))))
 
-    The transport shows the driver what was pushed when handle_queue returns; anyone else calls notify().
+    Its device shows the driver what was pushed when handle_queue returns; anyone else calls notify().
     A driver can't hold us, however long its chains are and however fast it adds: when its turn is over (TURN) the queue
     is as if empty, and a call put off to the loop kicks it again.
     """
@@ -37,10 +68,9 @@ class VirtQueue:
     def __init__(self, index: int, max_size: int) -> None:
         self.index = index
         self.max_size = max_size
-        self.interrupt: Callable[[], None] = lambda: None
-        self.broken: Callable[[str], None] = lambda reason: None
-        self.defer: Callable[[Callable[[], None]], None] | None = None
+        self.transport: Transport = NO_TRANSPORT
         self.kicked: Callable[[], None] = lambda: None
+        """What its device does when somebody has kicked it."""
         self.paused = False
         """True while the function may not do DMA."""
         self._ring: Ring | None = None
@@ -84,6 +114,11 @@ class VirtQueue:
         self._held.clear()
 
     @property
+    def started(self) -> bool:
+        """Whether the ring has been taken into use."""
+        return self._ring is not None
+
+    @property
     def running(self) -> bool:
         """Whether there is a ring to work on now."""
         return self._ring is not None and not self.paused
@@ -91,7 +126,7 @@ class VirtQueue:
     def fail(self, reason: str) -> None:
         """The driver has broken this queue: the device needs a reset."""
         self.stop()
-        self.broken(f"queue {self.index}: {reason}")
+        self.transport.needs_reset(f"queue {self.index}: {reason}")
 
     def begin_turn(self) -> None:
         """Somebody has kicked: TURN descriptors may be read for that."""
@@ -99,6 +134,9 @@ class VirtQueue:
 
     def pop(self) -> Chain | None:
         """The next chain; None if there is none, its turn has come to an end, or the queue is not running."""
+        return self._pop(CHAIN_COST)
+
+    def _pop(self, cost: int) -> Chain | None:
         if self._ring is None or self.paused:
             return None
         if self._held:
@@ -111,15 +149,18 @@ class VirtQueue:
         except QueueError as error:
             self.fail(str(error))
             return None
-        if chain is not None and self.defer is not None:
-            self._left -= CHAIN_COST + chain.descriptors
+        if chain is not None:
+            self._left -= cost + chain.descriptors
         return chain
 
     def pop_exactly(self, count: int) -> list[Chain] | None:
-        """*count* chains, or None while there are fewer; those wait here, so that a kick is asked for beyond them."""
+        """*count* chains, or None while there are fewer; those wait here, so that a kick is asked for beyond them.
+
+        What is done with them counts for nothing: a few bytes each.
+        """
         chains: list[Chain] = []
         while len(chains) < count:
-            chain = self.pop()
+            chain = self._pop(0)
             if chain is None:
                 if self._ring is not None:  # else pop has just found it broken
                     self._held.extend(chains)
@@ -135,7 +176,7 @@ class VirtQueue:
     def notify(self) -> None:
         """Show the driver all that was pushed, and interrupt it if it asked for that."""
         if self._ring is not None and not self.paused and self._ring.flush():
-            self.interrupt()
+            self.transport.interrupt(self)
 
     def set_kicks(self, wanted: bool) -> None:
         """Whether the driver should kick when it makes a chain available. After asking for kicks, pop once more."""
@@ -164,10 +205,37 @@ class VirtQueue:
                 raise
 
     def _put_off(self) -> None:
-        if self.defer is not None and not self._deferred:
+        if not self._deferred:
             self._deferred = True  # one at a time: each kick of such a driver would add another
-            self.defer(self._go_on)
+            self.transport.defer(self._go_on)
 
     def _go_on(self) -> None:
         self._deferred = False
         self.kicked()
+
+
+class FakeTransport:
+    """The transport of the unit tests: remembers what it was told; run_later() is a turn of the loop."""
+
+    def __init__(self) -> None:
+        self.interrupts: list[int] = []
+        self.config_changes = 0
+        self.broken: list[str] = []
+        self.later: list[Callable[[], None]] = []
+
+    def interrupt(self, queue: VirtQueue) -> None:
+        self.interrupts.append(queue.index)
+
+    def config_changed(self) -> None:
+        self.config_changes += 1
+
+    def needs_reset(self, why: str) -> None:
+        self.broken.append(why)
+
+    def defer(self, call: Callable[[], None]) -> None:
+        self.later.append(call)
+
+    def run_later(self) -> None:
+        calls, self.later[:] = self.later[:], []
+        for call in calls:
+            call()

@@ -21,6 +21,7 @@ EDU = """\
 import sys
 import time
 from pyvmm.pci.device import PciDevice
+from pyvmm.pci.doorbell import Doorbell
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
 
@@ -49,18 +50,17 @@ class Edu(PciDevice):
         super().__init__()
         self.what, self.when = what, when
         bar = self.add_memory_bar(0, 0x1000, self)
-        bar.add_doorbell(0x10, self.rung)
+        bar.add_doorbell(0x10, Doorbell(self.rung))
 
     def read(self, offset, size):
         return act(self.what) if self.when == "access" else 0x41
 
     def write(self, offset, size, value):
         if self.when == "later":
-            self.bus.host.defer(self.later)
+            self.slot.defer(self.later)
         elif self.when == "timer":
-            defer = self.bus.host.defer
-            timer = defer.__self__.timer(self.later)
-            timer.arm(defer.__self__.now() + 1000)
+            timer = self.slot.clock.timer(self.later)
+            timer.arm(self.slot.clock.now() + 1000)
         else:
             act(self.what)
 

@@ -28,7 +28,7 @@ class Four(VirtioDevice):
         self.number = number
 
     def handle_queue(self, queue):
-        assert queue.defer is not None
+        assert queue.transport is self.transport
         for chain in queue:
             queue.push(chain, chain.write(bytes([self.number]) * chain.writable_size))
 

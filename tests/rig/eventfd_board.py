@@ -13,6 +13,7 @@ from pyvmm.board.gsi import GsiTable
 from pyvmm.board.msi import EventfdMsi, EventfdMsiRouter
 from pyvmm.bus import Bus
 from pyvmm.loop import Loop
+from pyvmm.pci.doorbell import Doorbell
 
 MESSAGE = 0xFEE00000
 
@@ -93,7 +94,7 @@ class EventfdBoard:
         self.rung: list[str] = []
 
     def doorbell(self, address: int, name: str) -> IoeventfdDoorbell | None:
-        return self.doorbells.add(self.mmio, address, 0, None, lambda: self.rung.append(name))
+        return self.doorbells.add(self.mmio, address, Doorbell(lambda: self.rung.append(name)))
 
     def vector(self, data: int = 0x41) -> EventfdMsi:
         """One that the guest has given a message and unmasked."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from pyvmm.bus import Bus
+from pyvmm.clock import FakeClock
 from pyvmm.devices.reset_control import ResetControl
 from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
@@ -13,20 +14,26 @@ from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.msi import FakeMsiRouter
+from pyvmm.trace import OFF, Channel
 
 ECAM = 0xE0000000
 
 
 class Board:
-    """A PCI host on buses of its own, with 16 MiB of RAM at 0, as small as a machine can be."""
+    """A PCI host on buses of its own, with 16 MiB of RAM at 0, as small as a machine can be.
 
-    def __init__(self, doorbells: bool = True) -> None:
+    What was deferred waits in `later` for run_later(), a turn of the loop.
+    """
+
+    def __init__(self, doorbells: bool = True, ram: GuestMemory | None = None, trace: Channel = OFF) -> None:
         self.memory_bus = Bus("mem", 1 << 52)
         self.io_bus = Bus("io", 0x10000)
-        self.ram = GuestMemory.of_size(16 << 20)
+        self.ram = GuestMemory.of_size(16 << 20) if ram is None else ram
         self.lines = [FakeIrq() for _ in range(4)]
         self.msi = FakeMsiRouter()
         self.doorbells = FakeDoorbells()
+        self.clock = FakeClock()
+        self.later: list[Callable[[], None]] = []
         self.resets = 0
         self.host = PciHost(
             self.memory_bus,
@@ -34,11 +41,19 @@ class Board:
             self.ram,
             self.lines,
             self.msi,
+            clock=self.clock,
+            defer=self.later.append,
             doorbells=self.doorbells if doorbells else None,
+            trace=trace,
             reset_control=ResetControl(self._reset, self._reset),
         )
         self.io_bus.map(0xCF8, 8, self.host.config_ports)
         self.memory_bus.map(ECAM, 256 << 20, self.host.ecam)
+
+    def run_later(self) -> None:
+        calls, self.later[:] = self.later[:], []
+        for call in calls:
+            call()
 
     def _reset(self) -> None:
         self.resets += 1

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 
+import pytest
+
 from pyvmm.board.eventfd import FD_SETSIZE
+from pyvmm.pci.doorbell import Doorbell
 from tests.rig.eventfd_board import EventfdBoard
 
 
@@ -37,7 +41,7 @@ def test_two_doorbells_at_one_address(board: EventfdBoard) -> None:
     assert board.doorbell(0x1000, "a")
     assert board.doorbell(0x1000, "b") is None, "the write reaches the device by an exit"
     assert board.open_files() == files + 1
-    assert board.doorbells.add(board.pio, 0x1000, 1, None, lambda: None), "a port is another place"
+    assert board.doorbells.add(board.pio, 0x1000, Doorbell(lambda: None, 1)), "a port is another place"
 
 
 def test_low_descriptors_are_left_for_select(board: EventfdBoard) -> None:
@@ -51,3 +55,29 @@ def test_low_descriptors_are_left_for_select(board: EventfdBoard) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert board.vm.doorbells[0x1000, False] < FD_SETSIZE <= board.vm.doorbells[0x2000, False]
+
+
+def test_a_doorbell_whose_eventfd_somebody_else_reads(board: EventfdBoard) -> None:
+    """As vhost does: the loop leaves it alone, and so does whoever moves the BAR."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    files = board.open_files()
+    doorbell = Doorbell(fd=fd)
+    try:
+        first = board.doorbells.add(board.mmio, 0x1000, doorbell)
+        assert first is not None and board.vm.doorbells == {(0x1000, False): fd}
+        board.vm.write(0x1000, 2)
+        board.loop.run_once(0)
+        first.remove()
+        assert board.vm.doorbells == {} and board.open_files() == files
+        second = board.doorbells.add(board.mmio, 0x2000, doorbell)
+        assert second is not None
+        board.vm.write(0x2000)
+        assert os.eventfd_read(fd) == 3, "nothing that rang is lost"
+        second.remove()
+    finally:
+        os.close(fd)
+
+
+def test_a_doorbell_of_nobody() -> None:
+    with pytest.raises(ValueError, match="nobody hears"):
+        Doorbell()

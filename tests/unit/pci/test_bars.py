@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.bus import Bus
-from pyvmm.pci.decoder import AddressDecoder, Claim
+from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.device import PciDevice
-from pyvmm.pci.doorbell import FakeDoorbell, FakeDoorbells
+from pyvmm.pci.doorbell import Doorbell, FakeDoorbells, FakeWatchedDoorbell
 from pyvmm.pci.root_port import RootPort
 from tests.rig.scan import Board, Registers, Toy, scan
 
@@ -67,9 +67,10 @@ def test_a_bar_over_ram_is_hidden_and_comes_back(board: Board) -> None:
     config = board.ecam(0, 3)
     config.write(4, 2, 2)
     config.write(0x10, 4, 0x00200000)
-    assert toy.bar0.claim is not None and not toy.bar0.claim.visible
+    claim = toy.bar0.claim
+    assert isinstance(claim, AddressClaim) and not claim.visible
     config.write(0x10, 4, 0xC0000000)
-    assert toy.bar0.claim.visible == ((0xC0000000, 0xC0001000),)
+    assert claim.visible == ((0xC0000000, 0xC0001000),)
 
 
 def test_the_lower_of_two_that_overlap_is_hidden_where_they_do(board: Board) -> None:
@@ -109,7 +110,7 @@ class Bell(PciDevice):
         super().__init__()
         self.rung = 0
         self.bar = self.add_memory_bar(0, 0x1000, self)
-        self.bar.add_doorbell(0x10, self.ring)
+        self.bar.add_doorbell(0x10, Doorbell(self.ring))
 
     def ring(self) -> None:
         self.rung += 1
@@ -229,6 +230,18 @@ def test_a_function_behind_a_port_is_an_express_endpoint_with_the_link_up(board:
         port.child.add(Toy(), 1)
 
 
+def test_two_devices_that_are_equal_are_two(board: Board) -> None:
+    first, second = Toy(), Toy()
+    board.host.root.add(first, 3)
+    board.host.root.add(second, 4)
+    assert first.mem32 == second.mem32
+    for number in (4, 3):
+        board.ecam(0, number).write(0x10, 4, 0xC0000000)
+        board.ecam(0, number).write(4, 2, 2)
+    board.memory_bus.write(0xC0000000, 4, 7)
+    assert (first.mem32.data, second.mem32.data) == ({0: 7}, {}), "the first to be plugged in has the address"
+
+
 SPANS = st.tuples(st.integers(0, 60), st.integers(1, 20))
 
 
@@ -243,7 +256,7 @@ def test_at_each_address_the_first_claim_answers(moves: list[tuple[int, tuple[in
     devices = [Registers() for _ in range(4)]
     claims = [decoder.claim(device) for device in devices]
     for claim in claims:
-        claim.add_doorbell(2, 1, None, lambda: None)
+        claim.add_doorbell(2, Doorbell(lambda: None, 1))
     where: list[tuple[int, int] | None] = [None] * 4
     for index, (start, length), there in moves:
         where[index] = (start, start + length) if there else None
@@ -271,12 +284,13 @@ def test_at_each_address_the_first_claim_answers(moves: list[tuple[int, tuple[in
 class LastRings(FakeDoorbells):
     """Doorbells that ring once more as they go, as an eventfd does that a guest has written but nobody has read."""
 
-    def add(self, bus: Bus, address: int, size: int, datamatch: int | None, callback: Callable[[], None]) -> LastRing:
-        super().add(bus, address, size, datamatch, callback)
-        return LastRing(self, (bus.name, address), callback)
+    def add(self, bus: Bus, address: int, doorbell: Doorbell) -> LastRing:
+        super().add(bus, address, doorbell)
+        assert doorbell.callback is not None
+        return LastRing(self, (bus.name, address), doorbell.callback)
 
 
-class LastRing(FakeDoorbell):
+class LastRing(FakeWatchedDoorbell):
     def __init__(self, owner: LastRings, key: tuple[str, int], callback: Callable[[], None]) -> None:
         super().__init__(owner, key)
         self._callback = callback
@@ -298,7 +312,7 @@ def test_whoever_hears_a_doorbell_go_may_change_all_claims(
 ) -> None:
     bus, doorbells = Bus("mem", 80), LastRings()
     decoder = AddressDecoder(bus, 80, doorbells)
-    claims: list[Claim | None] = [None] * 4
+    claims: list[AddressClaim | None] = [None] * 4
 
     def rung() -> None:
         if answers:
@@ -309,7 +323,7 @@ def test_whoever_hears_a_doorbell_go_may_change_all_claims(
         if claim is None:
             if what == "claim":
                 claims[index] = claim = decoder.claim(Registers())
-                claim.add_doorbell(2, 1, None, rung)
+                claim.add_doorbell(2, Doorbell(rung, 1))
             return
         match what:
             case "move":
@@ -317,7 +331,7 @@ def test_whoever_hears_a_doorbell_go_may_change_all_claims(
             case "hide":
                 claim.place(0, ())
             case "bell" if all(bell.offset != where % 8 for bell in claim.doorbells):
-                claim.add_doorbell(where % 8, 1, None, rung)
+                claim.add_doorbell(where % 8, Doorbell(rung, 1))
             case "release":
                 claims[index] = None
                 decoder.release(claim)

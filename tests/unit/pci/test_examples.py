@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from pyvmm.machine.registry import load_device
+from pyvmm.memory import GuestMemory
+from pyvmm.pci.slot import FakeSlot
 from pyvmm.trace import OFF, Channel
 from tests.rig.scan import Board
 
@@ -16,8 +18,8 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 @pytest.mark.parametrize(("option", "events"), [("", 3), (",events=1", 1)])
 def test_pvpanic(option: str, events: int, capfd: pytest.CaptureFixture[str]) -> None:
     """pvpanic_pci_probe maps BAR 0, reads the capability and writes an event."""
-    board, told = Board(), []
-    board.host.trace = Channel("pci", lambda ns, channel, line: told.append(line))
+    told: list[str] = []
+    board = Board(trace=Channel("pci", lambda ns, channel, line: told.append(line)))
     device = load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}")
     board.host.root.add(device, 3)
     config = board.ecam(0, 3)
@@ -56,3 +58,15 @@ def test_idio16() -> None:
     io.write(0xC002, 1, 0)
     io.write(0xC000, 1, 0)
     assert not line.level
+
+
+def test_idio16_in_a_slot_of_its_own() -> None:
+    """As docs/devices.md has it."""
+    slot = FakeSlot(GuestMemory.of_size(1 << 20))
+    device = load_device(f"{EXAMPLES / 'idio16.py'}:Idio16")
+    device.connect(slot)
+    device.read(2, 1)
+    device.write(0, 1, 0x80)
+    assert slot.lines[1].level
+    device.disconnect()
+    assert not slot.lines[1].level

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import random
 import struct
-from collections.abc import Callable
 
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.host_bridge import HostBridge
@@ -59,11 +58,9 @@ class GuardedMemory(GuestMemory):
 class Fuzz:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.board = board = Board()
-        self.ram = board.ram = board.host.memory = GuardedMemory()
+        self.ram = GuardedMemory()
+        self.board = board = Board(ram=self.ram)
         self.messages = 0
-        self.later: list[Callable[[], None]] = []
-        board.host.defer = self.later.append
         self.inputs = [VirtioKeyboard("standard"), VirtioMouse(), VirtioTablet("standard")]
         self.functions = virtio_input_functions(self.inputs)
         root = board.host.root
@@ -244,9 +241,7 @@ class Fuzz:
         function.write(20, 1, 15)
 
     def deferred(self) -> None:
-        calls, self.later[:] = self.later[:], []
-        for call in calls:
-            call()
+        self.board.run_later()
 
     def healthy(self) -> None:
         """After all that, a bus reset and an honest driver."""

@@ -266,10 +266,8 @@ def test_offered_features(aero: Aero, number: int) -> None:
 
 
 def test_any_alignment_and_length_and_addresses_above_4_gib() -> None:
-    board = Board()
     high = 5 << 30
-    board.ram = GuestMemory([(0, memoryview(bytearray(16 << 20))), (high, memoryview(bytearray(1 << 20)))])
-    board.host.memory = board.ram
+    board = Board(ram=GuestMemory([(0, memoryview(bytearray(16 << 20))), (high, memoryview(bytearray(1 << 20)))]))
     keyboard = VirtioKeyboard()
     guest = Virtio.of(keyboard, board)
     guest.accept(VERSION_1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from pyvmm.trace import Channel
@@ -253,8 +251,7 @@ def test_needs_reset_and_reset_works(guest: Virtio, features: int, msix: bool) -
 
 def test_the_trace_says_which_rule_was_broken() -> None:
     lines: list[str] = []
-    board = Board()
-    board.host.trace = Channel("pci", lambda _ns, _name, message: lines.append(message))
+    board = Board(trace=Channel("pci", lambda _ns, _name, message: lines.append(message)))
     guest = Virtio.of(Echo(), board)
     driver = guest.setup(VERSION_1)[0]
     driver.add([(0x40000000, 4, True)])
@@ -457,9 +454,8 @@ class Greedy(Echo):
 
 
 def test_a_driver_that_never_stops_can_not_hold_the_device() -> None:
-    later: list[Callable[[], None]] = []
     device, board = Greedy(), Board()
-    board.host.defer = later.append
+    later = board.later
     function = VirtioPci(device)
     board.host.root.add(function, 10)
     guest = Virtio(board, function, board.ecam(0, 10)).map()

@@ -62,9 +62,8 @@ def make_available(driver: Driver, descriptors: int, write: bool) -> None:
 def test_every_chain_comes_back_a_few_at_a_time(
     make: Callable[[], VirtioDevice], index: int, write: bool, features: int, descriptors: int, turns: list[int]
 ) -> None:
-    later: list[Callable[[], None]] = []
     board = Board()
-    board.host.defer = later.append
+    later = board.later
     guest = Virtio.of(make(), board)
     driver = guest.setup(VERSION_1 | INDIRECT | features)[index]
     make_available(driver, descriptors, write)
@@ -82,9 +81,8 @@ def test_every_chain_comes_back_a_few_at_a_time(
 
 @pytest.mark.parametrize("features", [0, PACKED], ids=["split", "packed"])
 def test_a_kick_in_between_takes_a_turn_and_nothing_twice(features: int, turns: list[int]) -> None:
-    later: list[Callable[[], None]] = []
     board = Board()
-    board.host.defer = later.append
+    later = board.later
     guest = Virtio.of(VirtioRng(bytes), board)
     driver = guest.setup(VERSION_1 | INDIRECT | features)[0]
     make_available(driver, MAX_INDIRECT, True)
@@ -99,9 +97,8 @@ def test_a_kick_in_between_takes_a_turn_and_nothing_twice(features: int, turns: 
 
 
 def test_a_reset_in_between_ends_it(turns: list[int]) -> None:
-    later: list[Callable[[], None]] = []
     board = Board()
-    board.host.defer = later.append
+    later = board.later
     guest = Virtio.of(VirtioRng(bytes), board)
     driver = guest.setup(VERSION_1 | INDIRECT)[0]
     make_available(driver, MAX_INDIRECT, True)
