@@ -73,6 +73,8 @@ class MachineConfig:
     memory_hugetlb: int | None = None
     """Guest RAM in pages of this size from the host's pool (hugetlbfs): 2 MiB or 1 GiB. Shared too."""
     cpus: int = 1
+    cpu: str = "host"
+    """The processor: host[,+FLAG][,-FLAG][,phys-bits=N][,vendor=TEXT], flags as in /proc/cpuinfo."""
     kernel: Path | None = None
     initrd: Path | Module | tuple[Path | Module, ...] | None = None
     """Linux's initial RAM disk, several as one; or the modules of a Multiboot kernel, in their order."""
@@ -167,6 +169,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "memory_shared": ((bool,), "a bool"),
     "memory_hugetlb": ((int, NoneType), "an int, in bytes, or None"),
     "cpus": ((int,), "an int"),
+    "cpu": ((str,), "a str, such as 'host,-avx'"),
     "kernel": ((Path, NoneType), "a pathlib.Path or None"),
     "initrd": ((Path, Module, tuple, NoneType), "a pathlib.Path, a Module, a tuple of them or None"),
     "cmdline": ((str,), "a str"),

@@ -48,6 +48,20 @@ def host_memory() -> int:
     return total
 
 
+def ram_end(size: int) -> int:
+    """The guest physical address where *size* bytes of RAM end."""
+    return size if size <= HOLE_START else HOLE_END + size - HOLE_START
+
+
+def check_reach(size: int, phys_bits: int) -> None:
+    """Raises ConfigError where physical addresses of so many bits do not reach all of the RAM."""
+    if ram_end(size) > 1 << phys_bits:
+        most = size_text((1 << phys_bits) - (HOLE_END - HOLE_START))
+        raise ConfigError(
+            f"the guest's processor has {phys_bits} physical address bits: ask for at most {most}", {"memory": size}
+        )
+
+
 class Ram:
     """*size* bytes, page-aligned and at least 1 MiB; raises UserError when this host cannot give so much.
 

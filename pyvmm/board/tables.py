@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pyvmm.acpi.platform import MadtIoApic, PciRoot, Platform, PowerManagement, Window
 from pyvmm.board import layout
+from pyvmm.board.memslots import ram_end
 from pyvmm.config import MachineConfig
 from pyvmm.devices import acpi_pm
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
+from pyvmm.units import GIB
 
 
-def describe(config: MachineConfig) -> Platform:
-    """The platform that *config* makes."""
+def describe(config: MachineConfig, phys_bits: int) -> Platform:
+    """The platform that *config* makes of a processor whose physical addresses have *phys_bits* bits."""
     base = layout.ACPI_PM
     pm = PowerManagement(
         io=Window(base, base + acpi_pm.PM_LENGTH - 1),
@@ -34,7 +36,7 @@ def describe(config: MachineConfig) -> Platform:
         apic=MadtIoApic(layout.IOAPIC) if config.irqchip != "user" else None,
         pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
-            memory64=_memory64(config.memory),
+            memory64=_memory64(config.memory, phys_bits),
             ecam=layout.ECAM_START,
             gsis=layout.PCI_GSIS,
             irqs=layout.PCI_IRQS,
@@ -42,9 +44,13 @@ def describe(config: MachineConfig) -> Platform:
     )
 
 
-def _memory64(memory: int) -> Window:
-    """PCI memory above 4 GiB: where it always is, or behind the RAM of a machine that has more than fits below."""
+def _memory64(memory: int, phys_bits: int) -> Window | None:
+    """PCI memory above 4 GiB: where it always is, or behind the RAM of a machine that has more than fits below; smaller
+    where addresses do not reach so far, down to 1 GiB, and then none."""
     size = layout.PCI_MMIO64_END - layout.PCI_MMIO64_START
-    ram_end = layout.HOLE_END + max(0, memory - layout.HOLE_START)
-    start = max(layout.PCI_MMIO64_START, (ram_end + size - 1) // size * size)
-    return Window(start, start + size - 1)
+    while size >= GIB:
+        start = max(size, layout.HOLE_END, (ram_end(memory) + size - 1) // size * size)
+        if start + size <= 1 << phys_bits:
+            return Window(start, start + size - 1)
+        size //= 2
+    return None

@@ -140,6 +140,12 @@ def _machine_options() -> Parser:
         help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's pool",
     )
     add("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
+    add(
+        "--cpu",
+        default="host",
+        metavar="host[,CHANGE...]",
+        help="the processor: the host's, with changes: +FLAG or -FLAG as in /proc/cpuinfo, phys-bits=N, vendor=TEXT",
+    )
     add("--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS")
     add(
         "--irqchip",
@@ -257,6 +263,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
         cpus=arguments.cpus,
+        cpu=arguments.cpu,
         kernel=arguments.kernel,
         initrd=modules if len(modules) > 1 else modules[0] if modules else None,
         cmdline=arguments.cmdline,
@@ -308,9 +315,9 @@ def _tell(arguments: argparse.Namespace) -> int:
             from pyvmm.machine.rehearsal import rehearse
 
             config = make_config(arguments)
-            rehearse(config, trace_file(arguments))
+            phys_bits = rehearse(config, trace_file(arguments))
             try:
-                files = write(build(describe(config)), arguments.out)
+                files = write(build(describe(config, phys_bits)), arguments.out)
             except OSError as error:
                 raise UserError(f"--out {arguments.out}: {error.strerror}") from None
             for file in files:

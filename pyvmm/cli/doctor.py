@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvm_cffi import System
+from kvm_cffi import CpuidEntry, System
 from pyvmm.board.memslots import POOLS, free_pages
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import open_kvm
 from pyvmm.units import KIB, size_text
+from pyvmm.vcpu.cpuid import phys_bits
+from pyvmm.vcpu.dependencies import closed
+from pyvmm.vcpu.features import present
 
 NEEDED = {
     "KVM_CAP_USER_MEMORY": "guest RAM",
@@ -77,11 +80,23 @@ def kvm_findings(open_system: Callable[[], System] = open_kvm) -> Iterator[Findi
         yield Finding("/dev/kvm", backend())
         vcpus = system.check_extension("KVM_CAP_MAX_VCPUS")
         yield Finding("vCPUs", f"up to {vcpus}, recommended {system.check_extension('KVM_CAP_NR_VCPUS')}")
+        yield cpu_finding(system.get_supported_cpuid())
         for names, needed in ((NEEDED, True), (OPTIONAL, False)):
             for name, purpose in names.items():
                 present = system.check_extension(name) > 0
                 hint = "" if present else "a newer host kernel" if needed else "optional; a newer host kernel has it"
                 yield Finding(name.removeprefix("KVM_CAP_").lower(), purpose, present or not needed, hint)
+
+
+def cpu_finding(supported: list[CpuidEntry]) -> Finding:
+    """What a guest's processor is, and what of KVM's offer it lacks because something that this needs is missing."""
+    vendor = next((e for e in supported if e.function == 0), CpuidEntry(0))
+    name = b"".join(value.to_bytes(4, "little") for value in (vendor.ebx, vendor.edx, vendor.ecx))
+    offered = {feature for feature in present(supported) if ":" not in feature}
+    text = f"{name.decode(errors='replace')}, {phys_bits(supported)} physical address bits, {len(offered)} features"
+    if hidden := sorted(offered - closed(present(supported))):
+        text += f"; hidden, for want of what they need: {' '.join(hidden)}"
+    return Finding("CPU", text)
 
 
 def memory_findings(mm: Path = POOLS.parent) -> Iterator[Finding]:

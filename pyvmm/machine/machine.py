@@ -17,7 +17,7 @@ from kvm_cffi.exits import IoapicEoi, Shutdown
 from pyvmm.board import layout
 from pyvmm.board.doorbell import IoeventfdDoorbells
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip, virtual_wire
-from pyvmm.board.memslots import Ram
+from pyvmm.board.memslots import Ram, check_reach
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.boot.entry import CpuState
 from pyvmm.bus import Bus
@@ -44,7 +44,8 @@ from pyvmm.machine.outcome import DeviceFault, End, Outcome
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.trace import Sink, Trace
-from pyvmm.vcpu.cpuid import guest_cpuid
+from pyvmm.vcpu.cpuid import guest_cpuid, phys_bits, with_apic_id
+from pyvmm.vcpu.model import CpuModel
 from pyvmm.vcpu.registers import hide_local_apic, set_cpu_state, set_mtrrs
 from pyvmm.vcpu.thread import VcpuThread
 
@@ -111,6 +112,7 @@ class Machine(Lifecycle, Injection):
         self.ram = Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
         keep.callback(self.ram.close)
         self.memory = self.ram.memory
+        self._choose_cpu()
         self.vm = self.system.create_vm()
         keep.callback(self.vm.close)
         self.vm.set_identity_map_addr(layout.IDENTITY_MAP)
@@ -119,6 +121,18 @@ class Machine(Lifecycle, Injection):
         self.pio = Bus("PIO", 1 << 16)
         self.mmio = Bus("MMIO", 1 << 52)
         self.irqchip = self._create_irqchip()
+
+    def _choose_cpu(self) -> None:
+        """What CPUID says, and with it how far the guest's addresses reach."""
+        config = self.config
+        self._cpuid = guest_cpuid(
+            self.system.get_supported_cpuid(),
+            config.cpus,
+            local_apic=config.irqchip != "user",
+            tsc_deadline=bool(self.system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER")),
+            model=CpuModel.parse(config.cpu),
+        )
+        check_reach(config.memory, phys_bits(self._cpuid))
 
     def _create_irqchip(self) -> Irqchip:
         irq, vm = self.trace.channel("irq"), self.vm
@@ -272,12 +286,9 @@ class Machine(Lifecycle, Injection):
                 f"KVM makes no vCPU {number} ({error}): ask for fewer", {"cpus": self.config.cpus}
             ) from None
         self._resources.callback(vcpu.close)
-        deadline = bool(self.system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER"))
-        supported = self.system.get_supported_cpuid()
-        local_apic = self.irqchip.local_apic
-        vcpu.set_cpuid(guest_cpuid(supported, number, self.config.cpus, local_apic=local_apic, tsc_deadline=deadline))
+        vcpu.set_cpuid(with_apic_id(self._cpuid, number))
         set_mtrrs(vcpu)
-        if not local_apic:
+        if not self.irqchip.local_apic:
             hide_local_apic(vcpu)
         pic = self.irqchip.pic if number == 0 else None
         exits, irq = self.trace.channel("exits"), self.trace.channel("irq")
@@ -292,7 +303,7 @@ class Machine(Lifecycle, Injection):
             return load_guest(self.config, self.memory)
         from pyvmm.machine.payload import load_kernel
 
-        return load_kernel(self.config, self.memory)
+        return load_kernel(self.config, self.memory, phys_bits(self._cpuid))
 
     def _start_at(self, state: CpuState) -> None:
         set_cpu_state(self.vcpus[0], state)

@@ -14,7 +14,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.memory import GuestMemory
 
 
-def load_kernel(config: MachineConfig, memory: GuestMemory, *, fresh: bool = True) -> CpuState:
+def load_kernel(config: MachineConfig, memory: GuestMemory, phys_bits: int, *, fresh: bool = True) -> CpuState:
     """Put the kernel and its modules into RAM, with ACPI tables, MP table and BIOS data area unless it is a flat binary
     that asks for none of them; *fresh* as in load(). Raises BootError."""
     assert config.kernel is not None
@@ -23,7 +23,7 @@ def load_kernel(config: MachineConfig, memory: GuestMemory, *, fresh: bool = Tru
     e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
     rsdp = 0
     if flat is None or flat.mode == "linux32":
-        platform = describe(config)
+        platform = describe(config, phys_bits)
         rsdp = build(platform).install(memory, layout.ACPI_TABLES)
         write_bda(memory)
         if platform.apic is not None:

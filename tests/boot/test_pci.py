@@ -14,6 +14,7 @@ from pyvmm.board.tables import describe
 from pyvmm.config import MachineConfig
 from pyvmm.input import codes as ic
 from pyvmm.machine.outcome import End
+from pyvmm.machine.rehearsal import host_phys_bits
 from tests.rig.events import Events, input_devices
 from tests.rig.guest import USERSPACE, Guest, irq_counts, warnings
 from tests.rig.lab import CLOUD_KERNEL, GENERIC_VMLINUX, INITRAMFS_GENERIC, INITRAMFS_PCI, PATIENT, ROOT
@@ -191,7 +192,7 @@ def test_a_device_behind_the_root_port(guest: Guest) -> None:
 def test_the_acpi_tables_are_those_that_were_built(guest: Guest) -> None:
     sums = guest.shell("cd /sys/firmware/acpi/tables; md5sum [A-Z]*").splitlines()
     seen = {name: digest for digest, name in (line.split() for line in sums)}
-    built = {table.name.upper(): table.data for table in build(describe(CONFIG)).place()}
+    built = {table.name.upper(): table.data for table in build(describe(CONFIG, host_phys_bits())).place()}
     assert set(seen) == {"APIC", "DSDT", "FACP", "FACS", "MCFG", "SSDT"} == set(built) - {"RSDP", "RSDT", "XSDT"}
     for name in set(seen) - {"FACS"}:  # which the guest writes to
         assert seen[name] == hashlib.md5(built[name]).hexdigest(), name

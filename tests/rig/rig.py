@@ -17,7 +17,7 @@ from pyvmm.board.layout import DEBUG_EXIT, DEBUGCON, IDENTITY_MAP, TSS
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.memory import GuestMemory
 from pyvmm.units import MIB
-from pyvmm.vcpu.cpuid import guest_cpuid
+from pyvmm.vcpu.cpuid import guest_cpuid, with_apic_id
 from pyvmm.vcpu.registers import set_cpu_state
 
 CPUINFO = Path("/proc/cpuinfo").read_text()
@@ -67,7 +67,7 @@ class Rig:
         vcpu = self.vm.create_vcpu(len(self.vcpus))
         self.vcpus.append(vcpu)
         supported = self.system.get_supported_cpuid()
-        vcpu.set_cpuid(guest_cpuid(supported, vcpu.id, 1, local_apic=local_apic, tsc_deadline=False))
+        vcpu.set_cpuid(with_apic_id(guest_cpuid(supported, 1, local_apic=local_apic, tsc_deadline=False), vcpu.id))
         return vcpu
 
     def load(self, guest: guests.Guest) -> None:

@@ -24,6 +24,8 @@ CONFIGURATIONS = [
     ["-c", "255", "-m", "1G"],
     ["--root-ports", "4", "--rng", "--virtio-input", "aero", "--tablet"],
     ["--root-ports", "1", "--irqchip", "user", "--virtio-input", "standard"],
+    ["--cpu", "host,phys-bits=36"],
+    ["--cpu", "host,phys-bits=32"],
 ]  # fmt: skip
 
 IDIO16 = Path(__file__).resolve().parents[3] / "docs" / "examples" / "idio16.py"
@@ -71,18 +73,34 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "window"),
+    ("memory", "phys_bits", "window", "size"),
     [
-        (128 * MIB, 1 << 38),
-        (255 * GIB, 1 << 38),
-        (255 * GIB + 4096, 2 << 38),
-        (600 * GIB, 3 << 38),
+        (128 * MIB, 52, 1 << 38, 1 << 38),
+        (255 * GIB, 52, 1 << 38, 1 << 38),
+        (255 * GIB + 4096, 52, 2 << 38, 1 << 38),
+        (600 * GIB, 46, 3 << 38, 1 << 38),
+        (128 * MIB, 39, 1 << 38, 1 << 38),
+        (255 * GIB + 4096, 39, 384 * GIB, 128 * GIB),
+        (500 * GIB, 39, 504 * GIB, 8 * GIB),
+        (128 * MIB, 38, 1 << 37, 1 << 37),
+        (128 * MIB, 36, 32 * GIB, 32 * GIB),
+        (40 * GIB, 36, 48 * GIB, 16 * GIB),
+        (62 * GIB, 36, 63 * GIB, GIB),
+        (128 * MIB, 33, 4 * GIB, 4 * GIB),
+        (4 * GIB, 33, 6 * GIB, 2 * GIB),
     ],
 )
-def test_64_bit_pci_memory_is_not_ram(memory: int, window: int) -> None:
-    pci = describe(MachineConfig(memory=memory)).pci
-    assert pci is not None and pci.memory64 == Window(window, window + (1 << 38) - 1)
-    assert window >= memory + GIB
+def test_64_bit_pci_memory_is_not_ram_and_within_reach(memory: int, phys_bits: int, window: int, size: int) -> None:
+    pci = describe(MachineConfig(memory=memory), phys_bits).pci
+    assert pci is not None and pci.memory64 == Window(window, window + size - 1)
+    assert window >= memory + GIB or memory <= 3 * GIB
+    assert window % size == 0 and window + size <= 1 << phys_bits
+
+
+@pytest.mark.parametrize(("memory", "phys_bits"), [(128 * MIB, 32), (7 * GIB, 33), (63 * GIB, 36)])
+def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int) -> None:
+    pci = describe(MachineConfig(memory=memory), phys_bits).pci
+    assert pci is not None and pci.memory64 is None
 
 
 @pytest.mark.parametrize(
@@ -108,6 +126,8 @@ def test_64_bit_pci_memory_is_not_ram(memory: int, window: int) -> None:
         (["--out", "x", "pio", "--set", "y=1"], "guest pio has no y"),
         (["--out", "x", "--irqchip", "user", "-c", "2"], "a PIC serves one CPU"),
         (["--out", "x", "--input", "virtio"], "add --virtio-input standard"),
+        (["--out", "x", "--cpu", "host,phys-bits=99"], "--cpu host,phys-bits=99: physical addresses have at most "),
+        (["--out", "x", "--cpu", "host,-avxx"], "--cpu host,-avxx: CPUID has no feature 'avxx'; did you mean avx"),
         (["--out", "x", "--trace", "exit"], "--trace exit: there is no such channel"),
         (["--out", "x", "--trace", "exits=/no/such/place"], "--trace: cannot write /no/such/place"),
         (["--out", "x", "--trace", "exits=/"], "--trace: cannot write /"),

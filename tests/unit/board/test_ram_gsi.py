@@ -15,10 +15,10 @@ from kvm_cffi import IrqchipRoute, KvmError, MsiRoute, address_of, constants, ma
 from pyvmm.board import memslots as ram_module
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import FIRST_MSI_GSI, HIGH_MEMORY, HOLE_END, HOLE_START, IOAPIC_PINS, LOW_RAM_END
-from pyvmm.board.memslots import Ram, host_memory
+from pyvmm.board.memslots import Ram, check_reach, host_memory
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.units import GIB, KIB, MIB
+from pyvmm.units import GIB, KIB, MIB, size_text
 
 # RAM
 
@@ -192,6 +192,15 @@ def test_a_kvm_that_refuses() -> None:
     with pytest.raises(UserError, match="KVM refuses 0 MiB of guest RAM"):
         ram.attach(Vm())  # type: ignore[arg-type]
     ram.close()
+
+
+@pytest.mark.parametrize(
+    ("phys_bits", "most"), [(32, 3 * GIB), (33, 7 * GIB), (36, 63 * GIB), (40, 1023 * GIB), (46, (64 << 40) - GIB)]
+)
+def test_ram_within_reach(phys_bits: int, most: int) -> None:
+    check_reach(most, phys_bits)
+    with pytest.raises(UserError, match=f"has {phys_bits} physical address bits: ask for at most {size_text(most)}"):
+        check_reach(most + 4096, phys_bits)
 
 
 # GSIs

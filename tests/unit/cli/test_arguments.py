@@ -90,11 +90,12 @@ def test_defaults() -> None:
 
 def test_everything() -> None:
     assert config(
-        *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4"],
+        *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4", "--cpu", "host,-avx"],
         *["--irqchip", "split", "--virtio-input", "aero", "--tablet", "--rng", "--trace", "irq,exits=trace.txt"],
     ) == MachineConfig(
         memory=GIB,
         cpus=4,
+        cpu="host,-avx",
         kernel=Path("bzImage"),
         initrd=Path("initrd"),
         cmdline="console=ttyS0 quiet",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kvm_cffi import CpuidEntry
 from pyvmm.cli import doctor
 from pyvmm.cli.doctor import (
     NEEDED,
@@ -23,6 +24,13 @@ from pyvmm.cli.doctor import (
 from pyvmm.errors import UserError
 from tests.rig.xserver import start_server
 
+CPUID = [
+    CpuidEntry(0, ebx=0x68747541, edx=0x69746E65, ecx=0x444D4163),
+    CpuidEntry(1, ecx=1 << 28 | 1 << 12 | 1 << 21, edx=1 << 5 | 1 << 9),
+    CpuidEntry(0x80000008, eax=0x3028),
+]
+"""AVX and FMA without XSAVE."""
+
 
 class FakeSystem:
     """A KVM with some capabilities."""
@@ -33,6 +41,9 @@ class FakeSystem:
 
     def check_extension(self, name: str) -> int:
         return 0 if name in self.missing else 4
+
+    def get_supported_cpuid(self) -> list[CpuidEntry]:
+        return CPUID
 
     def __enter__(self) -> FakeSystem:
         return self
@@ -68,7 +79,7 @@ def test_backend(tmp_path: Path, flags: str, modules: list[str], says: str) -> N
 def test_everything_there() -> None:
     found = findings(set())
     assert all(finding.ok and not finding.hint for finding in found.values())
-    assert len(found) == 2 + len(NEEDED) + len(OPTIONAL)
+    assert len(found) == 3 + len(NEEDED) + len(OPTIONAL)
     assert found["vCPUs"].text == "up to 4, recommended 4"
 
 
@@ -84,6 +95,11 @@ def test_an_optional_one(name: str) -> None:
     finding = findings({name})[name.removeprefix("KVM_CAP_").lower()]
     assert finding.ok
     assert finding.hint.startswith("optional")
+
+
+def test_the_processor_of_a_guest() -> None:
+    said = str(findings(set())["CPU"])
+    assert "AuthenticAMD, 40 physical address bits, 5 features; hidden, for want of what they need: avx fma" in said
 
 
 def test_no_kvm() -> None:

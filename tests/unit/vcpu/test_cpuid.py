@@ -1,4 +1,4 @@
-"""The CPUID of each vCPU."""
+"""The CPUID of each vCPU: its topology, and what the machine adds and hides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvm_cffi import CpuidEntry, constants
-from pyvmm.vcpu.cpuid import guest_cpuid
+from pyvmm.vcpu.cpuid import guest_cpuid, with_apic_id
 
 INTEL = [
     CpuidEntry(0, eax=0x1F),
@@ -20,12 +20,12 @@ INTEL = [
     CpuidEntry(0xB, 0, 1, eax=1, ebx=2, ecx=0x100, edx=77),
     CpuidEntry(0x1F, 0, 1, eax=1, ebx=2, ecx=0x100, edx=77),
     CpuidEntry(0x40000001, eax=0xFFFFFFFF),
-    CpuidEntry(0x80000001, ecx=1, edx=1 << 9),
+    CpuidEntry(0x80000001, ecx=1, edx=1 << 29 | 1 << 9),
     CpuidEntry(0x80000008, ecx=0xF0FF),
 ]
 AMD = [
     CpuidEntry(0, eax=0xD),
-    CpuidEntry(1, ebx=0x00800800, edx=0),
+    CpuidEntry(1, ebx=0x00800800, edx=1 << 5),
     CpuidEntry(0x80000001, ecx=1 << 22, edx=1 << 9),
     CpuidEntry(0x80000008, eax=0x3030, ecx=0xABF0FF),
     CpuidEntry(0x8000001D, 0, 1, eax=0x3FFC121),
@@ -37,7 +37,7 @@ AMD = [
 def table(
     entries: list[CpuidEntry], apic_id: int, cpus: int, local_apic: bool = True, tsc_deadline: bool = True
 ) -> dict[tuple[int, int], CpuidEntry]:
-    made = guest_cpuid(entries, apic_id, cpus, local_apic=local_apic, tsc_deadline=tsc_deadline)
+    made = with_apic_id(guest_cpuid(entries, cpus, local_apic=local_apic, tsc_deadline=tsc_deadline), apic_id)
     keyed = {(e.function, e.index): e for e in made}
     assert len(keyed) == len(made), "no leaf twice"
     return keyed

@@ -1,0 +1,43 @@
+"""How many physical address bits a guest has, where KVM can be asked and where it cannot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kvm_cffi import CpuidEntry
+from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.machine import rehearsal
+from pyvmm.machine.rehearsal import host_phys_bits, rehearse
+
+
+class FakeSystem:
+    def get_supported_cpuid(self) -> list[CpuidEntry]:
+        return [CpuidEntry(0), CpuidEntry(0x80000008, eax=0x3028)]
+
+    def __enter__(self) -> FakeSystem:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_kvm_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rehearsal, "open_kvm", FakeSystem)
+    assert host_phys_bits() == 40
+    assert rehearse(MachineConfig(guest="hello")) == 40
+    assert rehearse(MachineConfig(guest="hello", cpu="host,phys-bits=36")) == 36
+    with pytest.raises(UserError, match="at most 40 bits on this host: ask for 32 to 40"):
+        rehearse(MachineConfig(guest="hello", cpu="host,phys-bits=41"))
+
+
+def test_without_kvm_the_processor_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> FakeSystem:
+        raise UserError("/dev/kvm does not exist")
+
+    monkeypatch.setattr(rehearsal, "open_kvm", refuse)
+    found = re.search(r"address sizes\s*: (\d+) bits physical", Path("/proc/cpuinfo").read_text())
+    assert found is not None and host_phys_bits() == int(found[1])
