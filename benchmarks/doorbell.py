@@ -56,12 +56,12 @@ def machine_and_vector(**parameters: int) -> Iterator[tuple[Machine, EventfdMsi]
     guest = guests.load("doorbell")
     config = MachineConfig(guest=guest.name, memory=guest.memory, guest_parameters=tuple(parameters.items()))
     with Machine(config) as machine:
-        router = EventfdMsiRouter(machine.vm, machine.irqchip.gsi, machine.loop.post)
+        router = EventfdMsiRouter(machine.board.vm, machine.board.irqchip.gsi, machine.life.loop.post)
         vector = router.allocate()
         vector.update(MSI_ADDRESS, MSI_DATA)
         vector.unmask()
         for _ in ("the route", "the eventfd"):
-            machine.loop.run_once(0)
+            machine.life.loop.run_once(0)
         try:
             yield machine, vector
         finally:
@@ -71,15 +71,15 @@ def machine_and_vector(**parameters: int) -> Iterator[tuple[Machine, EventfdMsi]
 def writes(count: int, *, ioeventfd: bool, answer: str) -> float:
     """The guest's cycles of a write, the mean of *count*; the device answers with nothing, pulse or signal_msi."""
     with machine_and_vector(count=count, address=ADDRESS, wait=int(answer != "nothing")) as (machine, vector):
-        signal_msi = machine.vm.signal_msi
+        signal_msi = machine.board.vm.signal_msi
 
         def send() -> None:
             signal_msi(MSI_ADDRESS, MSI_DATA)
 
         ring = {"nothing": lambda: None, "pulse": vector.pulse, "signal_msi": send}[answer]
-        machine.mmio.map(ADDRESS, 0x1000, DoorbellRegister(ring))
-        doorbells = IoeventfdDoorbells(machine.vm, machine.loop, machine.pio)
-        if ioeventfd and doorbells.add(machine.mmio, ADDRESS, Doorbell(ring, 4)) is None:
+        machine.board.mmio.map(ADDRESS, 0x1000, DoorbellRegister(ring))
+        doorbells = IoeventfdDoorbells(machine.board.vm, machine.life.loop, machine.board.pio)
+        if ioeventfd and doorbells.add(machine.board.mmio, ADDRESS, Doorbell(ring, 4)) is None:
             raise BenchError("KVM gives no ioeventfd")
         try:
             outcome = machine.run(TIMEOUT)
@@ -131,20 +131,20 @@ def calls(count: int) -> dict[str, Callable[[], float]]:
 
     def signal_msi() -> float:
         with machine_and_vector() as (machine, _):
-            return each(lambda: machine.vm.signal_msi(MSI_ADDRESS, MSI_DATA), count)
+            return each(lambda: machine.board.vm.signal_msi(MSI_ADDRESS, MSI_DATA), count)
 
     def irq_line() -> float:
         with machine_and_vector() as (machine, _):
-            line = machine.irqchip.line(IRQ)
+            line = machine.board.irqchip.line(IRQ)
             return each(line.pulse, count)
 
     def callback() -> float:
         with machine_and_vector() as (machine, _):
             rung: list[None] = []
-            doorbells = IoeventfdDoorbells(machine.vm, machine.loop, machine.pio)
-            doorbell = doorbells.add(machine.mmio, ADDRESS, Doorbell(lambda: rung.append(None), 4))
+            doorbells = IoeventfdDoorbells(machine.board.vm, machine.life.loop, machine.board.pio)
+            doorbell = doorbells.add(machine.board.mmio, ADDRESS, Doorbell(lambda: rung.append(None), 4))
             assert doorbell is not None
-            fd, run_once = doorbell._fd, machine.loop.run_once
+            fd, run_once = doorbell._fd, machine.life.loop.run_once
 
             def ring() -> None:
                 os.eventfd_write(fd, 1)

@@ -3,7 +3,7 @@
 usage: python -m benchmarks.keys_machine FILE COUNT [FD]
 
 Answers the commands that come on descriptor FD and puts what the guest writes to port 0xE9 on stdout; without FD it
-presses the keys itself, with machine.inject_key() from a thread of its own. At the end FILE has JSON: for each of the
+presses the keys itself, with machine.keyboard.key() from a thread of its own. At the end FILE has JSON: for each of the
 COUNT events the clock (CLOCK_MONOTONIC, in ns) at each step of its way.
 """
 
@@ -75,7 +75,7 @@ class TimedIrq:
 
 def serve(machine: Machine, fd: int, steps: Steps) -> None:
     """Be QMP's server on *fd*, in the machine's loop, as far as keys.Driver goes."""
-    source = machine.router.source("qmp")
+    source = machine.board.router.source("qmp")
 
     def send(message: dict[str, Any]) -> None:
         os.write(fd, json.dumps(message).encode() + b"\r\n")
@@ -84,7 +84,7 @@ def serve(machine: Machine, fd: int, steps: Steps) -> None:
         received = now()
         line = os.read(fd, 4096)
         if not line:
-            machine.loop.remove(fd)
+            machine.life.loop.remove(fd)
             return
         message = json.loads(line)
         if message["execute"] == "input-send-event":
@@ -92,19 +92,19 @@ def serve(machine: Machine, fd: int, steps: Steps) -> None:
             steps.parsed.append(now())
             source.key(KEY_A, int(data["down"]))
             steps.received.append(received)
-        machine.loop.post(lambda: send({"return": {}}))  # QEMU answers in another thread than the command's
+        machine.life.loop.post(lambda: send({"return": {}}))  # QEMU answers in another thread than the command's
 
-    machine.loop.add(fd, command)
+    machine.life.loop.add(fd, command)
     send({"QMP": {}})
 
 
 def press(machine: Machine, count: int, taken: threading.Semaphore, steps: Steps) -> None:
-    """Press and release A with machine.inject_key(), each when the guest has taken the last."""
+    """Press and release A with machine.keyboard.key(), each when the guest has taken the last."""
     for number in range(count):
         taken.acquire()
         time.sleep(gap())
         steps.received.append(now())
-        machine.inject_key(KEY_A, 1 - number % 2)
+        machine.keyboard.key(KEY_A, 1 - number % 2)
 
 
 def run(file: Path, count: int, serial: Callable[[bytes], None], connect: Callable[[Machine, Steps], None]) -> None:
@@ -112,9 +112,9 @@ def run(file: Path, count: int, serial: Callable[[bytes], None], connect: Callab
     guest, steps = guests.load("kbd-inb60"), Steps()
     config = MachineConfig(guest=guest.name, memory=guest.memory, guest_parameters=(("count", count),))
     with Machine(config, serial) as machine:
-        machine.pio.unmap(layout.I8042_DATA, 1)
-        machine.pio.map(layout.I8042_DATA, 1, TimedI8042(machine.i8042, steps))
-        machine.i8042._irq1 = TimedIrq(machine.i8042._irq1, steps)
+        machine.board.pio.unmap(layout.I8042_DATA, 1)
+        machine.board.pio.map(layout.I8042_DATA, 1, TimedI8042(machine.board.i8042, steps))
+        machine.board.i8042._irq1 = TimedIrq(machine.board.i8042._irq1, steps)
         connect(machine, steps)
         machine.run(TIMEOUT)
     file.write_text(json.dumps({name: when[-count:] for name, when in vars(steps).items()}))

@@ -40,7 +40,7 @@ def cffi_call(machine: Machine) -> None:
 
 
 def served(machine: Machine, lock: AbstractContextManager[object], pio: Io) -> None:
-    run, mmio = machine.vcpus[0].run_io, machine.mmio
+    run, mmio = machine.vcpus[0].run_io, machine.board.mmio
     with contextlib.suppress(Ended):
         while machine.outcome is None:
             run(lock, pio, mmio)
@@ -53,12 +53,12 @@ def call(machine: Machine) -> None:
 
 def lock(machine: Machine) -> None:
     """And the machine lock."""
-    served(machine, machine.lock, Nothing())
+    served(machine, machine.life.lock, Nothing())
 
 
 def bus(machine: Machine) -> None:
     """And the bus and the device."""
-    served(machine, machine.lock, machine.pio)
+    served(machine, machine.life.lock, machine.board.pio)
 
 
 LAYERS: dict[str, Loop] = {

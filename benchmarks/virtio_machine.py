@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         device.key = key  # type: ignore[method-assign]
         host = HostConfig(keyboard=f"evdev={keyboard}")
         with Session(machine, host, Console(null, null)):
-            machine.loop.add(0, lambda: machine.end(Outcome(End.QUIT)))
+            machine.life.loop.add(0, lambda: machine.end(Outcome(End.QUIT)))
             outcome = machine.run()
     file.write_text(json.dumps(steps))
     return 0 if outcome.end is End.QUIT else 1

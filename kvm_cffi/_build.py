@@ -62,6 +62,7 @@ struct kvm_sregs { struct kvm_segment cs, ds, es, fs, gs, ss, tr, ldt; struct kv
 struct kvm_fpu { uint8_t fpr[8][16]; uint16_t fcw, fsw; uint8_t ftwx; uint16_t last_opcode; uint64_t last_ip, last_dp;
     uint8_t xmm[16][16]; uint32_t mxcsr; ...; };
 struct kvm_xsave { uint32_t region[1024]; ...; };
+struct kvm_xcrs { uint32_t nr_xcrs, flags; ...; };
 struct kvm_lapic_state { char regs[...]; ...; };
 struct kvm_mp_state { uint32_t mp_state; ...; };
 struct kvm_debugregs { unsigned long long db[4]; uint64_t dr6, dr7, flags; ...; };

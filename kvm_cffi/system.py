@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from types import TracebackType
 
@@ -50,7 +51,7 @@ class System:
             try:
                 fd = ioctl_value(self.fd, "KVM_CREATE_VM", machine_type)
             except KvmError as error:
-                if error.errno == 4:  # EINTR: a signal arrived while the kernel set the VM up
+                if error.errno == errno.EINTR:  # a signal arrived while the kernel set the VM up
                     continue
                 raise
             return Vm(fd, self.vcpu_mmap_size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 from kvm_cffi import exits, state
 from kvm_cffi._call import KvmError, ioctl, ioctl_value
 from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
 from kvm_cffi.exits import (
     Debug,
     ExceptionExit,
@@ -32,7 +34,6 @@ from kvm_cffi.exits import (
     UnknownExit,
 )
 
-EINTR, EAGAIN = 4, 11
 _PIO_OUT, _PIO_IN, _MMIO_WRITE, _MMIO_READ, _OTHER = (
     int(lib.KVM_CFFI_PIO_OUT),
     int(lib.KVM_CFFI_PIO_IN),
@@ -136,7 +137,7 @@ class Vcpu:
     def _decode(self, kind: int) -> Exit:
         """An exit that is neither port I/O nor MMIO."""
         if kind != _OTHER:
-            if self._c.error not in (EINTR, EAGAIN):
+            if self._c.error not in (errno.EINTR, errno.EAGAIN):
                 raise KvmError(self._c.error, "KVM_RUN")
             self._interrupted_at = -1
             return Intr()
@@ -316,6 +317,14 @@ class Vcpu:
         """KVM_SET_XSAVE."""
         self._set_bytes("KVM_SET_XSAVE", "struct kvm_xsave", data)
 
+    def get_xcrs(self) -> bytes:
+        """KVM_GET_XCRS: struct kvm_xcrs as bytes."""
+        return self._get_bytes("KVM_GET_XCRS", "struct kvm_xcrs")
+
+    def set_xcrs(self, data: bytes) -> None:
+        """KVM_SET_XCRS: what get_xcrs gave."""
+        self._set_bytes("KVM_SET_XCRS", "struct kvm_xcrs", data)
+
     def get_lapic(self) -> bytes:
         """KVM_GET_LAPIC: the local APIC's 1024 register bytes (32-bit registers 16 bytes apart)."""
         return self._get_bytes("KVM_GET_LAPIC", "struct kvm_lapic_state")
@@ -373,13 +382,17 @@ class Vcpu:
 
     def set_msrs(self, values: Mapping[int, int]) -> None:
         """KVM_SET_MSRS; raises KvmError naming the first MSR that the kernel refuses."""
+        done = self.try_set_msrs(values)
+        if done < len(values):
+            raise KvmError(errno.EINVAL, f"KVM_SET_MSRS, MSR {list(values)[done]:#x}")
+
+    def try_set_msrs(self, values: Mapping[int, int]) -> int:
+        """KVM_SET_MSRS, which stops at the first that it refuses: how many it has set."""
         msrs = ffi.new("struct kvm_msrs *", {"entries": len(values)})
         msrs.nmsrs = len(values)
         for i, (index, data) in enumerate(values.items()):
             msrs.entries[i].index, msrs.entries[i].data = index, data
-        done = ioctl(self.fd, "KVM_SET_MSRS", msrs)
-        if done < len(values):
-            raise KvmError(22, f"KVM_SET_MSRS, MSR {msrs.entries[done].index:#x}")
+        return ioctl(self.fd, "KVM_SET_MSRS", msrs)
 
     def set_cpuid(self, entries: Iterable[state.CpuidEntry]) -> None:
         """KVM_SET_CPUID2."""
@@ -421,7 +434,22 @@ class Vcpu:
         if lib.kvm_cffi_signal_mask(self.fd, mask, 0 if signals is None else 1) < 0:
             raise KvmError(ffi.errno, "KVM_SET_SIGNAL_MASK")
 
-    # Device attributes of the vCPU (TSC offset)
+    # Time
+
+    @property
+    def has_tsc_offset(self) -> bool:
+        """Whether tsc_offset is there (Linux 5.16)."""
+        return has_device_attr(self.fd, lib.KVM_VCPU_TSC_CTRL, lib.KVM_VCPU_TSC_OFFSET)
+
+    @property
+    def tsc_offset(self) -> int:
+        """KVM_VCPU_TSC_OFFSET: what the guest's TSC is ahead of the host's (scaled), modulo 2**64."""
+        return int.from_bytes(get_device_attr(self.fd, lib.KVM_VCPU_TSC_CTRL, lib.KVM_VCPU_TSC_OFFSET, 8), "little")
+
+    @tsc_offset.setter
+    def tsc_offset(self, offset: int) -> None:
+        value = (offset & 0xFFFFFFFFFFFFFFFF).to_bytes(8, "little")
+        set_device_attr(self.fd, lib.KVM_VCPU_TSC_CTRL, lib.KVM_VCPU_TSC_OFFSET, value)
 
     def kvmclock_ctrl(self) -> None:
         """KVM_KVMCLOCK_CTRL: tell the guest's watchdog that it was paused."""

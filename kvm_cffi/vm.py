@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from kvm_cffi._call import KvmError, ioctl, ioctl_value
 from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
 from kvm_cffi.vcpu import Vcpu
 
 PAGE_SIZE = 4096
@@ -18,7 +20,6 @@ ROUTING_ENTRY: Final = struct.Struct("=II8xIII20x")
 """struct kvm_irq_routing_entry: gsi, type; of the union irqchip and pin, or the message's address (low, high) and data.
 
 A table has thousands, and field by field through cffi each takes 4 µs."""
-EPERM = 1
 
 
 @dataclass(frozen=True)
@@ -69,33 +70,6 @@ class DeviceFd:
 
     def has_attr(self, group: int, attr: int) -> bool:
         return has_device_attr(self.fd, group, attr)
-
-
-def _device_attr(fd: int, request: str, group: int, attr: int, buffer: Any) -> None:
-    argument = ffi.new("struct kvm_device_attr *")
-    argument.group, argument.attr, argument.addr = group, attr, int(ffi.cast("uintptr_t", buffer))
-    ioctl(fd, request, argument)
-
-
-def set_device_attr(fd: int, group: int, attr: int, value: bytes) -> None:
-    """KVM_SET_DEVICE_ATTR with *value* as the attribute's structure."""
-    _device_attr(fd, "KVM_SET_DEVICE_ATTR", group, attr, ffi.new("char[]", value))
-
-
-def get_device_attr(fd: int, group: int, attr: int, size: int) -> bytes:
-    """KVM_GET_DEVICE_ATTR, *size* bytes."""
-    buffer = ffi.new("char[]", size)
-    _device_attr(fd, "KVM_GET_DEVICE_ATTR", group, attr, buffer)
-    return bytes(ffi.buffer(buffer, size))
-
-
-def has_device_attr(fd: int, group: int, attr: int) -> bool:
-    """KVM_HAS_DEVICE_ATTR."""
-    try:
-        _device_attr(fd, "KVM_HAS_DEVICE_ATTR", group, attr, ffi.NULL)
-    except OSError:
-        return False
-    return True
 
 
 class Vm:
@@ -237,7 +211,7 @@ class Vm:
         try:
             return ioctl(self.fd, "KVM_SIGNAL_MSI", msi) > 0
         except KvmError as error:
-            if error.errno == EPERM:  # what the kernel's search for the destination ends with where there is none
+            if error.errno == errno.EPERM:  # what the kernel's search for the destination ends with where there is none
                 return False
             raise
 

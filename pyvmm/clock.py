@@ -26,6 +26,77 @@ class Clock(Protocol):
         """A new timer, not armed."""
 
 
+class GuestTimer:
+    """A Timer whose deadline is the guest's; see clock.Timer."""
+
+    def __init__(self, clock: GuestClock, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self._callback = callback
+        self.host = clock.host.timer(self._fire)
+        self.deadline: int | None = None
+        """In ns on the guest's clock; None while it is not armed."""
+
+    def arm(self, deadline: int) -> None:
+        self.deadline = deadline
+        self._clock.armed(self)
+
+    def cancel(self) -> None:
+        self.deadline = None
+        self._clock.disarmed(self)
+
+    def _fire(self) -> None:
+        self.deadline = None
+        self._clock.disarmed(self)
+        self._callback()
+
+
+class GuestClock:
+    """Time stands between stop() and go(), and no timer fires; both are called under the machine lock."""
+
+    def __init__(self, host: Clock) -> None:
+        self.host = host
+        self._offset = 0
+        """Nanoseconds that the guest is behind the host."""
+        self._stopped_at: int | None = None
+        self._armed: dict[GuestTimer, None] = {}
+
+    def now(self) -> int:
+        return self.host.now() - self._offset if self._stopped_at is None else self._stopped_at
+
+    def timer(self, callback: Callable[[], None]) -> GuestTimer:
+        return GuestTimer(self, callback)
+
+    def armed(self, timer: GuestTimer) -> None:
+        """A timer has got a deadline."""
+        self._armed[timer] = None
+        if self._stopped_at is None:
+            assert timer.deadline is not None
+            timer.host.arm(timer.deadline + self._offset)
+
+    def disarmed(self, timer: GuestTimer) -> None:
+        self._armed.pop(timer, None)
+        timer.host.cancel()
+
+    def stop(self) -> None:
+        if self._stopped_at is None:
+            self._stopped_at = self.now()
+            for timer in self._armed:
+                timer.host.cancel()
+
+    def go(self) -> None:
+        """Go on where the clock stood."""
+        if self._stopped_at is not None:
+            self._offset = self.host.now() - self._stopped_at
+            self._stopped_at = None
+            for timer in list(self._armed):
+                self.armed(timer)
+
+    def set(self, now: int) -> None:
+        """Let the clock say *now*, as it did when a snapshot was made; while it stands."""
+        assert self._stopped_at is not None
+        self._stopped_at = now
+
+
 class FakeTimer:
     def __init__(self, callback: Callable[[], None]) -> None:
         self.callback = callback

@@ -92,6 +92,8 @@ class MachineConfig:
     """PCI devices from the user's own files: FILE:CLASS,KEY=VALUE,..."""
     input: InputMode = "auto"
     triple_fault: TripleFault = "report"
+    no_reboot: bool = False
+    """A reset by the guest ends the machine."""
     trace: frozenset[str] = frozenset()
 
     @property
@@ -203,5 +205,4 @@ class HostConfig:
     screenshot: Path | None = None
     """Where the screen goes as a PNG when the machine ends, and at Ctrl-A s."""
     timeout: float | None = None
-    no_reboot: bool = False
     trace_file: Path | None = None

@@ -115,12 +115,16 @@ class Loop:
                 # What was added since is not what was ready: it has the number of a descriptor that was closed.
                 if number <= added and not self._stopped:
                     callback()
+        self.run_posted()
+        if self._heap:
+            self._run_timers()
+
+    def run_posted(self) -> None:
+        """Do what has been posted up to now, and not what that posts."""
         for _ in range(len(self._posted)):
             callback = self._posted.popleft()
             with self._lock:
                 callback()
-        if self._heap:
-            self._run_timers()
 
     def _timeout(self, limit: float | None) -> float | None:
         """Seconds to wait, None without end. Without timers this takes no lock, which would be most of its time."""

@@ -8,9 +8,12 @@ A device takes a Channel in its constructor (OFF by default) and writes
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 from typing import Final, TextIO
+
+from pyvmm.errors import UserError
 
 CHANNELS: Final = (
     "acpi",
@@ -37,13 +40,13 @@ class Channel:
 
     __slots__ = ("_sink", "enabled", "name")
 
-    def __init__(self, name: str, sink: Sink | None = None) -> None:
+    def __init__(self, name: str, sink: Sink | None = None, enabled: bool = False) -> None:
         self.name = name
         self._sink = sink
-        self.enabled = sink is not None
+        self.enabled = enabled and sink is not None
 
     def __call__(self, message: str) -> None:
-        if self._sink is not None:
+        if self.enabled and self._sink is not None:
             self._sink(time.monotonic_ns(), self.name, message)
 
 
@@ -52,20 +55,61 @@ OFF = Channel("off")
 
 
 class Trace:
-    """The channels of one machine."""
+    """The channels of one machine, each made when a part first asks for it; on() and off() at any time."""
 
     def __init__(self, enabled: Iterable[str] = (), sink: Sink | None = None) -> None:
-        self._enabled = frozenset(enabled)
+        self._wanted = set(enabled)
         self._sink = sink
         self._channels: dict[str, Channel] = {}
+        self._watchers: dict[str, Callable[[bool], None]] = {}
 
     def channel(self, name: str) -> Channel:
-        """The channel *name*, one of CHANNELS; it is on if the user asked for it (or for "all")."""
-        assert name in CHANNELS, name
+        """The channel *name*; it is on if the user asked for it (or for "all")."""
         if name not in self._channels:
-            on = name in self._enabled or "all" in self._enabled
-            self._channels[name] = Channel(name, self._sink if on else None)
+            self._channels[name] = Channel(name, self._show, not self._wanted.isdisjoint((name, "all")))
         return self._channels[name]
+
+    def _show(self, ns: int, name: str, message: str) -> None:
+        if self._sink is None:
+            self._sink = text_sink(sys.stderr)
+        self._sink(ns, name, message)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The channels that this machine has."""
+        return tuple(sorted(self._channels))
+
+    @property
+    def enabled(self) -> tuple[str, ...]:
+        """Those that are on."""
+        return tuple(name for name in self.names if self._channels[name].enabled)
+
+    def on(self, *names: str) -> None:
+        """Switch channels on, "all" for all; UserError for one that is not there, and then none is switched."""
+        self._switch(names, True)
+
+    def off(self, *names: str) -> None:
+        """Switch channels off."""
+        self._switch(names, False)
+
+    def _switch(self, names: tuple[str, ...], on: bool) -> None:
+        if unknown := sorted(set(names) - {"all", *self._channels}):
+            raise UserError(f"trace: no channel {', '.join(unknown)}; there are: all, {', '.join(self.names)}")
+        for name in self.names if "all" in names else names:
+            self._channels[name].enabled = on
+            if name in self._watchers:
+                self._watchers[name](on)
+
+    def watch(self, name: str, callback: Callable[[bool], None]) -> None:
+        """Tell *callback* when channel *name* is switched on or off; at once, if it is on. One watcher a channel."""
+        self._watchers[name] = callback
+        if self.channel(name).enabled:
+            callback(True)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """What the user asked for and the machine does not have, once it is whole."""
+        return tuple(sorted(self._wanted - {"all", *self._channels}))
 
 
 def text_sink(stream: TextIO, end: str = "\n") -> Sink:

@@ -11,14 +11,15 @@ from typing import Final, Protocol
 from kvm_cffi import Vm, constants
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
+from pyvmm.board.placement import Parts
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 
-APIC_SPIV, APIC_LVT0, APIC_LVT1 = 0xF0, 0x350, 0x360
-"""Local APIC registers: spurious vector, LINT0, LINT1 (Intel SDM volume 3, table 11-1)."""
 LEVEL_IRQS: Final = (IRQ_SCI, *sorted(set(PCI_IRQS)))
 """What firmware makes level-triggered at the PIC."""
+CHIPS: Final = (constants.KVM_IRQCHIP_PIC_MASTER, constants.KVM_IRQCHIP_PIC_SLAVE, constants.KVM_IRQCHIP_IOAPIC)
+"""In the kernel, in the order of a restore."""
 PIC_STATE_ELCR: Final = 14
 """Offset of elcr in struct kvm_pic_state (<asm/kvm.h>)."""
 
@@ -42,16 +43,8 @@ class Irqchip(Protocol):
     def eoi(self, vector: int) -> None:
         """KVM_EXIT_IOAPIC_EOI."""
 
-
-def virtual_wire(lapic: bytes) -> bytes:
-    """The boot CPU's local APIC as firmware leaves it: enabled, LINT0 takes the PIC (ExtINT), LINT1 the NMI.
-
-    Source: Intel MultiProcessor Specification 1.4, 3.6.2.2 (virtual wire mode).
-    """
-    state = bytearray(lapic)
-    for register, value in ((APIC_SPIV, 0x1FF), (APIC_LVT0, 0x700), (APIC_LVT1, 0x400)):
-        state[register : register + 4] = value.to_bytes(4, "little")
-    return bytes(state)
+    def reset(self) -> None:
+        """Back to how it was made, after the devices have let go of their lines; no vCPU runs."""
 
 
 def both(first: Irq, second: Irq) -> LevelIrq:
@@ -70,7 +63,7 @@ class KernelIrqchip:
     local_apic = True
     pic: InterruptController | None = None
 
-    def __init__(self, vm: Vm, trace: Channel) -> None:
+    def __init__(self, vm: Vm, parts: Parts, trace: Channel) -> None:
         vm.create_irqchip()
         vm.create_pit2(speaker_dummy=True)
         self.gsi = GsiTable(vm, kernel_pins())
@@ -81,6 +74,21 @@ class KernelIrqchip:
             state = bytearray(vm.get_irqchip(chip))
             state[PIC_STATE_ELCR] = sum(1 << irq - first for irq in LEVEL_IRQS if first <= irq < first + 8)
             vm.set_irqchip(chip, bytes(state))
+        self._made = self.save()
+
+    def save(self) -> tuple[list[bytes], bytes]:
+        """The state of the chips in the kernel: both PICs and the IOAPIC, and the PIT."""
+        return [self._vm.get_irqchip(chip) for chip in CHIPS], self._vm.get_pit2()
+
+    def load(self, state: tuple[list[bytes], bytes]) -> None:
+        """Put it back."""
+        chips, pit = state
+        self._vm.set_pit2(pit)
+        for chip, data in zip(CHIPS, chips, strict=True):
+            self._vm.set_irqchip(chip, data)
+
+    def reset(self) -> None:
+        self.load(self._made)
 
     def line(self, irq: int) -> LevelIrq:
         irq_line, trace = self._vm.irq_line, self._trace

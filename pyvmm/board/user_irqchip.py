@@ -10,7 +10,7 @@ from pyvmm.board import layout
 from pyvmm.board.gsi import GsiTable
 from pyvmm.board.irqchip import LEVEL_IRQS, both
 from pyvmm.board.layout import PCI_GSIS, PCI_IRQS
-from pyvmm.bus import Bus
+from pyvmm.board.placement import Parts
 from pyvmm.clock import Clock
 from pyvmm.devices.i8254 import I8254
 from pyvmm.devices.i8259 import I8259Pair
@@ -20,6 +20,7 @@ from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 
+IOAPIC_SIZE: Final = 0x1000
 EXTINT: Final = 7
 """Delivery mode of an MSI that asks the PIC for the vector."""
 
@@ -32,7 +33,7 @@ class UserIrqchip:
 
     local_apic = False
 
-    def __init__(self, vm: Vm, pio: Bus, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
+    def __init__(self, vm: Vm, parts: Parts, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
         def intr(level: bool) -> None:
             if level:
                 wake()
@@ -42,16 +43,31 @@ class UserIrqchip:
                 self.pit.acknowledged()
 
         self.i8259 = I8259Pair(intr, acknowledged, trace=trace)
-        self.i8259.elcr.write(0, 2, sum(1 << irq for irq in LEVEL_IRQS))
+        self._set_elcr()
         self.pic: InterruptController | None = self.i8259
         self.pit = I8254(self.line(layout.IRQ_TIMER), clock)
         self.gsi = GsiTable(vm, [])
         self._isa_pci = {irq: SharedLine(self.line(irq)) for irq in sorted(set(PCI_IRQS))}
-        pio.map(layout.PIC_MASTER, 2, self.i8259.master)
-        pio.map(layout.PIC_SLAVE, 2, self.i8259.slave)
-        pio.map(layout.ELCR, 2, self.i8259.elcr)
-        pio.map(layout.PIT, 4, self.pit)
-        pio.map(layout.SYSTEM_CONTROL_B, 1, SystemControlB(self.pit.set_gate2, self.pit.out2, clock))
+        parts.add(
+            "i8259",
+            self.i8259,
+            ports=[
+                (layout.PIC_MASTER, 2, self.i8259.master),
+                (layout.PIC_SLAVE, 2, self.i8259.slave),
+                (layout.ELCR, 2, self.i8259.elcr),
+            ],
+        )
+        parts.add("i8254", self.pit, ports=[(layout.PIT, 4)], irqs=[layout.IRQ_TIMER])
+        port_61 = SystemControlB(self.pit.set_gate2, self.pit.out2, clock)
+        parts.add("port61", port_61, ports=[(layout.SYSTEM_CONTROL_B, 1)])
+
+    def _set_elcr(self) -> None:
+        """What firmware makes level-triggered."""
+        self.i8259.elcr.write(0, 2, sum(1 << irq for irq in LEVEL_IRQS))
+
+    def reset(self) -> None:
+        """The chips are parts of the board, reset like the others."""
+        self._set_elcr()
 
     def line(self, irq: int) -> LevelIrq:
         return self.i8259.line(irq)
@@ -68,7 +84,7 @@ class SplitIrqchip(UserIrqchip):
 
     local_apic = True
 
-    def __init__(self, vm: Vm, pio: Bus, mmio: Bus, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
+    def __init__(self, vm: Vm, parts: Parts, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
         vm.enable_split_irqchip(layout.IOAPIC_PINS)
 
         def deliver(address: int, data: int) -> None:
@@ -85,8 +101,8 @@ class SplitIrqchip(UserIrqchip):
                 self.gsi.set_message(pin, address, data)  # masked or not: KVM tells of an EOI only where a route is
 
         self.ioapic = IoApic(deliver, route, trace=trace)
-        super().__init__(vm, pio, clock, wake, trace)
-        mmio.map(layout.IOAPIC, 0x1000, self.ioapic)
+        super().__init__(vm, parts, clock, wake, trace)
+        parts.add("ioapic", self.ioapic, memory=[(layout.IOAPIC, IOAPIC_SIZE)])
 
     def line(self, irq: int) -> LevelIrq:
         return both(self.ioapic.line(2 if irq == layout.IRQ_TIMER else irq), self.i8259.line(irq))

@@ -19,6 +19,27 @@ PIPE_LIMIT: Final = 1 << 30
 """Bytes that are read from a pipe before it is refused; a regular file has no limit but guest RAM."""
 
 
+class PipeContents(bytes):
+    """What a pipe has given, which it does once."""
+
+    path: str
+
+
+def kept(source: Source, what: str = "kernel") -> Source:
+    """*source*, fit to be read more than once: what a pipe gives is kept. Raises BootError."""
+    if isinstance(source, bytes):
+        return source
+    try:
+        if not stat.S_ISFIFO(os.stat(source).st_mode):
+            return source
+    except (OSError, ValueError):
+        return source  # Image says what is wrong with it
+    with Image(source, what) as image:
+        contents = PipeContents(image.read(0, image.size))
+    contents.path = os.fspath(source)
+    return contents
+
+
 class Image:
     """A kernel or an initrd. *what* names its part in messages. Raises BootError when it cannot be read or is empty."""
 
@@ -27,6 +48,8 @@ class Image:
         self._fd = -1
         if isinstance(source, bytes):
             self.path = self.name = what
+            if isinstance(source, PipeContents):
+                self.path, self.name = source.path, f"{what} {source.path}"
             self._data = source
             self.size = len(source)
         else:

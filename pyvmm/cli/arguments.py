@@ -278,6 +278,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         devices=tuple(arguments.device),
         input=arguments.input,
         triple_fault=arguments.triple_fault,
+        no_reboot=getattr(arguments, "no_reboot", False),  # which `acpi` has not
         trace=frozenset(filter(None, channels.split(","))),
     )
     config.check()
@@ -301,7 +302,6 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         type_after=tuple(arguments.type_after),
         screenshot=arguments.screenshot,
         timeout=arguments.timeout,
-        no_reboot=arguments.no_reboot,
         trace_file=trace_file(arguments),
     )
 
@@ -310,16 +310,9 @@ def _tell(arguments: argparse.Namespace) -> int:
     """The commands that print something and run nothing."""
     match arguments.command:
         case "acpi":
-            from pyvmm.acpi.build import build, write
-            from pyvmm.board.tables import describe
-            from pyvmm.machine.rehearsal import rehearse
+            from pyvmm.machine.describe import write_tables
 
-            config = make_config(arguments)
-            phys_bits = rehearse(config, trace_file(arguments))
-            try:
-                files = write(build(describe(config, phys_bits)), arguments.out)
-            except OSError as error:
-                raise UserError(f"--out {arguments.out}: {error.strerror}") from None
+            files = write_tables(make_config(arguments), arguments.out, trace_file(arguments))
             for file in files:
                 print(file)
             return 0

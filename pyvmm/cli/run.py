@@ -1,4 +1,4 @@
-"""`pyvmm run`: a machine with its console on this terminal, until the guest ends; again, where it resets."""
+"""`pyvmm run`: a machine with its console on this terminal, until the guest ends."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import resource
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -60,7 +57,7 @@ def allow_all_descriptors() -> None:
 
 
 class _Run:
-    """Machines one after another, on one console; and what signals do to the one that runs."""
+    """The machine on its console, and what signals do to it."""
 
     def __init__(self, config: MachineConfig, host: HostConfig, trace: TraceWriter | None) -> None:
         self._config = config
@@ -71,11 +68,10 @@ class _Run:
         self._session: Session | None = None
         self._ended: Outcome | None = None
         self._ended_at = 0.0
-        self._requests: deque[Callable[[], None]] = deque()
         self._interruptible = False
         """An exception is all that is needed to give everything back."""
 
-    # In a signal handler, which may have stopped anything half-way: the loop does the work
+    # In a signal handler, which may have stopped the main thread anywhere; the machine runs on in its own threads
 
     def end(self, number: int) -> None:
         """A signal that ends the process ends the machine instead, so that everything is closed and restored. Where
@@ -87,40 +83,30 @@ class _Run:
             atexit._run_exitfuncs()  # the terminal and the host's devices go back
             os._exit(128 + number)
         if self._machine is not None:
-            self._machine.loop.post(partial(self._machine.end, self._ended))
+            self._machine.end(self._ended)
         if self._interruptible:
             raise Interrupted
 
     def stop(self, number: int) -> None:
         """SIGTSTP: the terminal is the user's while the process is stopped."""
-        self._request(self._stop)
+        self._with_terminal("give_back")
+        stop_process()
+        self._with_terminal("take_again")
 
     def go_on(self, number: int) -> None:
         """SIGCONT, after SIGTSTP or after SIGSTOP, which nobody hears of."""
-        self._request(self._take_again)
+        self._with_terminal("take_again")
 
-    def _request(self, request: Callable[[], None]) -> None:
-        if request not in self._requests:
-            self._requests.append(request)
-        if self._machine is not None:
-            self._machine.loop.post(self._serve)
-        else:
-            self._serve()
-
-    # In the loop, under the machine lock; or where there is no machine
-
-    def _serve(self) -> None:
-        while self._requests:
-            self._requests.popleft()()
-
-    def _stop(self) -> None:
-        user = self._session or self.console
-        user.give_back()
-        stop_process()
-        user.take_again()
-
-    def _take_again(self) -> None:
-        (self._session or self.console).take_again()
+    def _with_terminal(self, what: str) -> None:
+        """Call a method of the session, or of the console before there is one, under the machine lock."""
+        action = getattr(self._session or self.console, what)
+        if self._machine is None:
+            action()
+            return
+        try:
+            self._machine.life.call(action, PATIENCE)
+        except TimeoutError:  # a device holds the machine; the process stops or goes on all the same
+            pass
 
     # All of it
 
@@ -134,7 +120,7 @@ class _Run:
             self._interruptible = False
 
     def outcome(self) -> Outcome:
-        """Run machines until one ends otherwise than by a reset."""
+        """Run the machine until it ends."""
         signals: dict[signal.Signals, Callable[[int], None]] = {
             **dict.fromkeys(ENDING, self.end),
             signal.SIGTSTP: self.stop,
@@ -143,7 +129,7 @@ class _Run:
         with handled(signals):
             try:
                 try:
-                    return self._machines()
+                    return self._run()
                 finally:
                     with self._waiting():
                         self.console.close()
@@ -153,30 +139,23 @@ class _Run:
             except DeviceFault as fault:
                 return fault.outcome
 
-    def _machines(self) -> Outcome:
+    def _run(self) -> Outcome:
+        with self._waiting():
+            machine = Machine(self._config, self._trace)
+        machine.serial.add(self.console.write)
         timeout = self._host.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
-        nvram = b""
-        while True:
+        with self._watch(machine, deadline), machine:
             with self._waiting():
-                machine = Machine(self._config, self.console.write, self._trace, nvram)
-            with self._watch(machine, deadline), machine:
-                with self._waiting():
-                    session = Session(machine, self._host, self.console)
-                with session:
-                    self._machine, self._session = machine, session
-                    try:
-                        if self._ended is not None:  # a signal came while there was no machine
-                            machine.end(self._ended)
-                        outcome = machine.run(None if deadline is None else max(0.0, deadline - time.monotonic()))
-                        nvram = machine.rtc.nvram
-                    finally:
-                        self._machine = self._session = None
-                        self._serve()
-            if outcome.end is End.TIMEOUT:
-                return replace(outcome, message=f"after {timeout:g} s")  # in all, whatever was left for the last start
-            if outcome.end is not End.RESET or self._host.no_reboot:
-                return outcome
+                session = Session(machine, self._host, self.console)
+            with session:
+                self._machine, self._session = machine, session
+                try:
+                    if self._ended is not None:  # a signal came while there was no machine
+                        machine.end(self._ended)
+                    return machine.run(timeout)
+                finally:
+                    self._machine = self._session = None
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         last_words = self._trace.close if self._trace is not None else lambda: None
@@ -184,17 +163,17 @@ class _Run:
 
 
 def run(config: MachineConfig, host: HostConfig) -> int:
-    """Run machines as *config* says until one ends otherwise than by a reset; the process's exit status."""
+    """Run a machine as *config* says until it ends; the process's exit status."""
     allow_all_descriptors()
-    trace = _trace_writer(host.trace_file) if config.trace else None
+    trace = _trace_writer(host.trace_file)
     try:
-        machines = _Run(config, host, trace)
-        outcome = machines.outcome()
+        running = _Run(config, host, trace)
+        outcome = running.outcome()
     finally:
         if trace is not None:
             trace.close()
-    if machines.console.lost:
-        complain(f"pyvmm: the guest's output went nowhere: {machines.console.lost}")
+    if running.console.lost:
+        complain(f"pyvmm: the guest's output went nowhere: {running.console.lost}")
     if outcome.end is not End.POWER_OFF:
         complain(f"pyvmm: {outcome}")
     if outcome.report:

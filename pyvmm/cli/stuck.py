@@ -77,7 +77,7 @@ class Watch:
         return outcome
 
     def _lock_is_free(self) -> bool:
-        lock = self._machine.lock
+        lock = self._machine.life.lock
         for _ in range(SLICES):
             if lock.acquire(timeout=PATIENCE / SLICES):
                 lock.release()
@@ -106,7 +106,7 @@ def who_has_the_lock(machine: Machine) -> str:
         if ident != threading.get_ident()
     }
     for stack in stacks.values():
-        found = fault.find(stack, machine.pci)
+        found = fault.find(stack, machine.board.pci)
         if found is not None:
             return f"{found.line(f'has not returned for {PATIENCE:g} s')}\n{fault.describe_stack(found.stack)}"
     told = [f"{name}:\n{fault.describe_stack(stack)}" for name, stack in stacks.items()]

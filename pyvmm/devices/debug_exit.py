@@ -14,6 +14,9 @@ class DebugExit:
     def __init__(self, end: Callable[[int], None]) -> None:
         self._end = end
 
+    def reset(self) -> None:
+        """It has no state."""
+
     def read(self, offset: int, size: int) -> int:
         return 0
 

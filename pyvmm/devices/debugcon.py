@@ -17,6 +17,9 @@ class Debugcon:
     def __init__(self, transmit: Callable[[bytes], None]) -> None:
         self._transmit = transmit
 
+    def reset(self) -> None:
+        """It has no state."""
+
     def read(self, offset: int, size: int) -> int:
         return DEBUGCON_PORT
 

@@ -16,6 +16,9 @@ class PostPort:
         self.code = 0
         """The last POST code."""
 
+    def reset(self) -> None:
+        self.code = 0
+
     def read(self, offset: int, size: int) -> int:
         return self.code if offset == 0 else 0xFF
 

@@ -32,6 +32,9 @@ class ResetControl:
         self._trace = trace
         self._rcr = 0
 
+    def reset(self) -> None:
+        self._rcr = 0
+
     def read(self, offset: int, size: int) -> int:
         return self._rcr if offset == 0 else 0xFF
 

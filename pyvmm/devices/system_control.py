@@ -42,6 +42,9 @@ class SystemControlA:
         self._trace = trace
         self._value = PORT92_A20
 
+    def reset(self) -> None:
+        self._value = PORT92_A20
+
     def read(self, offset: int, size: int) -> int:
         return self._value if offset == 0 else 0xFF
 
@@ -80,6 +83,11 @@ class SystemControlB:
         self._trace = trace
         self._value = 0
         self._nmi = 0
+
+    def reset(self) -> None:
+        self._value = 0
+        self._nmi = 0
+        self._set_gate2(False)
 
     def assert_nmi(self, source: int) -> None:
         """Show *source* (PORT61_IOCHK, PORT61_SERR or both) as the reason of an NMI until the guest disables it."""

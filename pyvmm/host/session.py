@@ -46,7 +46,7 @@ class Session:
         self._open.callback(self._errors.close)
         self._screen: TerminalScreen | None = None
         self._captured: EvdevCapture | None = None
-        self._look_again = machine.loop.timer(self.take_again)
+        self._look_again = machine.life.loop.timer(self.take_again)
         with ExitStack() as undo:
             undo.callback(self._open.close)
             self._connect()
@@ -72,7 +72,9 @@ class Session:
         if host.screenshot is not None:
             self._open.callback(self.screenshot)
         notes = self._screen.note if self._screen else None
-        self._console.attach(machine.loop, machine.serial, machine.hold, self._command, keys, notes)
+        self._console.attach(
+            machine.life.loop, machine.board.com1, machine.life.cpus.throttle, self._command, keys, notes
+        )
         self._open.callback(self._console.detach)
         self._follow_foreground()
 
@@ -81,17 +83,17 @@ class Session:
 
         machine = self._machine
         window = X11Window(
-            machine.vga,
-            machine.loop,
+            machine.board.vga,
+            machine.life.loop,
             lambda why: machine.end(Outcome(End.QUIT, message=why)),
-            machine.router,
+            machine.board.router,
             keyboard=keyboard,
             mouse=mouse,
             trace=machine.trace.channel("x11"),
         )
         self._open.callback(window.close)
-        machine.loop.add(window.fileno(), window.process)
-        self._open.callback(machine.loop.remove, window.fileno())
+        machine.life.loop.add(window.fileno(), window.process)
+        self._open.callback(machine.life.loop.remove, window.fileno())
         window.start()
 
     def _show_text(self) -> Callable[[bytes], None]:
@@ -99,7 +101,7 @@ class Session:
         from pyvmm.host.capture.terminal_keys import TerminalKeys
         from pyvmm.host.display.terminal import TerminalScreen
 
-        screen = TerminalScreen(self._machine.vga, self._machine.loop)
+        screen = TerminalScreen(self._machine.board.vga, self._machine.life.loop)
         self._open.callback(screen.close)
         self._screen = screen
         screen.start()
@@ -117,7 +119,7 @@ class Session:
 
         machine = self._machine
         capture = EvdevCapture.of_host(
-            machine.router,
+            machine.board.router,
             keyboard=keyboard,
             mouse=mouse,
             notify=self._tell,
@@ -125,8 +127,8 @@ class Session:
         )
         self._open.callback(capture.close)
         self._captured = capture
-        machine.loop.add(capture.fileno(), capture.process)
-        self._open.callback(machine.loop.remove, capture.fileno())
+        machine.life.loop.add(capture.fileno(), capture.process)
+        self._open.callback(machine.life.loop.remove, capture.fileno())
 
     def _type_after(self) -> None:
         machine = self._machine
@@ -135,20 +137,20 @@ class Session:
         except KeyTextError as error:
             raise UserError(f"--type-after: {error}") from None
         script = TypeAfter(steps, machine.typist, machine.trace.channel("input"))
-        machine.watch_serial(script.serial_output)
+        self._open.callback(machine.serial.add(script.serial_output).remove)
         seen = -1
 
         def look() -> None:
             nonlocal seen
-            generation = machine.vga.generation()
+            generation = machine.board.vga.generation()
             if generation != seen:
                 seen = generation
-                script.screen_changed(Screen.of(machine.vga).text())
+                script.screen_changed(Screen.of(machine.board.vga).text())
             if not script.done:
-                timer.arm(machine.loop.now() + LOOK_NS)
+                timer.arm(machine.life.loop.now() + LOOK_NS)
 
-        timer = machine.loop.timer(look)
-        timer.arm(machine.loop.now())
+        timer = machine.life.loop.timer(look)
+        timer.arm(machine.life.loop.now())
 
     def screenshot(self) -> None:
         """Write the screen to the file of --screenshot."""
@@ -169,11 +171,11 @@ class Session:
         if letter == "s":
             self.screenshot()
         elif letter == "p":
-            self._machine.acpi_pm.power_button()
+            self._machine.power_button()
         elif letter == "x":
             self._machine.end(Outcome(End.QUIT))
         elif letter == "r":
-            for thread in self._machine.threads:
+            for thread in self._machine.life.cpus.threads:
                 thread.call(partial(self._print_registers, thread.vcpu))
 
     def _print_registers(self, vcpu: Vcpu) -> None:
@@ -199,7 +201,7 @@ class Session:
         """Whether the terminal is ours; else look again later, for no signal tells a process that runs."""
         ours = in_foreground(0) and in_foreground(1)
         if not ours:
-            self._look_again.arm(self._machine.loop.now() + FOREGROUND_NS)
+            self._look_again.arm(self._machine.life.loop.now() + FOREGROUND_NS)
         return ours
 
     def close(self) -> None:

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal, Protocol
+from functools import partial
+from typing import Final, Literal, Protocol, TypeVar
 
 from pyvmm.input.codes import BTN_MISC, KEY_OK, LED_CAPSL, LED_NUML, LED_SCROLLL, key_name
 from pyvmm.trace import OFF, Channel
 
 InputMode = Literal["auto", "ps2", "virtio"]
 """`--input`: which side the guest's input goes to; auto is virtio while its driver is there, else PS/2."""
+
+T = TypeVar("T")
 
 KEYS_WAITING: Final = 1024
 """Presses that wait for a keyboard that the guest does not read; those after them are dropped, with their releases."""
@@ -75,11 +78,29 @@ def is_button(code: int) -> bool:
     return BTN_MISC <= code < KEY_OK
 
 
+class Driven(Protocol):
+    """A device that is of use once the guest's driver is there: virtio."""
+
+    on_driver_ok: Callable[[bool], None]
+    """The router's: the driver has set DRIVER_OK (True), or it has gone."""
+
+
+class DrivenKeyboardTarget(KeyboardTarget, Driven, Protocol):
+    on_led: Callable[[int, bool], None]
+    """The router's: the guest has switched LED_*."""
+
+
+class DrivenWidePointerTarget(WidePointerTarget, Driven, Protocol): ...
+
+
+class DrivenTabletTarget(TabletTarget, Driven, Protocol): ...
+
+
 class _KeyQueue:
     """The way to one keyboard: keys wait in order while it has no room. Nothing goes in that can't come out again."""
 
     def __init__(self, target: KeyboardTarget, trace: Channel) -> None:
-        self._target = target
+        self.target = target
         self._trace = trace
         self._waiting: deque[tuple[int, int]] = deque()
         self._down: dict[int, None] = {}  # in the order of the presses
@@ -107,14 +128,14 @@ class _KeyQueue:
             return
         self._sending = True
         try:
-            while self._waiting and self._target.ready:
-                self._target.key(*self._waiting.popleft())
+            while self._waiting and self.target.ready:
+                self.target.key(*self._waiting.popleft())
         finally:
             self._sending = False
 
     @property
     def idle(self) -> bool:
-        return not self._waiting and self._target.ready
+        return not self._waiting and self.target.ready
 
     def release_all(self) -> None:
         for code in list(self._down):
@@ -174,35 +195,54 @@ class Source:
 
 
 class Router:
-    """Who gets the keys. Targets that the machine lacks are None; events without a target are dropped."""
+    """Who gets the keys. The guest's keyboards, mice and tablets register here, as many as there are.
 
-    def __init__(
-        self,
-        mode: InputMode = "auto",
-        *,
-        ps2_keyboard: KeyboardTarget | None = None,
-        ps2_mouse: PointerTarget | None = None,
-        virtio_keyboard: KeyboardTarget | None = None,
-        virtio_mouse: WidePointerTarget | None = None,
-        virtio_tablet: TabletTarget | None = None,
-        trace: Channel = OFF,
-    ) -> None:
+    Of each kind the virtio device that came last and has its driver gets the events; else the PS/2 one that came first.
+    Events without a target are dropped.
+    """
+
+    def __init__(self, mode: InputMode = "auto", trace: Channel = OFF) -> None:
         self._trace = trace
         self._mode = mode
-        self._ps2_keys = _KeyQueue(ps2_keyboard, trace) if ps2_keyboard is not None else None
-        self._virtio_keys = _KeyQueue(virtio_keyboard, trace) if virtio_keyboard is not None else None
-        self._ps2_mouse = ps2_mouse
-        self._virtio_mouse = virtio_mouse
-        self._virtio_tablet = virtio_tablet
-        self._keyboard_driver = self._mouse_driver = self._tablet_driver = False
+        self._ps2_keyboards: list[_KeyQueue] = []
+        self._virtio_keyboards: list[_KeyQueue] = []
+        self._ps2_mice: list[PointerTarget] = []
+        self._virtio_mice: list[WidePointerTarget] = []
+        self._tablets: list[TabletTarget] = []
+        self._driven: list[object] = []  # virtio devices whose drivers have set DRIVER_OK
         self._holders: dict[int, int] = {}
         self._buttons: dict[int, PointerTarget | TabletTarget] = {}
         self._sources: set[Source] = set()
         self._leds: dict[int, bool] = {}
         self._room_callbacks: list[Callable[[], None]] = []
-        for keyboard in (ps2_keyboard, virtio_keyboard):
-            if keyboard is not None:
-                keyboard.on_room = self._keyboard_has_room
+
+    # The guest's devices
+
+    def add_ps2_keyboard(self, keyboard: KeyboardTarget) -> None:
+        """A keyboard that needs no driver's word: it gets the keys while no virtio keyboard has a driver."""
+        keyboard.on_room = self._keyboard_has_room
+        self._ps2_keyboards.append(_KeyQueue(keyboard, self._trace))
+
+    def add_ps2_mouse(self, mouse: PointerTarget) -> None:
+        """As add_ps2_keyboard(), a mouse."""
+        self._ps2_mice.append(mouse)
+
+    def add_virtio_keyboard(self, keyboard: DrivenKeyboardTarget) -> None:
+        """A keyboard that gets the keys while its driver is there; its LEDs are shown."""
+        keyboard.on_room = self._keyboard_has_room
+        keyboard.on_led = self.set_led
+        keyboard.on_driver_ok = partial(self._keyboard_driver, keyboard)
+        self._virtio_keyboards.append(_KeyQueue(keyboard, self._trace))
+
+    def add_virtio_mouse(self, mouse: DrivenWidePointerTarget) -> None:
+        """A mouse that gets the motions while its driver is there."""
+        mouse.on_driver_ok = partial(self._pointer_driver, mouse, "mouse")
+        self._virtio_mice.append(mouse)
+
+    def add_virtio_tablet(self, tablet: DrivenTabletTarget) -> None:
+        """A pointer that is told where to be while its driver is there."""
+        tablet.on_driver_ok = partial(self._pointer_driver, tablet, "tablet")
+        self._tablets.append(tablet)
 
     def source(self, name: str, on_led: Callable[[int, bool], None] | None = None) -> Source:
         """A new origin of input; *on_led* is told (LED_*, on) of the guest's LEDs, the present ones at once."""
@@ -215,30 +255,31 @@ class Router:
 
     # Which side
 
-    def virtio_keyboard_driver(self, ok: bool) -> None:
-        """The guest's driver of the virtio keyboard has set DRIVER_OK, or it has been reset."""
-        if ok != self._keyboard_driver:
-            before = self._keys
-            self._keyboard_driver = ok
-            if not ok and self._virtio_keys is not None:
-                self._virtio_keys.forget()
-            if before is not None and before is not self._keys:
-                before.release_all()
-            self._trace_side("keyboard", ok)
+    def _keyboard_driver(self, keyboard: KeyboardTarget, ok: bool) -> None:
+        """The guest's driver of a virtio keyboard has set DRIVER_OK, or it has been reset."""
+        if ok == (keyboard in self._driven):
+            return
+        before = self._keys
+        self._set_driven(keyboard, ok)
+        for keys in self._virtio_keyboards:
+            if not ok and keys.target is keyboard:
+                keys.forget()
+        if before is not None and before is not self._keys:
+            before.release_all()
+        self._trace_side("keyboard", ok)
 
-    def virtio_mouse_driver(self, ok: bool) -> None:
-        """As virtio_keyboard_driver, of the mouse."""
-        if ok != self._mouse_driver:
-            self._mouse_driver = ok
+    def _pointer_driver(self, pointer: object, what: str, ok: bool) -> None:
+        """As _keyboard_driver, of a mouse or tablet."""
+        if ok != (pointer in self._driven):
+            self._set_driven(pointer, ok)
             self._release_buttons()
-            self._trace_side("mouse", ok)
+            self._trace_side(what, ok)
 
-    def virtio_tablet_driver(self, ok: bool) -> None:
-        """As virtio_keyboard_driver, of the tablet."""
-        if ok != self._tablet_driver:
-            self._tablet_driver = ok
-            self._release_buttons()
-            self._trace_side("tablet", ok)
+    def _set_driven(self, device: object, ok: bool) -> None:
+        if ok:
+            self._driven.append(device)
+        else:
+            self._driven.remove(device)
 
     def _trace_side(self, what: str, ok: bool) -> None:
         if self._trace.enabled:
@@ -246,23 +287,36 @@ class Router:
 
     @property
     def _keys(self) -> _KeyQueue | None:
-        if self._mode != "ps2" and self._keyboard_driver:
-            return self._virtio_keys
-        return None if self._mode == "virtio" else self._ps2_keys
+        if self._mode != "ps2":
+            for keys in reversed(self._virtio_keyboards):
+                if keys.target in self._driven:
+                    return keys
+        return None if self._mode == "virtio" or not self._ps2_keyboards else self._ps2_keyboards[0]
 
     @property
     def _pointer(self) -> PointerTarget | None:
-        if self._mode != "ps2" and self._mouse_driver:
-            return self._virtio_mouse
-        return None if self._mode == "virtio" else self._ps2_mouse
+        wide = self._wide_pointer
+        if wide is not None:
+            return wide
+        return None if self._mode == "virtio" or not self._ps2_mice else self._ps2_mice[0]
 
     @property
     def _wide_pointer(self) -> WidePointerTarget | None:
-        return self._virtio_mouse if self._mode != "ps2" and self._mouse_driver else None
+        return self._last_driven(self._virtio_mice)
 
     @property
     def _tablet(self) -> TabletTarget | None:
-        return self._virtio_tablet if self._mode != "ps2" and self._tablet_driver else None
+        return self._last_driven(self._tablets)
+
+    def _last_driven(self, devices: list[T]) -> T | None:
+        if self._mode == "ps2":
+            return None
+        return next((device for device in reversed(devices) if device in self._driven), None)
+
+    @property
+    def virtio_keyboard_ready(self) -> bool:
+        """Whether a virtio keyboard of the guest has its driver (DRIVER_OK)."""
+        return any(keys.target in self._driven for keys in self._virtio_keyboards)
 
     @property
     def absolute(self) -> bool:
@@ -272,9 +326,8 @@ class Router:
     # From the targets
 
     def _keyboard_has_room(self) -> None:
-        for keys in (self._ps2_keys, self._virtio_keys):
-            if keys is not None:
-                keys.send()
+        for keys in (*self._ps2_keyboards, *self._virtio_keyboards):
+            keys.send()
         if self.keyboard_idle:
             for callback in list(self._room_callbacks):
                 callback()
@@ -305,11 +358,10 @@ class Router:
 
     def reset(self) -> None:
         """The machine has been reset: no key is down in the guest, nothing waits, no driver is there."""
-        self._keyboard_driver = self._mouse_driver = self._tablet_driver = False
+        self._driven.clear()
         self._buttons.clear()
-        for keys in (self._ps2_keys, self._virtio_keys):
-            if keys is not None:
-                keys.forget()
+        for keys in (*self._ps2_keyboards, *self._virtio_keyboards):
+            keys.forget()
 
     # From the sources
 

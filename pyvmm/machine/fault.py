@@ -30,10 +30,12 @@ _ACCESSES: Final = (Bus.read.__code__, Bus.write.__code__)
 _SPLITS: Final = (Bus._read_bytes.__code__, Bus._write_bytes.__code__)
 _CALLERS: Final[tuple[tuple[CodeType, str], ...]] = (
     (Loop.run_once.__code__, "callback"),
+    (Loop.run_posted.__code__, "callback"),
     (Loop._run_timers.__code__, "timer"),
     (IoeventfdDoorbell._rung.__code__, "doorbell"),
-    (VcpuThread._come_back.__code__, "callback"),
+    (VcpuThread._run_calls.__code__, "callback"),
     (PciHost.close.__code__, "close()"),
+    (PciDevice.reset_function.__code__, "reset()"),
 )
 
 Stack = list[tuple[FrameType, int]]

@@ -1,222 +1,337 @@
-"""A machine's life: its threads and loop, how it is stopped, and what is known when it has ended."""
+"""A machine's life: built, running, paused, ended; its loop is a thread of its own.
+
+Whatever changes the life of the whole machine (pause, resume, reset, the end) is done by the loop's thread between two
+callbacks, and without the machine lock, which the vCPUs need to finish their last exits. From other threads those calls
+wait until it is done; from inside a callback, which has the lock, reset() and end() are queued, and what would have to
+wait is refused.
+"""
 
 from __future__ import annotations
 
 import threading
-import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from kvm_cffi import Exit, KvmError, Vcpu
-from kvm_cffi.exits import FailEntry, InternalError, SetTpr, Shutdown, SystemEvent, UnknownExit
-from pyvmm.errors import is_ctrl_c, one_line
+from pyvmm.clock import GuestClock
+from pyvmm.errors import UserError, one_line
 from pyvmm.loop import Loop
+from pyvmm.machine.event import Event, Kind, State
 from pyvmm.machine.outcome import End, Outcome
-from pyvmm.machine.panic import PanicWatch
-from pyvmm.memory import GuestMemory
-from pyvmm.pci.host import PciHost
-from pyvmm.vcpu.report import vcpu_report
-from pyvmm.vcpu.thread import VcpuThread
+from pyvmm.machine.tap import Tap
 
-PANIC_LOOK_NS = 250_000_000
-PANIC_LOOKS = 6
-"""A kernel that has panicked spins: so many looks, so far apart, must find a vCPU running in the kernel."""
-LOOK_S = 0.01
+if TYPE_CHECKING:
+    from pyvmm.vcpu.group import VcpuGroup
+    from pyvmm.vcpu.kernel_time import KernelTime
+
+T = TypeVar("T")
+LOOK_S: Final = 0.01
 """How often wait() looks again when nothing happens, in seconds."""
-REPORTED = (End.PANIC, End.TRIPLE_FAULT, End.INTERNAL_ERROR, End.TIMEOUT)
-KVM_SYSTEM_EVENT_RESET = 2
+SIGNAL_LOOK_S: Final = 0.25
+"""How often a thread that waits for the end looks up: of two signals at once the second may reach another thread of the
+process, and that wakes nobody; Python runs their handlers in the main thread when it next runs."""
+REPORTED: Final = (End.PANIC, End.TRIPLE_FAULT, End.INTERNAL_ERROR, End.TIMEOUT)
+"""The ends after which somebody will want to see the vCPUs' registers."""
 
 
-class Lifecycle:
-    """What every machine has whatever is on its board; the board is a subclass that fills in vcpus and threads."""
+class Life:
+    """The states and the threads. The machine says with adopt() what lives."""
 
-    memory: GuestMemory
-    pci: PciHost
-    nmi_masked = False
+    cpus: VcpuGroup
+    _time: KernelTime
+    _restart: Callable[[], None]
+    _report: Callable[[], str]
+    _on_error: Callable[[BaseException], None]
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.loop = Loop(self.lock)
+        self.clock = GuestClock(self.loop)
+        self.events: Tap[Event] = Tap()
         self.outcome: Outcome | None = None
-        self.vcpus: list[Vcpu] = []
-        self.threads: list[VcpuThread] = []
-        self._panic = PanicWatch()
-        self._error: BaseException | None = None
-        self._dead: Vcpu | None = None
-        self._insn = b""
-        self._started = self._built = False
+        self.error: BaseException | None = None
+        """What a device or callback of ours raised; run() raises it again."""
+        self._reasons: dict[str, None] = {}
+        self._changes: deque[Callable[[], None]] = deque()
+        self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
+        self._started = False
+        self._ended = threading.Event()
+        self._standing = False
 
-    # What devices and vCPUs tell, under the machine lock
+    def adopt(
+        self,
+        cpus: VcpuGroup,
+        time: KernelTime,
+        restart: Callable[[], None],
+        report: Callable[[], str],
+        on_error: Callable[[BaseException], None],
+    ) -> None:
+        """*restart* puts board, RAM and vCPUs back to a start while all stand still; *report* describes the vCPUs;
+        *on_error* ends the machine for what came out of the loop."""
+        self.cpus, self._time, self._restart, self._report, self._on_error = cpus, time, restart, report, on_error
 
-    def console_output(self, data: bytes) -> None:
-        """Everything the guest sends on its console passes here: a panic is first seen there."""
-        panicked = self._panic.message
-        self._panic.feed(data)
-        if self._panic.message and not panicked:
-            self._watch_for_death(PANIC_LOOKS)
+    @property
+    def state(self) -> State:
+        if self.outcome is not None:
+            return "ended"
+        if self._reasons:
+            return "paused"
+        return "running" if self._started else "built"
 
-    def reset_requested(self, how: str) -> None:
-        """The guest pulled one of the reset lines; a kernel that resets after a panic has panicked."""
-        if self._panic.message:
-            self.end(Outcome(End.PANIC, message=self._panic.message))
-        else:
-            self.end(Outcome(End.RESET, message=how))
+    # Who calls
 
-    def power_off(self) -> None:
-        """The guest turned the machine off."""
-        self.end(Outcome(End.POWER_OFF))
+    @property
+    def inside(self) -> bool:
+        """Called by the loop or by a vCPU, which have the machine lock while they call anybody."""
+        current = threading.current_thread()
+        return current is self._thread or any(thread.is_current for thread in self.cpus.threads)
 
-    def _watch_for_death(self, looks: int) -> None:
-        """The console said that the kernel panicked. Believe it if some vCPU then spins on in the kernel: a shell that
-        printed an old log would soon halt."""
-        spinning: list[bool] = []
+    def _outside(self, what: str) -> None:
+        if self.inside:
+            raise UserError(f"{what} waits for the machine, so a device or callback of the machine cannot call it")
 
-        def look(thread: VcpuThread) -> None:
-            if not thread.is_halted() and thread.vcpu.get_sregs().ss.dpl == 0:
-                spinning.append(True)
+    def call(self, function: Callable[[], T], timeout: float | None = None) -> T:
+        """Run *function* in the loop under the machine lock and return what it returns, or raise what it raises.
 
-        def ask() -> None:
-            for thread in self.threads:
-                thread.call(lambda thread=thread: look(thread))  # type: ignore[misc]
-            self.loop.timer(judge).arm(self.loop.now() + PANIC_LOOK_NS)
+        From inside a callback it runs at once. TimeoutError where a device keeps the lock for *timeout* seconds.
+        """
+        if self.inside:
+            return function()
+        if not self._thread.is_alive():
+            with self.lock:
+                return function()
+        future: Future[T] = Future()
 
-        def judge() -> None:
-            if not spinning:
-                self._panic.message = ""
-            elif looks > 1:
-                self._watch_for_death(looks - 1)
-            else:
-                self.end(Outcome(End.PANIC, message=self._panic.message))
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                _settle(future, function)
 
-        self.loop.timer(ask).arm(self.loop.now() + PANIC_LOOK_NS)
+        self.loop.post(run)
+        return self._result(future, timeout)
 
-    def on_exit(self, thread: VcpuThread, exit: Exit) -> None:
-        """The exits that are not I/O."""
-        who = f"vCPU {thread.vcpu.id}"
-        match exit:
-            case Shutdown():
-                self._die(thread, End.TRIPLE_FAULT, f"{who}: KVM_EXIT_SHUTDOWN")
-            case InternalError():
-                self._die(thread, End.INTERNAL_ERROR, f"{who}: {exit.name}", exit.insn_bytes)
-            case FailEntry(reason, cpu):
-                self._die(
-                    thread, End.INTERNAL_ERROR, f"{who}: KVM_EXIT_FAIL_ENTRY, reason {reason:#x} on host CPU {cpu}"
-                )
-            case SetTpr():
-                pass  # the PIC knows no priorities of a processor
-            case SystemEvent(kind) if kind == KVM_SYSTEM_EVENT_RESET:
-                self.reset_requested("KVM_SYSTEM_EVENT_RESET")
-            case SystemEvent(kind):
-                self._die(thread, End.PANIC, f"{who}: KVM_EXIT_SYSTEM_EVENT {kind}")
-            case UnknownExit(reason):
-                self._die(thread, End.INTERNAL_ERROR, f"{who}: unknown exit {reason}")
-            case _:
-                self._die(thread, End.INTERNAL_ERROR, f"{who}: unexpected {exit}")
+    def change(self, function: Callable[[], T]) -> T:
+        """Run *function* in the loop's thread between two callbacks, without the lock, and wait for it."""
+        if not self._thread.is_alive():
+            return function()
+        future: Future[T] = Future()
+        self.queue(lambda: _settle(future, function))
+        return self._result(future, None)
 
-    def _die(self, thread: VcpuThread, end: End, message: str, insn_bytes: bytes = b"") -> None:
-        if self.outcome is None:
-            self._dead, self._insn = thread.vcpu, insn_bytes
-            self.end(Outcome(end, message=message))
+    def queue(self, function: Callable[[], object]) -> None:
+        """As change(), and nobody waits."""
+        self._changes.append(function)  # type: ignore[arg-type]
+        self.loop.post(_nothing)
 
-    def on_error(self, thread: VcpuThread | None, error: BaseException) -> None:
-        """End the machine, for what came out of *thread*, or of the loop: KVM_RUN failed, a device of the user's raised
-        or returned what it may not, or there is a bug of ours, which run() raises again."""
-        from pyvmm.machine import fault  # as late as this: it is needed once
+    def _result(self, future: Future[T], timeout: float | None) -> T:
+        while True:
+            try:
+                return future.result(LOOK_S * 50 if timeout is None else timeout)
+            except FutureTimeout:
+                if timeout is not None or future.done():
+                    raise
+                if not self._thread.is_alive() and not future.done():
+                    raise UserError("the machine has ended") from None
 
-        if thread is not None and isinstance(error, KvmError) and error.request == "KVM_RUN":
-            self._die(thread, End.INTERNAL_ERROR, f"vCPU {thread.vcpu.id}: {error}")
-            return
-        if (outcome := fault.outcome_of(error, self.pci)) is not None:
-            self.end(outcome)
-            return
-        if self._error is None:
-            self._error = error
-        self.end(Outcome(End.INTERNAL_ERROR, message=one_line(error)))
+    # From start to end
 
-    # What the host does
+    def start(self) -> None:
+        """Start the vCPUs and the loop, once."""
+        if not self._started and self.outcome is None:
+            self._started = True
+            if self._reasons:  # paused before it began: the vCPUs stand before their first instruction
+                self.cpus.hold()
+            self.cpus.start()
+            self._thread.start()
+
+    def run(self, timeout: float | None = None) -> Outcome:
+        """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""
+        self._outside("run()")
+        expired = self.loop.timer(lambda: self.end(Outcome(End.TIMEOUT, message=f"after {timeout:g} s")))
+        self.start()
+        if timeout is not None:
+            deadline = self.loop.now() + int(timeout * 1e9)
+            self.loop.post(lambda: expired.arm(deadline))
+        if self._started:
+            while not self._ended.wait(SIGNAL_LOOK_S):
+                pass
+        elif not self._ended.is_set():  # ended before it began
+            self._conclude()
+        if self.error is not None:
+            raise self.error
+        assert self.outcome is not None
+        return self.outcome
+
+    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Until *condition*, asked under the machine lock, is true; False if *timeout* seconds pass or the guest ends
+        before."""
+        self._outside("wait()")
+        self.start()
+        deadline = self.loop.now() + int(timeout * 1e9)
+        while True:
+            left = (deadline - self.loop.now()) / 1e9
+            ended = self._ended.is_set()
+            try:
+                if self.call(condition, max(left, LOOK_S)):
+                    return True
+            except FutureTimeout:
+                return False
+            if ended or left <= 0 or (not self._started and self.outcome is not None):
+                return False
+            self._ended.wait(min(LOOK_S, left))
 
     def end(self, outcome: Outcome) -> None:
         """End the machine, once: the first outcome stands. From any thread or signal handler, lock held or not."""
         if self.outcome is None:
             self.outcome = outcome
-            for thread in self.threads:
-                thread.stop()
+            self.cpus.stop()
             self.loop.stop()
 
-    def hold(self, held: bool) -> None:
-        """Hold the vCPUs at their next exit while their output has nowhere to go, or let them go on."""
-        for thread in self.threads:
-            if held:
-                thread.throttled = True
-            else:
-                thread.resume()
+    def fail(self, error: BaseException) -> None:
+        """A bug of ours, or a user's mistake that shows now: run() raises it."""
+        if self.error is None and self.outcome is None:
+            self.error = error
+        self.end(Outcome(End.INTERNAL_ERROR, message=one_line(error)))
 
-    def inject_nmi(self) -> None:
-        """The NMI button: every vCPU gets one, unless the guest has masked NMIs through port 0x70."""
-        if not self.nmi_masked:
-            for thread in self.threads:
-                thread.nmi()
-
-    def start(self) -> None:
-        """Start the vCPUs, once; run() and wait() do it by themselves."""
-        if not self._started:
-            self._started = True
-            for thread in self.threads:
-                thread.start()
-
-    def wait(self, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
-        """Serve the machine until *condition*, asked under the machine lock, is true; False if *timeout* seconds pass
-        or the guest ends before. Then the vCPUs run on, but timers and input wait for the next wait() or run()."""
-        self.start()
-        deadline = time.monotonic() + timeout
-        while True:
-            with self.lock:
-                if condition():
-                    return True
-            if self.outcome is not None or time.monotonic() >= deadline:
-                return False
-            try:
-                self.loop.run_once(LOOK_S)
-            except BaseException as error:
-                self._loop_error(error)
-                if self._error is not None:
-                    raise
-
-    def run(self, timeout: float | None = None) -> Outcome:
-        """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised, and
-        what a callback of the caller's did."""
-        if timeout is not None:
-            expired = self.loop.timer(lambda: self.end(Outcome(End.TIMEOUT, message=f"after {timeout:g} s")))
-            expired.arm(self.loop.now() + int(timeout * 1e9))
-        try:
-            if self.outcome is None:
-                self.start()
-                self.loop.run()
-        except BaseException as error:
-            self._loop_error(error)
-        finally:
-            self.join()
-        if self._error is not None:
-            raise self._error
-        assert self.outcome is not None
-        if self.outcome.end in REPORTED and not self.outcome.report:
-            self.outcome = replace(self.outcome, report=self.report())
-        return self.outcome
-
-    def _loop_error(self, error: BaseException) -> None:
-        """What came out of the loop is a device's, or is raised again: for wait() or run(), or as Ctrl-C at once."""
-        if is_ctrl_c(error):
-            raise error
-        self.on_error(None, error)
+    def wait_for_the_end(self, timeout: float) -> bool:
+        """Whether the machine has ended, its report made and its threads gone, within *timeout* seconds."""
+        return self._ended.wait(timeout)
 
     def join(self) -> None:
-        """Stop the vCPUs and wait until their threads have ended; the machine lock must not be held."""
-        for thread in self.threads:
-            thread.stop()
-        for thread in self.threads:
-            thread.join()
+        """Wait until the threads have ended; the machine lock must not be held."""
+        if self._thread.is_alive():
+            self._thread.join()
 
-    def report(self) -> str:
-        """The state of the vCPU that died, or of all; only while they do not run."""
-        vcpus = [self._dead] if self._dead is not None else self.vcpus
-        return "\n".join(vcpu_report(vcpu, self.memory, self._insn) for vcpu in vcpus)
+    def _main(self) -> None:
+        try:
+            self._emit("started")
+            if self._reasons:
+                self._stand_still()
+            while self.outcome is None:
+                self.loop.run_once()
+                while self._changes:
+                    self._changes.popleft()()
+        except BaseException as error:
+            self._on_error(error)
+        finally:
+            self.cpus.stop()
+            self.cpus.join()
+            self._conclude()
+
+    def _conclude(self) -> None:
+        outcome = self.outcome
+        assert outcome is not None
+        if outcome.end in REPORTED and not outcome.report:
+            self.outcome = replace(outcome, report=self._report())
+        try:
+            self._emit("ended", str(outcome))
+        except BaseException as error:
+            self.error = self.error or error
+        self._ended.set()
+        while self._changes:  # those who wait for one must hear of it
+            self._changes.popleft()()
+        self.loop.run_posted()
+
+    def _emit(self, kind: Kind, message: str = "") -> None:
+        with self.lock:
+            self.events(Event(kind, message))
+
+    # Pause and resume
+
+    def pause(self, reason: str = "user", wait: bool = True) -> None:
+        """Let the machine stand still: vCPUs, timers, the guest's clocks. It goes on when each reason is taken away.
+
+        With *wait* false it is only asked for, which a callback may do too. UserError where a device does not return.
+        """
+        if not wait:
+            self.queue(lambda: self._pause(reason))
+            return
+        self._outside("pause()")
+        self.change(lambda: self._pause(reason))
+
+    def resume(self, reason: str = "user", wait: bool = True) -> None:
+        """Take *reason* away, if it is one."""
+        if not wait:
+            self.queue(lambda: self._resume(reason))
+            return
+        self._outside("resume()")
+        self.change(lambda: self._resume(reason))
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the machine stands still, the oldest first; empty while it does not."""
+        return tuple(self._reasons)
+
+    def _pause(self, reason: str) -> None:
+        first = not self._reasons
+        if self._started and first and self.outcome is None:
+            self._stand_still()
+        self._reasons[reason] = None
+        if self._started and first:
+            self._emit("paused", reason)
+
+    def _resume(self, reason: str) -> None:
+        if reason in self._reasons:
+            del self._reasons[reason]
+            if not self._reasons and self._started and self.outcome is None:
+                self._go_on()
+                self._emit("resumed", reason)
+
+    def _stand_still(self) -> None:
+        self.cpus.hold()
+        try:
+            self.cpus.wait_until_standing()
+        except UserError:
+            self.cpus.release()
+            raise
+        with self.lock:
+            self.clock.stop()
+            self._time.stop()
+        self._standing = True
+
+    def _go_on(self) -> None:
+        with self.lock:
+            self._time.go()
+            self.clock.go()
+        self._standing = False
+        self.cpus.release()
+
+    # Reset
+
+    def reset(self, how: str = "reset()") -> None:
+        """Reset the machine in place; from a callback it is queued, and the guest executes nothing more before it."""
+        if self.inside:
+            self.cpus.hold()
+            self.queue(lambda: self._reset(how))
+        else:
+            self.change(lambda: self._reset(how))
+
+    def _reset(self, how: str) -> None:
+        if self.outcome is not None:
+            return
+        paused = self._standing
+        if self._started:
+            self.cpus.hold()
+            self.cpus.wait_until_standing()
+        if self.outcome is not None:
+            return
+        self._restart()
+        self._emit("reset", how)
+        if paused:
+            with self.lock:
+                self._time.stop()  # what stands still from now on is the time of the new start
+        elif self._started:
+            self.cpus.release()
+
+
+def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    try:
+        future.set_result(function())
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _nothing() -> None:
+    """Wakes the loop."""

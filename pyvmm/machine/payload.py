@@ -1,42 +1,82 @@
-"""Starting a kernel of the user's: its bytes, and the tables of the machine that it will look for."""
+"""What a machine boots: a kernel of the user's with the tables that it will look for, or a guest that comes with pyvmm.
+
+It is loaded at the first start and at every reset again, from its path; what came from a pipe is kept. The first time
+RAM is zero.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from pyvmm import guests
 from pyvmm.acpi.build import build
 from pyvmm.board import layout
+from pyvmm.board.pc import Pc
 from pyvmm.board.tables import describe
 from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
-from pyvmm.boot.entry import CpuState
+from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.boot.flat import Flat
-from pyvmm.boot.load import load
+from pyvmm.boot.image import Source, kept
+from pyvmm.boot.load import load as load_image
 from pyvmm.boot.mptable import PciInterrupt, write_bda, write_mptable
-from pyvmm.config import MachineConfig
+from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.memory import GuestMemory
 
+REAL_MODE_STACK = 0x7000
+STACK = 0x80000
 
-def load_kernel(config: MachineConfig, memory: GuestMemory, phys_bits: int, *, fresh: bool = True) -> CpuState:
-    """Put the kernel and its modules into RAM, with ACPI tables, MP table and BIOS data area unless it is a flat binary
-    that asks for none of them; *fresh* as in load(). Raises BootError."""
-    assert config.kernel is not None
-    flat = Flat.parse(config.flat) if config.flat else None
-    reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
-    e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
-    rsdp = 0
-    if flat is None or flat.mode == "linux32":
-        platform = describe(config, phys_bits)
-        rsdp = build(platform).install(memory, layout.ACPI_TABLES)
-        write_bda(memory)
-        if platform.apic is not None:
-            gsis = layout.PCI_GSIS
-            routes = [PciInterrupt(slot, pin, gsis[(slot + pin) % 4]) for slot in range(32) for pin in range(4)]
-            write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
-    return load(
-        memory,
-        config.kernel,
-        cmdline=config.cmdline,
-        modules=config.modules,
-        e820=e820,
-        rsdp=rsdp,
-        flat=flat,
-        fresh=fresh,
-    )
+
+class Payload:
+    """What *config* names; raises UserError, and so does load()."""
+
+    def __init__(self, config: MachineConfig) -> None:
+        self._config = config
+        self._kernel = None if config.kernel is None else kept(config.kernel)
+        self._modules = tuple(replace(module, file=kept(module.file, "initrd")) for module in config.modules)
+
+    def load(self, board: Pc, *, fresh: bool) -> CpuState:
+        """Put it into RAM and say how the boot CPU starts; *fresh* RAM is zero."""
+        if self._kernel is None:
+            return _load_guest(self._config, board.memory)
+        return self._load_kernel(self._kernel, board, fresh)
+
+    def _load_kernel(self, kernel: Source, board: Pc, fresh: bool) -> CpuState:
+        """The kernel and its modules; with ACPI tables, MP table and BIOS data area unless it is a flat binary that
+        asks for none."""
+        config, memory = self._config, board.memory
+        flat = Flat.parse(config.flat) if config.flat else None
+        reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
+        e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
+        rsdp = 0
+        if flat is None or flat.mode == "linux32":
+            platform = describe(config, board.phys_bits)
+            rsdp = build(platform).install(memory, layout.ACPI_TABLES)
+            write_bda(memory)
+            if platform.apic is not None:
+                gsis = layout.PCI_GSIS
+                routes = [PciInterrupt(slot, pin, gsis[(slot + pin) % 4]) for slot in range(32) for pin in range(4)]
+                write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
+        return load_image(
+            memory,
+            kernel,
+            cmdline=config.cmdline,
+            modules=self._modules,
+            e820=e820,
+            rsdp=rsdp,
+            flat=flat,
+            fresh=fresh,
+        )
+
+
+def _load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
+    """The guest that *config* names, or the default one."""
+    name = guests.DEFAULT if config.guest is None else config.guest
+    guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
+    if guest.memory > config.memory:
+        raise ConfigError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that", {"memory": config.memory})
+    memory.write(guest.address, guest.image)
+    if guest.mode == "real":
+        return real_mode(0, guest.entry, sp=REAL_MODE_STACK)
+    if guest.mode == "protected":
+        return protected_mode(memory, guest.entry, esp=STACK)
+    return long_mode(memory, guest.entry, rsp=STACK)

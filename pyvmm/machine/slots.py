@@ -8,8 +8,6 @@ from pyvmm.errors import UserError
 from pyvmm.machine.registry import blaming, device_port, load_device, parse_device
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
-from pyvmm.pci.firmware import assign_resources
-from pyvmm.pci.host import PciHost
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
 from pyvmm.virtio.pci import VirtioPci
@@ -32,14 +30,6 @@ def plug_in(config: MachineConfig, root: PciBus, trace: Channel) -> None:
             raise UserError(f"{what}: root port {behind} does not exist or is taken: see --root-ports")
     if config.rng:
         root.add(VirtioPci(VirtioRng(trace=trace)), _free_slot("--rng", root))
-
-
-def place_bars(host: PciHost) -> None:
-    """What firmware does before the guest starts; UserError where the devices want more addresses than there are."""
-    try:
-        assign_resources(host, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
-    except ValueError as error:
-        raise UserError(f"{error}: leave a --device away") from None
 
 
 def _free_slot(what: str, root: PciBus) -> int:

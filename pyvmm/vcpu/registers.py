@@ -9,6 +9,8 @@ GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" for
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 APIC_BASE_ENABLE = 1 << 11
 """IA32_APIC_BASE, global enable (Intel SDM volume 3, 11.4.4)."""
+APIC_SPIV, APIC_LVT0, APIC_LVT1 = 0xF0, 0x350, 0x360
+"""Local APIC registers: spurious vector, LINT0, LINT1 (Intel SDM volume 3, table 11-1)."""
 MSR_MTRRdefType = 0x2FF
 MTRR_ENABLED_WRITE_BACK = 0x806
 """MTRRs on, everything write-back, as firmware leaves RAM (Intel SDM volume 3, 12.11.2.1)."""
@@ -45,3 +47,14 @@ def set_mtrrs(vcpu: Vcpu) -> None:
         vcpu.set_msrs({MSR_MTRRdefType: MTRR_ENABLED_WRITE_BACK})
     except KvmError:  # software-backed KVM has no MTRRs; nothing there looks at them either
         pass
+
+
+def virtual_wire(lapic: bytes) -> bytes:
+    """The boot CPU's local APIC as firmware leaves it: enabled, LINT0 takes the PIC (ExtINT), LINT1 the NMI.
+
+    Source: Intel MultiProcessor Specification 1.4, 3.6.2.2 (virtual wire mode).
+    """
+    state = bytearray(lapic)
+    for register, value in ((APIC_SPIV, 0x1FF), (APIC_LVT0, 0x700), (APIC_LVT1, 0x400)):
+        state[register : register + 4] = value.to_bytes(4, "little")
+    return bytes(state)

@@ -1,4 +1,11 @@
-"""The exit loop: one thread a vCPU, which runs the guest and hands each exit to the board under the machine lock."""
+"""The exit loop: one thread a vCPU, which runs the guest and hands each exit on under the machine lock.
+
+The loop has two ways. The fast one lets Vcpu.run_io() carry port I/O and MMIO to the buses; the observed one takes each
+exit apart for its observers. Which it is, is chosen anew after every kick.
+
+A vCPU that is held stands still outside KVM_RUN, with the exit before that served and its I/O completed: KVM_RUN has
+come back with EINTR, which it does only then (Documentation/virt/kvm/api.rst, KVM_RUN).
+"""
 
 from __future__ import annotations
 
@@ -10,28 +17,15 @@ from contextlib import AbstractContextManager
 from typing import Final, Protocol
 
 from kvm_cffi import Exit, KvmError, Vcpu, catch_signal, constants
-from kvm_cffi.exits import Hlt, Intr, IrqWindowOpen, MmioRead, MmioWrite, PioIn, PioOut
+from kvm_cffi.exits import MmioRead, MmioWrite, PioIn, PioOut
 from kvm_cffi.vcpu import Io
 from pyvmm.bus import Bus
 from pyvmm.trace import OFF, Channel
+from pyvmm.vcpu.exits import ExitHandler, serve
+from pyvmm.vcpu.observer import Observer
 
 KICK: Final = signal.SIGRTMIN + 1
 """The signal that takes a vCPU thread out of KVM_RUN; its handler does nothing."""
-
-
-def describe(exit: Exit) -> str:
-    """An exit as a line of the trace."""
-    match exit:
-        case PioOut(port, size, value):
-            return f"KVM_EXIT_IO out port {port:#x} size {size} = {value:#x}"
-        case PioIn(port, size):
-            return f"KVM_EXIT_IO in port {port:#x} size {size}"
-        case MmioWrite(address, size, value):
-            return f"KVM_EXIT_MMIO write {address:#x} size {size} = {value:#x}"
-        case MmioRead(address, size):
-            return f"KVM_EXIT_MMIO read {address:#x} size {size}"
-        case _:
-            return str(exit)
 
 
 class InterruptController(Protocol):
@@ -48,9 +42,10 @@ class InterruptController(Protocol):
 class VcpuThread:
     """A vCPU and its thread.
 
-    The frequent exits go straight to the buses; every other one goes to *on_exit*, under the machine lock too.
-    *pic* is given where the PIC is in user space: then its interrupts go in with KVM_INTERRUPT, and where the local
-    APIC is not in the kernel either, KVM_EXIT_HLT puts this thread to sleep until INTR is up.
+    Port I/O and MMIO go straight to the buses; what every other exit leads to, *machine* is told. *on_error* gets what
+    KVM_RUN or a device has raised, when the thread ends of it. *pic* is given where the PIC is in user space: then its
+    interrupts go in with KVM_INTERRUPT, and where the local APIC is not in the kernel either, KVM_EXIT_HLT puts this
+    thread to sleep until INTR is up.
     """
 
     def __init__(
@@ -59,10 +54,9 @@ class VcpuThread:
         lock: threading.Lock,
         pio: Bus,
         mmio: Bus,
-        on_exit: Callable[[VcpuThread, Exit], None],
+        machine: ExitHandler,
         on_error: Callable[[VcpuThread, BaseException], None],
         pic: InterruptController | None = None,
-        trace: Channel = OFF,
         irq_trace: Channel = OFF,
     ) -> None:
         self.vcpu = vcpu
@@ -70,19 +64,24 @@ class VcpuThread:
         self.halted = False
         """The thread sleeps in user space after KVM_EXIT_HLT."""
         self.throttled = False
-        """The console is full: wait outside the machine lock until resume()."""
+        """The console is full: wait outside the machine lock until throttle(False)."""
+        self.held = False
+        """Stand still, or on the way there: see hold()."""
+        self.observers: tuple[Observer, ...] = ()
         self._lock = lock
         self._pio = pio
         self._mmio = mmio
-        self._on_exit = on_exit
+        self._machine = machine
         self._on_error = on_error
         self._pic = pic
-        self._trace = trace
         self._irq_trace = irq_trace
-        self._result = 0  # of the last read that was traced
+        self._result = 0  # of the last read that was observed
+        self._came_back = False  # KVM_RUN was interrupted: all before it is complete
         self._vector: int | None = None  # acknowledged at the PIC, not yet taken by the kernel
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
+        self._standing = threading.Event()
+        self._gate = threading.Lock()  # `held` and `_standing` change together: a release() and the next hold() race
         # A signal to a thread that has just ended would crash; reentrant, for a signal handler may kick in mid-kick.
         self._ending = threading.RLock()
         self._running = False
@@ -101,6 +100,11 @@ class VcpuThread:
             return self.vcpu.get_mp_state() != constants.KVM_MP_STATE_RUNNABLE
         except KvmError:  # without an in-kernel local APIC there is no such state: `halted` says it all
             return False
+
+    @property
+    def waits_for_pic(self) -> bool:
+        """HLT ends when INTR of a PIC in user space is up."""
+        return self._pic is not None
 
     def start(self) -> None:
         catch_signal(KICK)
@@ -133,10 +137,44 @@ class VcpuThread:
 
         self.call(inject)
 
-    def resume(self) -> None:
-        """End the wait of a throttled vCPU."""
-        self.throttled = False
+    def throttle(self, full: bool) -> None:
+        """Wait at the next exit while the console takes no more, or end that wait."""
+        self.throttled = full
+        if not full:
+            self._wake.set()
+
+    def hold(self) -> None:
+        """Ask the vCPU to stand still; from any thread, the vCPU's own and from inside an exit too: the guest executes
+        nothing more after that exit. wait_until_standing() waits for it, release() ends it."""
+        self.vcpu.immediate_exit = True  # first: one that sleeps after HLT must not run on when it sees `held`
+        with self._gate:
+            self.held = True
+        if self.is_current:
+            self.vcpu.immediate_exit = True
+        self.kick()
+
+    def wait_until_standing(self, timeout: float) -> bool:
+        """Whether the vCPU stands still within *timeout* seconds, or has ended; the machine lock must not be held."""
+        return not self._thread.is_alive() or self._standing.wait(timeout)
+
+    def release(self) -> None:
+        """Let a held vCPU go on."""
+        with self._gate:
+            self.held = False
+            self._standing.clear()
         self._wake.set()
+
+    def observe(self, observers: tuple[Observer, ...]) -> None:
+        """Let *observers* see each exit from the next kick on, which is now."""
+        self.observers = observers
+        self.kick()
+        if self.is_current:
+            self.vcpu.immediate_exit = True
+
+    def forget_interrupt(self) -> None:
+        """A reset: what the PIC had given for this vCPU is gone; only while it stands still."""
+        self._vector = None
+        self.halted = False
 
     def stop(self) -> None:
         """Ask the thread to end; join() waits for it."""
@@ -156,57 +194,82 @@ class VcpuThread:
         finally:
             with self._ending:
                 self._running = False
+            self._standing.set()
 
     def _loop(self) -> None:
         lock, pio, mmio = self._lock, self._pio, self._mmio
-        run = self._run_traced if self._trace.enabled else self.vcpu.run_io
+        if self.held:
+            self._stand()
+        run = self._way()
         while not self.stopping:
             if self._pic is not None:
                 self._interrupt()
             exit = run(lock, pio, mmio)
             if exit is not None:  # None: port I/O or MMIO, which the buses have had
                 with lock:
-                    match exit:
-                        case Intr():
-                            self._come_back()
-                        case Hlt() if self._pic is not None:
-                            self.halted = True
-                        case IrqWindowOpen():
-                            pass
-                        case _:
-                            self._on_exit(self, exit)
+                    serve(self, exit, self._machine)
+                if self._came_back:
+                    self._came_back = False
+                    if self.held:
+                        self._stand()
+                    run = self._way()
             if self.halted or self.throttled:
                 self._sleep()
 
-    def _run_traced(self, lock: AbstractContextManager[object], pio: Io, mmio: Io) -> Exit | None:
-        """Vcpu.run_io() step by step, and a line of the trace for each."""
-        vcpu, trace = self.vcpu, self._trace
-        trace(f"vcpu{vcpu.id} KVM_RUN")
+    def _way(self) -> Callable[[AbstractContextManager[object], Io, Io], Exit | None]:
+        return self._run_observed if self.observers else self.vcpu.run_io
+
+    def _run_observed(self, lock: AbstractContextManager[object], pio: Io, mmio: Io) -> Exit | None:
+        """Vcpu.run_io() step by step, with the observers told of each."""
+        vcpu, observers = self.vcpu, self.observers
+        for observer in observers:
+            observer.entering(vcpu)
         exit = vcpu.run(self._result)
         with lock:
             if vcpu.coalesced:  # writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit
                 for is_pio, address, size, value in vcpu.coalesced_writes():
                     (pio if is_pio else mmio).write(address, size, value)
-            trace(f"vcpu{vcpu.id} {describe(exit)}")
+            for observer in observers:
+                observer.exited(vcpu, exit)
             match exit:
                 case PioOut(port, size, value):
                     pio.write(port, size, value)
-                case PioIn(port, size):
-                    self._result = pio.read(port, size)
-                    trace(f"vcpu{vcpu.id} gets {self._result:#x} from port {port:#x}")
+                    return None
                 case MmioWrite(address, size, value):
                     mmio.write(address, size, value)
+                    return None
+                case PioIn(port, size):
+                    self._result = pio.read(port, size)
                 case MmioRead(address, size):
                     self._result = mmio.read(address, size)
                 case _:
                     return exit
+            for observer in observers:
+                observer.answered(vcpu, exit, self._result)
         return None
 
-    def _come_back(self) -> None:
+    def come_back(self) -> None:
         """After a kick: the order matters, for whoever kicks sets its state before immediate_exit."""
         self.vcpu.immediate_exit = False
+        self._came_back = True
+        self._run_calls()
+
+    def _run_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
+
+    def _stand(self) -> None:
+        """Wait, outside KVM_RUN and without the machine lock, until release() or stop(); calls are served."""
+        self._wake.clear()  # before each look at `held`: a release() after it ends the wait
+        while not self.stopping:
+            with self._gate:
+                if not self.held:
+                    break
+                self._standing.set()
+            with self._lock:
+                self._run_calls()
+            self._wake.wait()
+            self._wake.clear()
 
     def _interrupt(self) -> None:
         """Give the guest the PIC's interrupt if it can take one, or ask to be told when it can."""
@@ -235,11 +298,10 @@ class VcpuThread:
         self._wake.clear()  # before each look at `stopping`: a stop() after it ends the wait
         while not self.stopping:
             with self._lock:
-                while self._calls:
-                    self._calls.popleft()()
+                self._run_calls()
                 if self.halted and self._pic is not None and self._pic.intr and self.vcpu.if_flag:
                     self.halted = False  # with interrupts off, nothing but an NMI or a reset ends HLT
-            if not (self.halted or self.throttled):
-                break
+            if self.held or not (self.halted or self.throttled):
+                break  # one that is held stands in the loop, where KVM_RUN completes the last exit first
             self._wake.wait()
             self._wake.clear()

@@ -17,9 +17,8 @@ from evdev import InputDevice, UInput
 from pyvmm.errors import UserError
 from pyvmm.host.capture.evdev import EvdevCapture, is_keyboard
 from pyvmm.input import codes as ic
-from pyvmm.input.router import Router
 from tests.rig.console import Start
-from tests.rig.input_fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer, make_router
 from tests.rig.lab import ROOT, monitor
 
 A, B, LEFT, RIGHT = ic.KEY_A, ic.KEY_B, ic.KEY_LEFTCTRL, ic.KEY_RIGHTCTRL
@@ -78,7 +77,7 @@ class Guest:
     def __init__(self, **options: str | None) -> None:
         self.keyboard = FakeKeyboard()
         self.mouse = FakePointer()
-        self.router = Router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse)
+        self.router = make_router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse)
         self.lines: list[str] = []
         self.capture = EvdevCapture.of_host(self.router, notify=self.lines.append, **options)  # type: ignore[arg-type]
 

@@ -13,8 +13,8 @@ from pyvmm.acpi.build import build
 from pyvmm.board.tables import describe
 from pyvmm.config import MachineConfig
 from pyvmm.input import codes as ic
+from pyvmm.machine.describe import host_phys_bits
 from pyvmm.machine.outcome import End
-from pyvmm.machine.rehearsal import host_phys_bits
 from tests.rig.events import Events, input_devices
 from tests.rig.guest import USERSPACE, Guest, irq_counts, warnings
 from tests.rig.lab import CLOUD_KERNEL, GENERIC_VMLINUX, INITRAMFS_GENERIC, INITRAMFS_PCI, PATIENT, ROOT
@@ -61,8 +61,8 @@ def devmem(guest: Guest, address: int, width: int = 16) -> int:
 
 def stroke(guest: Guest, events: Events, code: int) -> None:
     """A key comes in on the virtio keyboard."""
-    guest.machine.inject_key(code, 1)
-    guest.machine.inject_key(code, 0)
+    guest.machine.keyboard.key(code, 1)
+    guest.machine.keyboard.key(code, 0)
     assert events.read(4) == [(ic.EV_KEY, code, 1), SYN, (ic.EV_KEY, code, 0), SYN]
 
 
@@ -261,7 +261,7 @@ def test_without_acpi_and_msi_and_two_devices_of_users(monkeypatch: pytest.Monke
         assert sum(after) == sum(before) + 3
 
         events: list[int] = []
-        pvpanic = next(function for function in guest.machine.pci.all_functions() if function.device_id == 0x0011)
+        pvpanic = next(function for function in guest.machine.board.pci.all_functions() if function.device_id == 0x0011)
         monkeypatch.setattr(pvpanic, "panicked", events.append)
         guest.send("echo c >/proc/sysrq-trigger\n")
         outcome = guest.wait()

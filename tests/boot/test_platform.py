@@ -51,13 +51,13 @@ def test_ram_is_mapped_in_huge_pages(guest: Guest) -> None:
     for line in Path("/proc/self/smaps").read_text().splitlines():
         name, _, value = line.partition(":")
         if name == "Size":
-            ours = int(value.split()[0]) << 10 == guest.machine.ram.size
+            ours = int(value.split()[0]) << 10 == guest.machine.board.ram.size
         elif name == "Rss" and ours:
             touched += int(value.split()[0])
         elif name == "AnonHugePages" and ours:
             huge += int(value.split()[0])
     assert 0.9 * touched < huge <= touched
-    mapped = (kvm_statistics(os.getpid(), guest.machine.vm.fd) / "pages_2m").read_text()
+    mapped = (kvm_statistics(os.getpid(), guest.machine.board.vm.fd) / "pages_2m").read_text()
     assert 0.9 * huge / 2048 < int(mapped) <= huge / 2048
 
 
@@ -77,7 +77,7 @@ def test_ram_from_a_pool_of_the_host(pool: Path) -> None:
     with Machine(config) as machine:
         assert (pool / "resv_hugepages").read_text() != "0\n"
         machine.wait(lambda: "> " in machine.screen, 60)
-        assert all(region.fd is not None for region in machine.ram.regions)
+        assert all(region.fd is not None for region in machine.board.ram.regions)
         assert int((pool / "free_hugepages").read_text()) < 32
     assert (pool / "free_hugepages").read_text() == "32\n"
 

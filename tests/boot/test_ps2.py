@@ -50,7 +50,7 @@ def test_a_typed_command_shows_its_result_on_the_screen(guest: Guest) -> None:
 
 def test_caps_lock_and_its_led(guest: Guest) -> None:
     leds: list[tuple[int, bool]] = []
-    source = guest.machine.router.source("leds", lambda led, on: leds.append((led, on)))
+    source = guest.machine.board.router.source("leds", lambda led, on: leds.append((led, on)))
     guest.machine.keyboard.press("capslock")
     guest.until(lambda: (ic.LED_CAPSL, True) in leds, "the LED of Caps Lock")
     guest.type("ECHO IN-CAPS\n")
@@ -73,8 +73,8 @@ def test_drivers_probe_without_a_warning(guest: Guest, irqchip: Irqchip) -> None
 def test_keys_as_a_program_in_the_guest_reads_them(guest: Guest) -> None:
     events = Events(guest, KEYBOARD)
     for code in KEYS:
-        guest.machine.inject_key(code, 1)
-        guest.machine.inject_key(code, 0)
+        guest.machine.keyboard.key(code, 1)
+        guest.machine.keyboard.key(code, 0)
     seen = [event for event in events.read(3 * 2 * len(KEYS)) if event[0] == ic.EV_KEY]
     assert seen == [(ic.EV_KEY, code, value) for code in KEYS for value in (1, 0)]
 
@@ -82,15 +82,15 @@ def test_keys_as_a_program_in_the_guest_reads_them(guest: Guest) -> None:
 def test_the_mouse_as_a_program_in_the_guest_reads_it(guest: Guest) -> None:
     events = Events(guest, MOUSE)
     machine = guest.machine
-    machine.inject_rel(5, -3)
+    machine.mouse.move(5, -3)
     assert events.read(3) == [(ic.EV_REL, ic.REL_X, 5), (ic.EV_REL, ic.REL_Y, -3), SYN]
-    machine.inject_rel(-300, 0)  # more than fits in one packet
-    machine.inject_wheel(1)
-    machine.inject_wheel(-2)
+    machine.mouse.move(-300, 0)  # more than fits in one packet
+    machine.mouse.wheel(1)
+    machine.mouse.wheel(-2)
     buttons = (ic.BTN_LEFT, ic.BTN_RIGHT, ic.BTN_MIDDLE, ic.BTN_SIDE, ic.BTN_EXTRA)
     for button in buttons:
-        machine.inject_button(button, 1)
-        machine.inject_button(button, 0)
+        machine.mouse.button(button, 1)
+        machine.mouse.button(button, 0)
     seen = events.read(2 * 2 + 2 * 2 + 2 * 2 * len(buttons))
     assert sum(value for kind, code, value in seen if (kind, code) == (ic.EV_REL, ic.REL_X)) == -300
     assert sum(value for kind, code, value in seen if (kind, code) == (ic.EV_REL, ic.REL_WHEEL)) == -1

@@ -120,8 +120,8 @@ def mouse(guest: Linux) -> Events:
 
 def stroke(guest: Guest, code: int) -> list[Event]:
     """Press and release a key; what evdev should make of it."""
-    guest.machine.inject_key(code, 1)
-    guest.machine.inject_key(code, 0)
+    guest.machine.keyboard.key(code, 1)
+    guest.machine.keyboard.key(code, 0)
     return [(ic.EV_KEY, code, 1), SYN, (ic.EV_KEY, code, 0), SYN]
 
 
@@ -166,14 +166,14 @@ def test_keys(guest: Linux, keyboard: Events) -> None:
 
 def test_motion_wheel_and_buttons(guest: Linux, mouse: Events) -> None:
     machine = guest.machine
-    machine.inject_rel(5, -3)
-    machine.inject_rel(-300, 0)
-    machine.inject_wheel(1)
-    machine.inject_wheel(-2)
+    machine.mouse.move(5, -3)
+    machine.mouse.move(-300, 0)
+    machine.mouse.wheel(1)
+    machine.mouse.wheel(-2)
     sent = [(ic.EV_REL, ic.REL_X, 5), (ic.EV_REL, ic.REL_Y, -3), SYN, (ic.EV_REL, ic.REL_X, -300), SYN]
     sent += [(ic.EV_REL, ic.REL_WHEEL, 1), SYN, (ic.EV_REL, ic.REL_WHEEL, -2), SYN]
     if guest.case.identity == "aero":
-        machine.inject_wheel(0, 3)
+        machine.mouse.wheel(0, 3)
         sent += [(ic.EV_REL, ic.REL_HWHEEL, 3), SYN]
     for button in BUTTONS:
         sent += stroke(guest, button)
@@ -184,20 +184,20 @@ def test_the_tablet(guest: Linux, mouse: Events) -> None:
     """While it has its driver it takes the buttons; the wheel goes where there is one."""
     with guest.bound(TABLET):
         tablet = Events(guest, f"{guest.case.maker} Virtio Tablet")
-        guest.machine.inject_abs(32767, 1)
-        guest.machine.inject_abs(100, 20000)
+        guest.machine.tablet.move(32767, 1)
+        guest.machine.tablet.move(100, 20000)
         sent = [(ic.EV_ABS, ic.ABS_X, 32767), (ic.EV_ABS, ic.ABS_Y, 1), SYN]
         sent += [(ic.EV_ABS, ic.ABS_X, 100), (ic.EV_ABS, ic.ABS_Y, 20000), SYN]
         sent += stroke(guest, ic.BTN_LEFT)
         assert tablet.read(len(sent)) == sent
-        guest.machine.inject_wheel(-1)
+        guest.machine.mouse.wheel(-1)
         wheel = mouse if guest.case.identity == "aero" else tablet
         assert wheel.read(2) == [(ic.EV_REL, ic.REL_WHEEL, -1), SYN]
 
 
 def test_leds_come_back(guest: Linux) -> None:
     seen: list[tuple[int, bool]] = []
-    source = guest.machine.router.source("leds", lambda led, on: seen.append((led, on)))
+    source = guest.machine.board.router.source("leds", lambda led, on: seen.append((led, on)))
     event = input_devices(guest)[f"{guest.case.maker} Virtio Keyboard"]["event"]
     leds = {"numlock": ic.LED_NUML, "capslock": ic.LED_CAPSL, "scrolllock": ic.LED_SCROLLL}
     if guest.case.identity == "aero":
@@ -220,7 +220,7 @@ def test_every_batch_is_an_interrupt(guest: Linux, mouse: Events) -> None:
     events = f"{device}-events" if guest.case.msix else device
     before = guest.interrupts(events)
     for step in (1, 2, 3, 4):
-        guest.machine.inject_rel(step, 0)
+        guest.machine.mouse.move(step, 0)
         assert mouse.read(2) == [(ic.EV_REL, ic.REL_X, step), SYN]
     # With INTx the keyboard is on the same line, and silent.
     assert guest.interrupts(events) == before + 4

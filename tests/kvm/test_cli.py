@@ -21,7 +21,8 @@ from pyvmm.cli.arguments import main, make_config, make_parser
 from pyvmm.cli.run import allow_all_descriptors
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine import machine
+from pyvmm.machine import build
+from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from tests.rig.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
 
@@ -251,7 +252,7 @@ def test_no_kvm(
         def __init__(self, path: str) -> None:
             raise error
 
-    monkeypatch.setattr(machine, "System", NoSystem)
+    monkeypatch.setattr(build, "System", NoSystem)
     assert says in mistake("run", "pio")
     assert main(["doctor"]) == 2
     assert "MISS  /dev/kvm" in capfd.readouterr().out
@@ -260,7 +261,7 @@ def test_no_kvm(
 def test_a_file_that_is_not_kvm(tmp_path: Path) -> None:
     for path, says in ((tmp_path / "none", "does not exist"), (Path("/dev/null"), "Inappropriate ioctl")):
         with pytest.raises(UserError, match=says):
-            machine.open_kvm(str(path))
+            build.open_kvm(str(path))
 
 
 # Devices of the user's own
@@ -323,7 +324,7 @@ def test_more_vcpus_than_descriptors() -> None:
 def test_vectors_leave_the_descriptors_that_select_knows(devices: Path) -> None:
     config = MachineConfig(memory=16 << 20, guest="pio", devices=(f"{devices}:Vectors,count=1500",))
     allow_all_descriptors()
-    with machine.Machine(config):
+    with Machine(config):
         fd = os.open(os.devnull, os.O_RDONLY)
         select.select([fd], [], [], 0)  # ValueError for one from 1024 up
         os.close(fd)
@@ -357,7 +358,7 @@ def test_acpi_writes_what_the_machine_has(pyvmm: Pyvmm, devices: Path, tmp_path:
     options = ["--device", device, "--rng", "--root-ports", 2, "--device", f"{device},port=1", "-c", 3, "-m", "64M"]
     assert pyvmm("acpi", "-k", kernel, *options, "--out", out).status == 0
     arguments = make_parser().parse_args(["run", "-k", str(kernel), *map(str, options)])
-    with machine.Machine(make_config(arguments)) as running:
+    with Machine(make_config(arguments)) as running:
         area = running.memory.read(layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE)
     tables = {file.stem: file.read_bytes() for file in out.iterdir()}
     assert area.startswith(tables["rsdp"])

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.board.pc import Pc
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine import machine as machine_module
+from pyvmm.machine import build as build_module
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
+from pyvmm.vcpu.group import VcpuGroup
 from tests.rig.board import Board, board
 
 SMALL = 16 * MIB
@@ -121,21 +123,30 @@ def test_a_mistake_while_it_is_made(config: MachineConfig, message: str) -> None
     assert "\n" not in str(error.value)
 
 
-STEPS: list[str] = ["_create_vm", "_create_irqchip", "_add_devices", "_add_pci", "_add_input", "_create_vcpu", "_load"]
+STEPS: list[tuple[object, str]] = [
+    *(
+        (Pc, step)
+        for step in ("_make_irqchip", "_add_chips", "_add_input", "_add_vga", "_add_pci", "_add_virtio_input")
+    ),
+    *((Pc, step) for step in ("assign_pci_resources",)),
+    (VcpuGroup, "_create"),
+    (VcpuGroup, "save"),
+    *((build_module, step) for step in ("Ram", "Pc", "VcpuGroup", "Payload", "_start_at", "KernelTime", "_plug_in")),
+]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("where", "step"), STEPS, ids=lambda value: value if isinstance(value, str) else "")
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-def test_an_error_at_each_step(step: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_at_each_step(where: object, step: str, after: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever fails while a machine is made, in each of its steps, before it or right after it."""
-    original: Callable[..., object] = getattr(Machine, step)
+    original: Callable[..., object] = getattr(where, step)
 
-    def fail(self: Machine, *arguments: object) -> object:
-        if after:
-            original(self, *arguments)
+    def fail(*arguments: object, **named: object) -> object:
+        if after and not isinstance(original, type):
+            original(*arguments, **named)
         raise OSError("made to fail")
 
-    monkeypatch.setattr(Machine, step, fail)
+    monkeypatch.setattr(where, step, fail)
     with pytest.raises(OSError, match="made to fail"):
         Board(MachineConfig(memory=SMALL, cpus=2, guest="pio", rng=True, virtio_input="standard"))
 
@@ -144,7 +155,7 @@ def test_kvm_that_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise UserError("no")
 
-    monkeypatch.setattr(machine_module, "open_kvm", refuse)
+    monkeypatch.setattr(build_module, "open_kvm", refuse)
     with pytest.raises(UserError, match=r"^no$"):
         Machine(MachineConfig(memory=SMALL, guest="pio"))
 
@@ -158,7 +169,7 @@ def test_a_device_that_raises() -> None:
             raise ZeroDivisionError
 
     with board("pio", cpus=2) as machine:
-        machine.pio.map(0x5000, 4, Broken())
+        machine.board.pio.map(0x5000, 4, Broken())
         assert machine.finish().end is End.DEVICE_FAULT
 
 
@@ -167,5 +178,5 @@ def test_a_callback_of_the_loop_that_raises() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), board("hlt", cpus=2) as machine:
-        machine.loop.post(broken)
+        machine.life.loop.post(broken)
         machine.finish()

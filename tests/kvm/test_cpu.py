@@ -27,7 +27,7 @@ def features(machine: Board) -> set[str]:
     Software-backed KVM shows the host's features, whatever it is told: there it is what we tell it.
     """
     if not HARDWARE:
-        return present(machine._cpuid)
+        return present(machine.life.cpus.cpuid)
     vcpu = machine.vcpus[0]
     highest = {base: leaf(machine, vcpu, base).eax for base in (0, 0x80000000)}
     leaves = sorted({bit.leaf for bits in FEATURES.values() for bit in bits})

@@ -24,7 +24,7 @@ def config_of(machine: Machine, device_id: int) -> int:
     """Where in ECAM the function of *device_id* on bus 0 is."""
     for slot in range(32):
         config = ECAM_START + (slot << 15)
-        if machine.mmio.read(config + 2, 2) == device_id:
+        if machine.board.mmio.read(config + 2, 2) == device_id:
             return config
     raise AssertionError(f"no device {device_id:#x}")
 
@@ -32,7 +32,7 @@ def config_of(machine: Machine, device_id: int) -> int:
 @pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
 def test_msix_with_any_interrupt_controller(irqchip: str) -> None:
     with Board(MachineConfig(guest="hello", memory=16 * MIB, irqchip=irqchip, rng=True)) as machine:  # type: ignore[arg-type]
-        mmio, config = machine.mmio, config_of(machine, 0x1044)
+        mmio, config = machine.board.mmio, config_of(machine, 0x1044)
         capability = mmio.read(config + 0x34, 1)
         while mmio.read(config + capability, 1) != PCI_CAP_ID_MSIX:
             capability = mmio.read(config + capability + 1, 1)
@@ -48,18 +48,18 @@ def test_msix_with_any_interrupt_controller(irqchip: str) -> None:
 def test_a_level_interrupt_that_is_masked_before_its_eoi_comes_again() -> None:
     """As Linux does with one that a thread handles (IRQF_ONESHOT): mask, EOI, and unmask when the thread is done."""
     with board("msi", parameters={"count": 3}, irqchip="split") as machine:
-        assert isinstance(machine.irqchip, SplitIrqchip)
-        ioapic, pin = machine.irqchip.ioapic, 16
+        assert isinstance(machine.board.irqchip, SplitIrqchip)
+        ioapic, pin = machine.board.irqchip.ioapic, 16
 
         def unmask_and_mask() -> None:
             for entry in (RTE_LEVEL | 0x45, RTE_MASKED | RTE_LEVEL | 0x45):
                 ioapic.write(IOREGSEL, 4, IOAPIC_REG_TABLE + 2 * pin)
                 ioapic.write(IOWIN, 4, entry)
-            timer.arm(machine.loop.now() + 20_000_000)
+            timer.arm(machine.life.loop.now() + 20_000_000)
 
         ioapic.line(pin).set_level(True)
-        timer = machine.loop.timer(unmask_and_mask)
-        timer.arm(machine.loop.now())
+        timer = machine.life.loop.timer(unmask_and_mask)
+        timer.arm(machine.life.loop.now())
         assert machine.finish(10) == Outcome(End.DEBUG_EXIT, 0)
         assert machine.value("taken") == 3
 
@@ -70,8 +70,8 @@ def test_a_report_that_fails_does_not_hide_the_death(monkeypatch: pytest.MonkeyP
     def get_regs(vcpu: Vcpu) -> Regs:
         raise KvmError(errno.EIO, "KVM_GET_REGS")
 
-    monkeypatch.setattr(Vcpu, "get_regs", get_regs)
     with board("shutdown") as machine:
+        monkeypatch.setattr(Vcpu, "get_regs", get_regs)
         outcome = machine.finish()
     assert outcome.end is End.TRIPLE_FAULT
     assert outcome.report == "vCPU 0: KVM_GET_REGS: Input/output error"

@@ -107,14 +107,14 @@ def test_the_cursor_blinks_every_half_second() -> None:
 def test_events_injected_from_python() -> None:
     with board("kbd-inb60", virtio_input="standard", tablet=True) as machine:
         assert not machine.keyboard.driver_ok
-        machine.inject_rel(3, -4)
-        machine.inject_wheel(1, -1)
-        machine.inject_abs(100, 200)
-        machine.inject_button(BTN_LEFT, 1)
-        machine.inject_button(BTN_LEFT, 0)
+        machine.mouse.move(3, -4)
+        machine.mouse.wheel(1, -1)
+        machine.tablet.move(100, 200)
+        machine.mouse.button(BTN_LEFT, 1)
+        machine.mouse.button(BTN_LEFT, 0)
         assert machine.wait(lambda: machine.output == b"K")
-        machine.inject_key(KEY_A, 1)
-        machine.inject_key(KEY_A, 0)
+        machine.keyboard.key(KEY_A, 1)
+        machine.keyboard.key(KEY_A, 0)
         assert machine.finish() == Outcome(End.DEBUG_EXIT, 0)
         assert machine.output == b"K\x1e\x9e"
 
@@ -123,8 +123,8 @@ def test_events_injected_from_python() -> None:
 def test_who_gets_the_keys_where_virtio_has_no_driver(mode: str, output: bytes) -> None:
     with board("kbd-inb60", virtio_input="standard", input=mode) as machine:
         assert machine.wait(lambda: machine.output == b"K")
-        machine.inject_key(KEY_B, 1)
-        machine.inject_key(KEY_B, 0)
+        machine.keyboard.key(KEY_B, 1)
+        machine.keyboard.key(KEY_B, 0)
         machine.wait(lambda: machine.outcome is not None, 1 if mode == "virtio" else 30)
         assert machine.output == output
 

@@ -18,6 +18,7 @@ from pyvmm.bus import Bus
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
+from pyvmm.vcpu.exits import serve
 from tests.rig.board import board
 from tests.rig.rig import HARDWARE, SVM
 
@@ -78,7 +79,7 @@ def test_a_guest_that_needs_nobody(name: str) -> None:
 def test_the_interrupt_controllers_of_ours(name: str, irqchip: str) -> None:
     with board(name, parameters=FAST.get(name), irqchip=irqchip) as machine:
         if name == "hello":
-            machine.serial.on_room = lambda: discard(machine.serial.receive(b"q"))
+            machine.board.com1.on_room = lambda: discard(machine.board.com1.receive(b"q"))
             assert machine.finish() == Outcome(End.POWER_OFF)
         else:
             assert machine.finish() == OK
@@ -95,9 +96,9 @@ def test_hello_echoes(irqchip: str) -> None:
         waiting = bytearray(b"Some text, longer than the FIFO of sixteen bytes.\rq")
 
         def feed() -> None:
-            del waiting[: machine.serial.receive(bytes(waiting))]
+            del waiting[: machine.board.com1.receive(bytes(waiting))]
 
-        machine.serial.on_room = feed
+        machine.board.com1.on_room = feed
         assert machine.finish() == Outcome(End.POWER_OFF)
         assert b"longer than the FIFO of sixteen bytes.\r\n\r\nBye." in machine.output
 
@@ -108,11 +109,11 @@ def test_hlt_ends_by_nmi_only() -> None:
         machine.memory.write_int(2 * 4, 4, 0x600)
 
         def press() -> None:
-            machine.inject_nmi()
-            timer.arm(machine.loop.now() + 50_000_000)
+            machine.nmi()
+            timer.arm(machine.life.loop.now() + 50_000_000)
 
-        timer = machine.loop.timer(press)
-        timer.arm(machine.loop.now() + 50_000_000)
+        timer = machine.life.loop.timer(press)
+        timer.arm(machine.life.loop.now() + 50_000_000)
         assert machine.finish() == OK
         assert machine.value("halts") == 3
 
@@ -121,15 +122,15 @@ def test_hlt_ends_by_nmi_only() -> None:
 def test_nmi_button(irqchip: str) -> None:
     """Pressed by the guest's own output, that is from inside one of its exits."""
     with board("nmi", parameters={"count": 3}, irqchip=irqchip) as machine:
-        machine.on_output = lambda data: machine.inject_nmi()
+        machine.on_output = lambda data: machine.nmi()
         assert machine.finish() == OK
         assert machine.value("taken") == 3
 
 
 def test_nmi_button_while_the_guest_masks_it() -> None:
     with board("nmi") as machine:
-        machine.pio.write(0x70, 1, 0x80)
-        machine.on_output = lambda data: machine.inject_nmi()
+        machine.board.pio.write(0x70, 1, 0x80)
+        machine.on_output = lambda data: machine.nmi()
         assert machine.finish(0.3).end is End.TIMEOUT
         assert machine.value("taken") == 0
 
@@ -157,7 +158,7 @@ def test_keyboard_guest() -> None:
 @pytest.mark.parametrize("irqchip", ["kernel", "split"])
 def test_messages(irqchip: str) -> None:
     with board("msi", parameters={"count": 3}, irqchip=irqchip) as machine:
-        machine.on_output = lambda data: discard(machine.vm.signal_msi(MSI_TO_CPU_0, 0x45))
+        machine.on_output = lambda data: discard(machine.board.vm.signal_msi(MSI_TO_CPU_0, 0x45))
         assert machine.finish() == OK
         assert machine.value("taken") == 3
 
@@ -171,18 +172,23 @@ def test_a_guest_that_dies(name: str) -> None:
         assert ("loses its state" in outcome.report) == LOST[name]
 
 
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
 @pytest.mark.parametrize("name", list(RESETS))
-def test_a_reset(name: str) -> None:
-    with board(name, triple_fault="reset") as machine:
+def test_a_reset(name: str, irqchip: str) -> None:
+    """The second start finds the note of the first in CMOS RAM, which a reset leaves as it is."""
+    with board(name, triple_fault="reset", irqchip=irqchip) as machine:
+        events: list[str] = []
+        machine.events.add(lambda event: events.append(f"{event.kind} {event.message}".strip()))
+        assert machine.finish() == OK
+        assert events == ["started", f"reset {RESETS[name]}", "ended debug-exit 0"]
+
+
+@pytest.mark.parametrize("name", list(RESETS))
+def test_a_reset_that_ends_the_machine(name: str) -> None:
+    with board(name, triple_fault="reset", no_reboot=True) as machine:
         outcome = machine.finish()
         assert outcome.end is End.RESET
         assert RESETS[name] in outcome.message
-        nvram = machine.rtc.nvram
-    with board(name, triple_fault="reset") as again:
-        assert again.finish().end is End.RESET, "a machine that has lost its CMOS RAM begins at the beginning"
-    machine = type(machine)(machine.config, nvram)
-    with machine:
-        assert machine.finish() == OK, "the second start finds the note of the first"
 
 
 @pytest.fixture
@@ -207,7 +213,7 @@ def test_ports_with_the_interrupt_controllers_of_ours(irqchip: str) -> None:
 
 def test_a_debug_exit_value() -> None:
     with board("smp", parameters={"wait": 1 << 20}) as machine:
-        machine.pio.write(0xF4, 1, 77)
+        machine.board.pio.write(0xF4, 1, 77)
         assert machine.run(10) == Outcome(End.DEBUG_EXIT, 77)
 
 
@@ -254,9 +260,9 @@ def test_a_kvm_run_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_first_vcpu_that_dies_is_the_one_reported() -> None:
     with board("hlt", cpus=2) as machine:
-        first, second = machine.threads
-        machine.on_exit(first, Shutdown())
-        machine.on_exit(second, InternalError(1, (), b"\xd9\x03"))
+        first, second = machine.life.cpus.threads
+        serve(first, Shutdown(), machine.verdicts)
+        serve(second, InternalError(1, (), b"\xd9\x03"), machine.verdicts)
         outcome = machine.finish()
         assert (outcome.end, outcome.message) == (End.TRIPLE_FAULT, "vCPU 0: KVM_EXIT_SHUTDOWN")
         assert outcome.report.startswith("vCPU 0:")
@@ -276,8 +282,8 @@ def test_the_first_vcpu_that_dies_is_the_one_reported() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_exits_that_no_guest_here_causes(exit: Exit, end: End, says: str) -> None:
-    with board("hlt") as machine:
-        machine.on_exit(machine.threads[0], exit)
+    with board("hlt", no_reboot=True) as machine:
+        serve(machine.life.cpus.threads[0], exit, machine.verdicts)
         outcome = machine.finish()
         assert outcome.end is end
         assert says in outcome.message
@@ -286,10 +292,10 @@ def test_exits_that_no_guest_here_causes(exit: Exit, end: End, says: str) -> Non
 def test_wait_serves_the_machine_until_a_condition() -> None:
     with board("hello") as machine:
         assert machine.wait(lambda: b"powers off" in machine.output, 60)
-        machine.serial.receive(b"abc")
+        machine.board.com1.receive(b"abc")
         assert machine.wait(lambda: machine.output.endswith(b"abc"), 60)
         assert not machine.wait(lambda: False, 0.05)
-        machine.serial.receive(b"q")
+        machine.board.com1.receive(b"q")
         assert not machine.wait(lambda: False, 60), "the guest has ended"
         assert machine.finish() == Outcome(End.POWER_OFF)
 
@@ -338,7 +344,7 @@ def test_ports_of_the_board() -> None:
     with board("nmi") as machine:
         for port, text in ((DEBUGCON, b"debug "), (COM1, b"serial")):
             for byte in text:
-                machine.pio.write(port, 1, byte)
+                machine.board.pio.write(port, 1, byte)
         assert machine.output == b"debug serial"
 
 
@@ -353,7 +359,7 @@ def test_the_default_guest_starts_within_the_default_memory() -> None:
 def test_sizes_of_memory(memory: int) -> None:
     with board("mmio-cross" if memory == 16 * MIB else "pio", memory=memory) as machine:
         assert machine.finish() == OK
-        assert machine.ram.below_4g + machine.ram.above_4g == memory
+        assert machine.board.ram.below_4g + machine.board.ram.above_4g == memory
         if memory > 3072 * MIB:
             assert machine.memory.read_int(4096 * MIB, 8) == 0
 
@@ -361,7 +367,7 @@ def test_sizes_of_memory(memory: int) -> None:
 def test_memory_that_another_process_can_map() -> None:
     with board("pio", memory=16 * MIB, memory_shared=True) as machine:
         assert machine.finish() == OK
-        for gpa, buffer, fd, offset in machine.ram.regions:
+        for gpa, buffer, fd, offset in machine.board.ram.regions:
             assert fd is not None
             with mmap.mmap(fd, offset + len(buffer), mmap.MAP_SHARED, mmap.PROT_READ) as theirs:
                 assert theirs[offset:] == machine.memory.read(gpa, len(buffer))

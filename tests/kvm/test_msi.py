@@ -41,11 +41,11 @@ class Guest:
 
     def __init__(self, machine: Board) -> None:
         self.machine = machine
-        self.device = next(f for f in machine.pci.all_functions() if f.device_id == 0x5678)
+        self.device = next(f for f in machine.board.pci.all_functions() if f.device_id == 0x5678)
         self.device.config_write(4, 2, 6)
         for n in range(COUNT):
             for register, value in enumerate((TO_CPU_0, 0, apic_vector(n), 0)):
-                machine.mmio.write(PCI_MMIO_START + 16 * n + 4 * register, 4, value)
+                machine.board.mmio.write(PCI_MMIO_START + 16 * n + 4 * register, 4, value)
 
     def enable(self) -> None:
         """One write of the control register."""
@@ -54,7 +54,7 @@ class Guest:
         self.device.config_write(msix.offset + 2, 2, PCI_MSIX_FLAGS_ENABLE)
 
     def turn(self) -> None:
-        self.machine.loop.run_once(0)
+        self.machine.life.loop.run_once(0)
 
     def arrived(self) -> set[int]:
         """What waits in the local APIC of the boot CPU, which forgets it."""

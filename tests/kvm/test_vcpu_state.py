@@ -8,8 +8,8 @@ from dataclasses import fields, replace
 import pytest
 
 from kvm_cffi import CpuidEntry, KvmError, Regs, Segment, System, VcpuEvents, constants
+from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
 from kvm_cffi.exits import PioOut
-from kvm_cffi.vm import get_device_attr, has_device_attr, set_device_attr
 from tests.rig.rig import HARDWARE, Rig, said
 
 MSR_IA32_TSC = 0x10

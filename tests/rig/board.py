@@ -9,6 +9,7 @@ from pyvmm import guests
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import Outcome
+from pyvmm.machine.verdicts import Verdicts
 
 LONGEST = 250.0
 """Seconds; a guest that takes longer hangs."""
@@ -17,16 +18,22 @@ LONGEST = 250.0
 class Board(Machine):
     """A Machine that keeps what the guest prints, and what its guest left behind can be asked for."""
 
-    def __init__(self, config: MachineConfig, nvram: bytes = b"") -> None:
+    def __init__(self, config: MachineConfig) -> None:
         self.output = bytearray()
         self.on_output: Callable[[bytes], None] | None = None
         self.guest = guests.load(config.guest or guests.DEFAULT) if config.kernel is None else None
-        super().__init__(config, self._take, None, nvram)
+        super().__init__(config)
+        self.serial.add(self._take)
 
     def _take(self, data: bytes) -> None:
         self.output += data
         if self.on_output is not None:
             self.on_output(data)
+
+    @property
+    def verdicts(self) -> Verdicts:
+        """What exits lead to."""
+        return self._built.verdicts
 
     def finish(self, timeout: float = LONGEST) -> Outcome:
         return self.run(timeout)

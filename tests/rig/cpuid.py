@@ -29,7 +29,7 @@ def cpuid(machine: Board, vcpu: Vcpu, function: int, index: int = 0) -> Leaf:
     # EDX is taken as the port, so the order is EAX, EBX, EDX (swapped into ECX), ECX (saved in EDI).
     machine.memory.write(0x1000, bytes.fromhex(CPUID))
     set_cpu_state(vcpu, real_mode(0, 0x1000, sp=0x7000))
-    if machine.irqchip.local_apic:
+    if machine.board.irqchip.local_apic:
         vcpu.set_mp_state(constants.KVM_MP_STATE_RUNNABLE)
     regs = vcpu.get_regs()
     regs.rbp, regs.rsi = function, index

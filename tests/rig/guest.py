@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -89,34 +88,33 @@ class Guest(Transcript):
     def __init__(self, config: MachineConfig, lifetime: float = LIFETIME) -> None:
         super().__init__(f"{config.kernel} {config.cmdline}")
         self.trace: list[str] = []
-        self.machine = Machine(
-            config, self.feed, lambda ns, channel, message: self.trace.append(f"{channel} {message}")
-        )
+        self.machine = Machine(config, lambda ns, channel, message: self.trace.append(f"{channel} {message}"))
+        self.machine.serial.add(self.feed)
         input_end, self._input = os.pipe()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         self._fds = [input_end, self._input, nowhere]
         self._console = Console(input_end, nowhere)
-        self._console.attach(self.machine.loop, self.machine.serial, self.machine.hold, lambda letter: None)
-        for number, thread in enumerate(self.machine.threads if config.cpus > 1 else []):
+        self._console.attach(
+            self.machine.life.loop, self.machine.board.com1, self.machine.life.cpus.throttle, lambda letter: None
+        )
+        for number, thread in enumerate(self.machine.life.cpus.threads if config.cpus > 1 else []):
             thread.call(partial(os.sched_setaffinity, 0, {number % (os.cpu_count() or 1)}))
-        self._lifetime = lifetime
-        self._error: BaseException | None = None
-        self.outcome: Outcome | None = None
-        self._thread = threading.Thread(target=self._run, name="machine")
-        self._thread.start()
+        self._expired = self.machine.life.loop.timer(self._expire)
+        self._expired.arm(self.machine.life.loop.now() + int(lifetime * 1e9))
+        self.machine.events.add(lambda event: self.feed(b"") if event.kind == "ended" else None)
+        self.machine.start()
 
-    def _run(self) -> None:
-        try:
-            self.outcome = self.machine.run(self._lifetime)
-        except BaseException as error:  # shown by wait(), in the test's own thread
-            self._error = error
-        finally:
-            self.feed(b"")
+    def _expire(self) -> None:
+        self.machine.end(Outcome(End.TIMEOUT, message="the test's patience has ended"))
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return self.machine.outcome
 
     def error(self, text: str) -> TranscriptError:
         """With how the guest ended, if it has."""
-        if self._error is not None:
-            text += f" (the machine raised {self._error!r})"
+        if self.machine.life.error is not None:
+            text += f" (the machine raised {self.machine.life.error!r})"
         elif self.outcome is not None:
             text += f" ({self.outcome.end.name}: {self.outcome.message}\n{self.outcome.report}\n)"
         return super().error(text)
@@ -132,14 +130,13 @@ class Guest(Transcript):
     @property
     def screen(self) -> Screen:
         """What the guest's screen shows now."""
-        with self.machine.lock:
-            return self.machine.screen
+        return self.machine.screen
 
     def until(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         """Wait until *condition* holds; AssertionError says *what* did not come."""
         deadline = time.monotonic() + timeout
         while not condition():
-            if time.monotonic() > deadline or not self._thread.is_alive():
+            if time.monotonic() > deadline or self.outcome is not None:
                 rows = "\n".join(row.rstrip() for row in self.screen.text()).rstrip()
                 raise self.error(f"{what} did not come within {timeout:g} s; the screen:\n{rows}\nand")
             time.sleep(0.05)
@@ -151,27 +148,19 @@ class Guest(Transcript):
     def type(self, text: str, timeout: float = PATIENCE) -> None:
         """Type *text* on the guest's keyboard, and wait until the guest has taken it."""
         self.machine.keyboard.type(text)
-        posted = threading.Event()  # type() takes its turn in the loop too
-        self.machine.loop.post(posted.set)
-        assert posted.wait(timeout)
+        self.machine.call(lambda: None)  # type() takes its turn in the loop too
         self.until(lambda: self.machine.keyboard.idle, f"the guest's reading of {text!r}", timeout)
 
     def wait(self, timeout: float = PATIENCE) -> Outcome:
         """How the guest ended; raises what the machine raised."""
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self.machine.life.wait_for_the_end(timeout):
             raise self.error(f"still running after {timeout:g} s")
-        if self._error is not None:
-            raise self._error
-        assert self.outcome is not None
-        return self.outcome
+        return self.machine.run()
 
     def close(self) -> None:
         """End the guest if it has not ended, and give everything back."""
-        self.machine.end(Outcome(End.QUIT))
-        self._thread.join()
-        self._console.close()
         self.machine.close()
+        self._console.close()
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()

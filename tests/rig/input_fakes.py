@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyvmm.input.router import (
+    DrivenKeyboardTarget,
+    DrivenTabletTarget,
+    DrivenWidePointerTarget,
+    InputMode,
+    KeyboardTarget,
+    PointerTarget,
+    Router,
+)
+
 
 class FakeKeyboard:
     """Takes *room* keys; make_room() is the guest reading them."""
 
     def __init__(self, room: int = 1_000_000) -> None:
         self.on_room: Callable[[], None] | None = None
+        self.on_led: Callable[[int, bool], None] = lambda led, on: None
+        self.on_driver_ok: Callable[[bool], None] = lambda ok: None
         self.room = room
         self.keys: list[tuple[int, int]] = []
 
@@ -32,6 +44,7 @@ class FakePointer:
     def __init__(self) -> None:
         self.events: list[tuple[str, int, int]] = []
         self.has_wheel = True
+        self.on_driver_ok: Callable[[bool], None] = lambda ok: None
 
     def motion(self, dx: int, dy: int) -> None:
         self.events.append(("motion", dx, dy))
@@ -47,3 +60,27 @@ class FakePointer:
 
     def hwheel(self, dz: int) -> None:
         self.events.append(("hwheel", dz, 0))
+
+
+def make_router(
+    mode: InputMode = "auto",
+    *,
+    ps2_keyboard: KeyboardTarget | None = None,
+    ps2_mouse: PointerTarget | None = None,
+    virtio_keyboard: DrivenKeyboardTarget | None = None,
+    virtio_mouse: DrivenWidePointerTarget | None = None,
+    virtio_tablet: DrivenTabletTarget | None = None,
+) -> Router:
+    """A router with one of each, where given."""
+    router = Router(mode)
+    if ps2_keyboard is not None:
+        router.add_ps2_keyboard(ps2_keyboard)
+    if ps2_mouse is not None:
+        router.add_ps2_mouse(ps2_mouse)
+    if virtio_keyboard is not None:
+        router.add_virtio_keyboard(virtio_keyboard)
+    if virtio_mouse is not None:
+        router.add_virtio_mouse(virtio_mouse)
+    if virtio_tablet is not None:
+        router.add_virtio_tablet(virtio_tablet)
+    return router

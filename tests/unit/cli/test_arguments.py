@@ -105,9 +105,8 @@ def test_everything() -> None:
         rng=True,
         trace=frozenset({"irq", "exits"}),
     )
-    assert host("--timeout", "1.5", "--no-reboot", "--trace", "irq=a=b") == HostConfig(
-        timeout=1.5, no_reboot=True, trace_file=Path("a=b")
-    )
+    assert host("--timeout", "1.5", "--trace", "irq=a=b") == HostConfig(timeout=1.5, trace_file=Path("a=b"))
+    assert config("--no-reboot").no_reboot and not config().no_reboot
 
 
 @pytest.mark.parametrize(

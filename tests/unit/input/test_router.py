@@ -10,7 +10,7 @@ from pyvmm.devices.ps2_mouse import Ps2Mouse
 from pyvmm.input.codes import BTN_LEFT, KEY_A, KEY_B, KEY_LEFTSHIFT, LED_CAPSL, LED_NUML, LED_SCROLLL
 from pyvmm.input.router import KEYS_WAITING, InputMode, Router, Source
 from pyvmm.input.typist import Typist
-from tests.rig.input_fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer, make_router
 
 
 class Board:
@@ -22,7 +22,7 @@ class Board:
         self.mouse = FakePointer()
         self.virtio_mouse = FakePointer()
         self.tablet = FakePointer()
-        self.router = Router(
+        self.router = make_router(
             mode,
             ps2_keyboard=self.ps2,
             ps2_mouse=self.mouse,
@@ -37,10 +37,10 @@ def test_keys_follow_the_driver() -> None:
     source = board.router.source("test")
     source.key(KEY_A, 1)
     source.key(KEY_A, 0)
-    board.router.virtio_keyboard_driver(True)
+    board.virtio.on_driver_ok(True)
     source.key(KEY_B, 1)
     source.key(KEY_B, 0)
-    board.router.virtio_keyboard_driver(False)
+    board.virtio.on_driver_ok(False)
     source.key(KEY_A, 1)
     assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0), (KEY_A, 1)]
     assert board.virtio.keys == [(KEY_B, 1), (KEY_B, 0)]
@@ -50,7 +50,7 @@ def test_a_key_held_at_the_switch_is_released_on_the_old_side() -> None:
     board = Board()
     source = board.router.source("test")
     source.key(KEY_LEFTSHIFT, 1)
-    board.router.virtio_keyboard_driver(True)
+    board.virtio.on_driver_ok(True)
     assert board.ps2.keys == [(KEY_LEFTSHIFT, 1), (KEY_LEFTSHIFT, 0)]
     source.key(KEY_LEFTSHIFT, 0)
     assert board.ps2.keys[2:] == [] and board.virtio.keys == []
@@ -58,11 +58,11 @@ def test_a_key_held_at_the_switch_is_released_on_the_old_side() -> None:
 
 def test_a_reset_driver_gets_no_release_and_leaves_nothing_waiting() -> None:
     board = Board(room=1)
-    board.router.virtio_keyboard_driver(True)
+    board.virtio.on_driver_ok(True)
     source = board.router.source("test")
     source.key(KEY_A, 1)
     source.key(KEY_B, 1)
-    board.router.virtio_keyboard_driver(False)
+    board.virtio.on_driver_ok(False)
     board.virtio.make_room(10)
     assert board.virtio.keys == [(KEY_A, 1)]
 
@@ -73,7 +73,7 @@ def test_modes(mode: InputMode, ps2: int, virtio: int) -> None:
     source = board.router.source("test")
     source.key(KEY_A, 1)
     source.key(KEY_A, 0)
-    board.router.virtio_keyboard_driver(True)
+    board.virtio.on_driver_ok(True)
     source.key(KEY_B, 1)
     source.key(KEY_B, 0)
     assert (len(board.ps2.keys), len(board.virtio.keys)) == (2 * ps2, 2 * virtio)
@@ -140,7 +140,7 @@ def test_reset_forgets_what_the_guest_forgets() -> None:
     source = board.router.source("test")
     source.key(KEY_A, 1)
     source.key(KEY_B, 1)
-    board.router.virtio_keyboard_driver(True)
+    board.virtio.on_driver_ok(True)
     board.router.reset()
     board.ps2.make_room(10)
     source.key(KEY_A, 0)
@@ -158,7 +158,7 @@ def test_pointers() -> None:
     source.wheel(0, 5)  # which a PS/2 mouse has not
     source.key(BTN_LEFT, 1)
     source.absolute(1, 2)
-    board.router.virtio_mouse_driver(True)
+    board.virtio_mouse.on_driver_ok(True)
     source.key(BTN_LEFT, 0)
     source.motion(1, 1)
     assert board.mouse.events == [
@@ -169,7 +169,7 @@ def test_pointers() -> None:
     ]
     assert board.virtio_mouse.events == [("motion", 1, 1)]
     assert not board.router.absolute
-    board.router.virtio_tablet_driver(True)
+    board.tablet.on_driver_ok(True)
     assert board.router.absolute
     source.absolute(-5, 99999)
     source.key(BTN_LEFT, 1)
@@ -181,9 +181,9 @@ def test_the_mouses_wheel_turns_where_the_tablet_has_none() -> None:
     board = Board()
     source = board.router.source("test")
     board.tablet.has_wheel = False
-    board.router.virtio_tablet_driver(True)
+    board.tablet.on_driver_ok(True)
     source.wheel(1)
-    board.router.virtio_mouse_driver(True)
+    board.virtio_mouse.on_driver_ok(True)
     source.wheel(-1, 2)
     assert board.mouse.events == [("wheel", 1, 0)]
     assert board.virtio_mouse.events == [("wheel", -1, 0), ("hwheel", 2, 0)]
@@ -192,7 +192,7 @@ def test_the_mouses_wheel_turns_where_the_tablet_has_none() -> None:
 
 def test_the_boards_own_keyboard_and_mouse_are_targets() -> None:
     keyboard = Ps2Keyboard(FakeClock())
-    router = Router(ps2_keyboard=keyboard, ps2_mouse=Ps2Mouse(FakeClock()))
+    router = make_router(ps2_keyboard=keyboard, ps2_mouse=Ps2Mouse(FakeClock()))
     typist = Typist(router)
     typist.type("ok")
     codes = []
@@ -222,7 +222,6 @@ def test_without_targets_nothing_happens() -> None:
     source.key(BTN_LEFT, 1)
     source.motion(1, 1)
     source.wheel(1, 1)
-    router.virtio_keyboard_driver(True)
     source.close()
     assert not router.keyboard_idle
 
@@ -250,8 +249,8 @@ def test_no_key_is_ever_stuck(steps: list[tuple[object, ...]]) -> None:
             case ("driver", bool(ok)):
                 if not ok:
                     board.virtio.keys.clear()  # the driver has forgotten them
-                board.router.virtio_keyboard_driver(ok)
-                board.router.virtio_mouse_driver(ok)
+                board.virtio.on_driver_ok(ok)
+                board.virtio_mouse.on_driver_ok(ok)
             case ("room", bool(virtio)):
                 (board.virtio if virtio else board.ps2).make_room()
             case _:

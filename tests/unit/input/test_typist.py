@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 from pyvmm.input.codes import KEY_C, KEY_L, KEY_LEFTCTRL, KEY_LEFTSHIFT, KEY_S
 from pyvmm.input.keymap import KeyTextError, split_script, strokes
-from pyvmm.input.router import Router
 from pyvmm.input.typist import TypeAfter, Typist
-from tests.rig.input_fakes import FakeKeyboard
+from tests.rig.input_fakes import FakeKeyboard, make_router
 
 
 def events_of(text: str) -> list[tuple[int, int]]:
@@ -19,7 +18,7 @@ def events_of(text: str) -> list[tuple[int, int]]:
 
 def test_the_next_key_waits_for_the_guest() -> None:
     keyboard = FakeKeyboard(room=1)
-    typist = Typist(Router(ps2_keyboard=keyboard))
+    typist = Typist(make_router(ps2_keyboard=keyboard))
     typist.type("lS")
     assert keyboard.keys == [(KEY_L, 1)] and not typist.idle
     for _ in range(5):
@@ -33,7 +32,7 @@ def test_the_next_key_waits_for_the_guest() -> None:
 def test_ten_thousand_keys_in_order() -> None:
     text = "".join(chr(0x21 + i % 94) for i in range(5000))
     keyboard = FakeKeyboard(room=0)
-    typist = Typist(Router(ps2_keyboard=keyboard))
+    typist = Typist(make_router(ps2_keyboard=keyboard))
     typist.type(text)
     typist.type(text)
     while not typist.idle:
@@ -43,20 +42,20 @@ def test_ten_thousand_keys_in_order() -> None:
 
 def test_press_a_chord() -> None:
     keyboard = FakeKeyboard()
-    Typist(Router(ps2_keyboard=keyboard)).press("ctrl", "c")
+    Typist(make_router(ps2_keyboard=keyboard)).press("ctrl", "c")
     assert keyboard.keys == [(KEY_LEFTCTRL, 1), (KEY_C, 1), (KEY_C, 0), (KEY_LEFTCTRL, 0)]
 
 
 def test_text_that_cannot_be_typed_types_nothing() -> None:
     keyboard = FakeKeyboard()
     with pytest.raises(KeyTextError):
-        Typist(Router(ps2_keyboard=keyboard)).type("aé")
+        Typist(make_router(ps2_keyboard=keyboard)).type("aé")
     assert keyboard.keys == []
 
 
 def test_stop_releases() -> None:
     keyboard = FakeKeyboard(room=2)
-    typist = Typist(Router(ps2_keyboard=keyboard))
+    typist = Typist(make_router(ps2_keyboard=keyboard))
     typist.type("A")
     typist.stop()
     keyboard.make_room(100)
@@ -66,7 +65,7 @@ def test_stop_releases() -> None:
 class Script:
     def __init__(self, *steps: str) -> None:
         self.keyboard = FakeKeyboard()
-        self.script = TypeAfter([split_script(step) for step in steps], Typist(Router(ps2_keyboard=self.keyboard)))
+        self.script = TypeAfter([split_script(step) for step in steps], Typist(make_router(ps2_keyboard=self.keyboard)))
 
     def typed(self) -> list[tuple[int, int]]:
         keys, self.keyboard.keys = self.keyboard.keys, []

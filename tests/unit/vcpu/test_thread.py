@@ -8,6 +8,7 @@ from typing import cast
 from kvm_cffi import KvmError, Vcpu
 from kvm_cffi.exits import Exit, Intr
 from pyvmm.bus import Bus
+from pyvmm.vcpu.exits import ExitHandler
 from pyvmm.vcpu.thread import VcpuThread
 
 
@@ -63,7 +64,7 @@ def test_no_vector_is_lost_when_the_kernel_has_one_already() -> None:
         threading.Lock(),
         Bus("PIO", 1 << 16),
         Bus("MMIO", 1 << 52),
-        lambda thread, exit: None,
+        cast(ExitHandler, None),
         lambda thread, error: raised.append(error),
         Pic(0x20, 0x24, 0x28),
     )

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.input import codes as ic
-from pyvmm.input.router import Router
 from pyvmm.virtio.device import RING_FEATURES
 from pyvmm.virtio.input import (
     BACKLOG_EVENTS,
@@ -21,6 +20,7 @@ from pyvmm.virtio.input import (
     VirtioTablet,
     virtio_input_functions,
 )
+from tests.rig.input_fakes import make_router
 from tests.rig.virtio_driver import Driver, Virtio
 
 VERSION_1, PACKED = 1 << 32, 1 << 34
@@ -298,9 +298,7 @@ def test_a_reset_puts_the_selectors_back() -> None:
 
 def test_with_the_router() -> None:
     keyboard, mouse = VirtioKeyboard(), VirtioMouse()
-    router = Router("auto", virtio_keyboard=keyboard, virtio_mouse=mouse)
-    keyboard.on_driver_ok = router.virtio_keyboard_driver
-    mouse.on_driver_ok = router.virtio_mouse_driver
+    router = make_router("auto", virtio_keyboard=keyboard, virtio_mouse=mouse)
     source = router.source("test")
     source.key(ic.KEY_A, 1)
     source.key(ic.KEY_A, 0)
@@ -320,9 +318,7 @@ def test_with_the_router() -> None:
 def test_a_broken_ring_is_found_while_the_buttons_are_let_go(held: tuple[int, ...]) -> None:
     """The release that the mouse's driver brings about tells the tablet that its driver is gone, which lets go too."""
     tablet, mouse = VirtioTablet("standard"), VirtioMouse("standard")
-    router = Router("auto", virtio_mouse=mouse, virtio_tablet=tablet)
-    tablet.on_driver_ok = router.virtio_tablet_driver
-    mouse.on_driver_ok = router.virtio_mouse_driver
+    router = make_router("auto", virtio_mouse=mouse, virtio_tablet=tablet)
     source = router.source("test")
     first = Virtio.of(tablet)
     Reader(first, VERSION_1)
@@ -352,8 +348,7 @@ def codes(keyboard: Ps2Keyboard) -> str:
 
 def test_a_key_held_while_the_driver_comes_or_goes_sticks_on_neither_side() -> None:
     ps2, keyboard = Ps2Keyboard(FakeClock()), VirtioKeyboard()
-    router = Router("auto", ps2_keyboard=ps2, virtio_keyboard=keyboard)
-    keyboard.on_driver_ok = router.virtio_keyboard_driver
+    router = make_router("auto", ps2_keyboard=ps2, virtio_keyboard=keyboard)
     source = router.source("test")
     guest = Virtio.of(keyboard)
     source.key(ic.KEY_A, 1)

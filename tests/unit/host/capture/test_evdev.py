@@ -16,8 +16,7 @@ from pyvmm.errors import UserError
 from pyvmm.host.capture import evdev
 from pyvmm.host.capture.evdev import EvdevCapture, is_keyboard, is_mouse
 from pyvmm.input import codes as ic
-from pyvmm.input.router import Router
-from tests.rig.input_fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer, make_router
 
 A, B, LEFT, RIGHT = ic.KEY_A, ic.KEY_B, ic.KEY_LEFTCTRL, ic.KEY_RIGHTCTRL
 KEYS = {ic.EV_KEY: [*range(1, 120)], ic.EV_LED: [ic.LED_NUML, ic.LED_CAPSL, ic.LED_SCROLLL]}
@@ -139,7 +138,7 @@ class Host:
         self._read_fd, self._write_fd = os.pipe()
         self.keyboard = FakeKeyboard()
         self.mouse = FakePointer()
-        self.router = Router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse)
+        self.router = make_router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse)
         self.lines: list[str] = []
 
     def paths(self) -> list[str]:

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from pyvmm.host.capture.terminal_keys import STROKES_WAITING, TerminalKeys, terminal_strokes
 from pyvmm.input import codes as ic
 from pyvmm.input.keymap import strokes
-from pyvmm.input.router import Router
 from pyvmm.input.typist import Typist
-from tests.rig.input_fakes import FakeKeyboard
+from tests.rig.input_fakes import FakeKeyboard, make_router
 
 
 @given(st.text(string.printable.replace("\n", "").replace("\x0b", "").replace("\x0c", "")))
@@ -62,6 +61,6 @@ def test_anything_may_be_pasted(text: str) -> None:
 
 
 def test_a_paste_to_a_guest_that_does_not_read_is_bounded() -> None:
-    typist = Typist(Router(ps2_keyboard=FakeKeyboard(room=0)))
+    typist = Typist(make_router(ps2_keyboard=FakeKeyboard(room=0)))
     TerminalKeys(typist).feed(b"a" * 100_000)
     assert typist.waiting == STROKES_WAITING

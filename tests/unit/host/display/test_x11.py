@@ -20,9 +20,8 @@ from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.display.x11 import TURN_BYTES, X11Window, open_display
 from pyvmm.input import codes as ic
-from pyvmm.input.router import Router
 from pyvmm.screen.font import glyph
-from tests.rig.input_fakes import FakeKeyboard, FakePointer
+from tests.rig.input_fakes import FakeKeyboard, FakePointer, make_router
 from tests.rig.xserver import start_server
 
 
@@ -55,7 +54,7 @@ class Desk:
         self.keyboard = FakeKeyboard()
         self.mouse = FakePointer()
         self.tablet = FakePointer()
-        self.router = Router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse, virtio_tablet=self.tablet)
+        self.router = make_router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse, virtio_tablet=self.tablet)
         self.closed: list[str] = []
         self.window = X11Window(self.vga, self.clock, self.on_close, self.router, display_name=server)
         self.window.start()
@@ -422,7 +421,7 @@ def test_the_mouse_may_move_for_ever(desk: Desk) -> None:
 
 
 def test_a_tablet_needs_no_grab(desk: Desk) -> None:
-    desk.router.virtio_tablet_driver(True)
+    desk.tablet.on_driver_ok(True)
     desk.xdotool("mousemove", "639", "399", "mousemove", "0", "0", "click", "1")
     desk.until(lambda: len(desk.tablet.events) >= 4 and desk.tablet.events[-1][2] == 0)
     assert desk.tablet.events[-4:] == [

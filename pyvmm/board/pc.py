@@ -1,0 +1,287 @@
+"""The PC: which chips, at which addresses, on which lines. The only file that knows all three.
+
+    PIC, PIT, IOAPIC   irqchip.py, by where they live          COM1      0x3F8, IRQ 4
+    CMOS RTC           0x70, IRQ 8                              i8042     0x60 and 0x64, IRQ 1 and 12
+    port 0x61          the PIT's channel 2 and the speaker      POST      0x80
+    port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
+    debug console      0xE9, debug exit 0xF4                    VGA text  0x3B0-0x3DF, 0xB8000
+    PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A
+
+It is built on a Vm, or on a FakeVm to find out what would be built; vCPUs and threads are not its business.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
+
+from kvm_cffi import Vm
+from pyvmm.board import layout
+from pyvmm.board.doorbell import IoeventfdDoorbells
+from pyvmm.board.irqchip import Irqchip, KernelIrqchip
+from pyvmm.board.memslots import Ram, check_reach
+from pyvmm.board.msi import EventfdMsiRouter, NoMsi
+from pyvmm.board.placement import Parts
+from pyvmm.bus import Bus
+from pyvmm.clock import Clock
+from pyvmm.config import MachineConfig
+from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
+from pyvmm.devices.cmos_rtc import CmosRtc
+from pyvmm.devices.debug_exit import DebugExit
+from pyvmm.devices.debugcon import Debugcon
+from pyvmm.devices.i8042 import I8042
+from pyvmm.devices.post_port import PostPort
+from pyvmm.devices.ps2_keyboard import Ps2Keyboard
+from pyvmm.devices.ps2_mouse import Ps2Mouse
+from pyvmm.devices.reset_control import ResetControl
+from pyvmm.devices.system_control import SystemControlA
+from pyvmm.devices.uart16550 import Uart16550
+from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
+from pyvmm.errors import UserError
+from pyvmm.input.router import Router
+from pyvmm.loop import Loop
+from pyvmm.pci.firmware import assign_resources
+from pyvmm.pci.host import PciHost
+from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.trace import Trace
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.input import VirtioInput
+
+PIO_SIZE: Final = 1 << 16
+MMIO_SIZE: Final = 1 << 52
+
+
+class Signals(Protocol):
+    """What the chips pull on; called under the machine lock."""
+
+    def transmit(self, data: bytes) -> None:
+        """The guest sends on COM1 or on the debug console."""
+
+    def reset_requested(self, how: str) -> None:
+        """One of the reset lines."""
+
+    def power_off(self) -> None: ...
+
+    def debug_exit(self, value: int) -> None:
+        """The guest wrote *value*, 32 bits, to the debug-exit port."""
+
+    def wake_boot_cpu(self) -> None:
+        """INTR of a PIC in user space is up."""
+
+
+class Pc:
+    """The board that *config* asks for, on *vm*; close() gives back what it holds. Raises UserError."""
+
+    def __init__(
+        self,
+        config: MachineConfig,
+        vm: Vm,
+        ram: Ram,
+        phys_bits: int,
+        loop: Loop,
+        clock: Clock,
+        trace: Trace,
+        signals: Signals,
+    ) -> None:
+        check_reach(config.memory, phys_bits)
+        self.config = config
+        self.phys_bits = phys_bits
+        """How many bits the guest's physical addresses have."""
+        self.vm = vm
+        self.ram = ram
+        self.memory = ram.memory
+        self.loop = loop
+        self.clock = clock
+        self.trace = trace
+        self.nmi_masked = False
+        """The guest has masked NMIs through port 0x70."""
+        self.pio = Bus("PIO", PIO_SIZE)
+        self.mmio = Bus("MMIO", MMIO_SIZE)
+        self.parts = Parts(self.pio, self.mmio)
+        self.router = Router(config.input, trace.channel("input"))
+        self._signals = signals
+        self._resources = ExitStack()
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            self._open()
+            undo.pop_all()
+
+    def _open(self) -> None:
+        vm = self.vm
+        vm.set_identity_map_addr(layout.IDENTITY_MAP)
+        vm.set_tss_addr(layout.TSS)
+        self._vga_slot = self.ram.attach(vm)
+        self.irqchip = self._make_irqchip()
+        self._add_chips()
+        self._add_input()
+        self._add_vga()
+        self._add_pci()
+        self._add_virtio_input()
+
+    def _make_irqchip(self) -> Irqchip:
+        irq, vm = self.trace.channel("irq"), self.vm
+        if self.config.irqchip == "kernel":
+            return KernelIrqchip(vm, self.parts, irq)
+        from pyvmm.board.user_irqchip import SplitIrqchip, UserIrqchip
+
+        kind = SplitIrqchip if self.config.irqchip == "split" else UserIrqchip
+        return kind(vm, self.parts, self.clock, self._signals.wake_boot_cpu, irq)
+
+    def _reset_line(self, how: str) -> Callable[[], None]:
+        return partial(self._signals.reset_requested, how)
+
+    def _add_chips(self) -> None:
+        add, line, clock, channel = self.parts.add, self.irqchip.line, self.clock, self.trace.channel
+        signals, control = self._signals, channel("control")
+        self.com1 = add(
+            "com1",
+            Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("serial")),
+            ports=[(layout.COM1, 8)],
+            irqs=[layout.IRQ_COM1],
+        )
+        ram = self.ram
+        self.rtc = add(
+            "rtc",
+            CmosRtc(
+                line(layout.IRQ_RTC),
+                clock,
+                time.time_ns,
+                ram.below_4g,
+                ram.above_4g,
+                self._set_nmi_mask,
+                channel("rtc"),
+            ),
+            ports=[(layout.CMOS, 2)],
+            irqs=[layout.IRQ_RTC],
+        )
+        add("post", PostPort(control), ports=[(layout.POST, 1)])
+        # Old kernels write there to let time pass; an exit each time would make a loop over the PIT miss its period.
+        if self.vm.check_extension("KVM_CAP_COALESCED_PIO"):
+            self.vm.register_coalesced(layout.POST, 1, pio=True)
+        port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, control)
+        add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
+        add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
+        add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
+        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi"))
+        add(
+            "acpi-pm",
+            self.acpi_pm,
+            ports=[(layout.ACPI_PM, PM_LENGTH), (layout.APM, APM_LENGTH, self.acpi_pm.apm)],
+            irqs=[layout.IRQ_SCI],
+        )
+
+    def _add_input(self) -> None:
+        line, clock, channel = self.irqchip.line, self.clock, self.trace.channel("i8042")
+        keyboard = Ps2Keyboard(clock, self.router.set_leds, channel)
+        mouse = Ps2Mouse(clock, trace=channel)
+        self.i8042 = self.parts.add(
+            "i8042",
+            I8042(
+                line(layout.IRQ_KEYBOARD),
+                line(layout.IRQ_MOUSE),
+                self._reset_line("port 0x64"),
+                None,
+                keyboard,
+                mouse,
+                channel,
+            ),
+            ports=[(layout.I8042_DATA, 1)],
+            irqs=[layout.IRQ_KEYBOARD, layout.IRQ_MOUSE],
+        )
+        self.pio.map(layout.I8042_COMMAND, 1, self.i8042, 4)
+        self.router.add_ps2_keyboard(self.parts.add("ps2-keyboard", keyboard))
+        self.router.add_ps2_mouse(self.parts.add("ps2-mouse", mouse))
+
+    def _add_vga(self) -> None:
+        text = mmap.mmap(-1, layout.VGA_TEXT_SIZE)
+        self.vm.set_user_memory_region(self._vga_slot, layout.VGA_TEXT, text, log_dirty_pages=True)
+        self.vga = self.parts.add(
+            "vga",
+            VgaText(memoryview(text), self.clock, self._vga_memory_changed, self.trace.channel("vga")),
+            ports=[(VGA_PORT_BASE, VGA_PORT_COUNT)],
+        )
+
+    def _add_pci(self) -> None:
+        router: EventfdMsiRouter | NoMsi = NoMsi()
+        if self.irqchip.local_apic:
+            router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.loop.post, self.trace.channel("irq"))
+        self._resources.callback(router.close)
+        doorbells = IoeventfdDoorbells(self.vm, self.loop, self.pio)
+        self._resources.callback(doorbells.close)
+        reset = self._reset_line("port 0xcf9")
+        reset_control = self.parts.add("reset-control", ResetControl(reset, reset, self.trace.channel("control")))
+        self.pci = PciHost(
+            self.mmio,
+            self.pio,
+            self.memory,
+            [self.irqchip.pci_line(n) for n in range(4)],
+            router,
+            interrupt_lines=layout.PCI_IRQS,
+            doorbells=doorbells,
+            reset_control=reset_control,
+            clock=self.clock,
+            defer=self.loop.post,
+            trace=self.trace.channel("pci"),
+        )
+        self._resources.callback(self.pci.close)
+        self.parts.add(
+            "pci",
+            self.pci,
+            ports=[(layout.PCI_CONFIG, 8, self.pci.config_ports)],
+            memory=[(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)],
+        )
+        self.pci.root.add(HostBridge(layout.ECAM_START), 0)
+
+    def _add_virtio_input(self) -> None:
+        """virtio-input at 00:0A, one function a device."""
+        config, trace = self.config, self.trace.channel("input")
+        if config.virtio_input == "none":
+            return
+        from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
+
+        keyboard = VirtioKeyboard(config.virtio_input, trace=trace)
+        mouse = VirtioMouse(config.virtio_input, trace=trace)
+        self.router.add_virtio_keyboard(keyboard)
+        self.router.add_virtio_mouse(mouse)
+        devices: list[VirtioInput] = [keyboard, mouse]
+        if config.tablet:
+            tablet = VirtioTablet(config.virtio_input, trace=trace)
+            self.router.add_virtio_tablet(tablet)
+            devices.append(tablet)
+        for function, device in enumerate(virtio_input_functions(devices)):
+            self.pci.root.add(device, layout.VIRTIO_INPUT_SLOT, function)
+
+    def assign_pci_resources(self) -> None:
+        """What firmware would do: a guest that does not place BARs itself finds them placed. Raises UserError."""
+        if len(self.pci.all_functions()) == 1:  # the host bridge has none
+            return
+        try:
+            assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
+        except ValueError as error:
+            raise UserError(f"{error}: leave a device away") from None
+
+    def reset(self) -> None:
+        """The RESET line of the whole board, under the machine lock, while no vCPU runs."""
+        self.router.reset()
+        self.parts.reset()
+        self.irqchip.reset()
+        self.assign_pci_resources()
+
+    def _set_nmi_mask(self, masked: bool) -> None:
+        self.nmi_masked = masked
+
+    def _vga_memory_changed(self) -> bool:
+        return any(self.vm.get_dirty_log(self._vga_slot, layout.VGA_TEXT_SIZE))
+
+    def close(self) -> None:
+        """Give eventfds back; once is enough."""
+        self._resources.close()
+
+
+def _no_a20(is_open: bool) -> None:
+    """KVM has no A20 gate: the line is always open."""

@@ -1,0 +1,87 @@
+"""What is on a board, by name: each part with the ports, addresses and interrupts that it was given, written once.
+
+Whoever needs to know what is where asks here: ACPI and MP tables, a reset, a listing of the machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pyvmm.bus import Bus, Device
+
+
+class Part(Protocol):
+    """Something on the board that has a RESET pin."""
+
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """One part and where it is."""
+
+    name: str
+    part: Part
+    ports: tuple[tuple[int, int], ...] = ()
+    """(first port, how many), as the part decodes them."""
+    memory: tuple[tuple[int, int], ...] = ()
+    """(guest physical address, bytes)."""
+    irqs: tuple[int, ...] = ()
+    """ISA IRQs that it drives."""
+
+
+P = TypeVar("P", bound=Part)
+
+
+class Parts:
+    """The parts of a board, in the order in which they were added, which is the order of a reset."""
+
+    def __init__(self, pio: Bus, mmio: Bus) -> None:
+        self.pio = pio
+        self.mmio = mmio
+        self._placements: dict[str, Placement] = {}
+
+    def add(
+        self,
+        name: str,
+        part: P,
+        *,
+        ports: Sequence[tuple[int, int, Device, int] | tuple[int, int, Device] | tuple[int, int]] = (),
+        memory: Sequence[tuple[int, int, Device] | tuple[int, int]] = (),
+        irqs: Sequence[int] = (),
+    ) -> P:
+        """Put *part* on the board as *name* and map it; ValueError where the name or a place is taken.
+
+        A place is (start, length), or (start, length, device) where another object than the part answers there, or
+        (start, length, device, offset) where its offset is not 0 there.
+        """
+        if name in self._placements:
+            raise ValueError(f"there are two parts {name} on the board")
+        for bus, places in ((self.pio, ports), (self.mmio, memory)):
+            for start, length, *rest in places:
+                device = rest[0] if rest else part
+                bus.map(start, length, device, rest[1] if len(rest) > 1 else 0)  # type: ignore[arg-type]
+        self._placements[name] = Placement(
+            name,
+            part,
+            tuple((place[0], place[1]) for place in ports),
+            tuple((place[0], place[1]) for place in memory),
+            tuple(irqs),
+        )
+        return part
+
+    def __iter__(self) -> Iterator[Placement]:
+        return iter(self._placements.values())
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._placements
+
+    def __getitem__(self, name: str) -> Placement:
+        return self._placements[name]
+
+    def reset(self) -> None:
+        """Every RESET pin, in the order in which the parts were added."""
+        for placement in list(self):
+            placement.part.reset()

@@ -1,0 +1,168 @@
+"""Putting a machine together: KVM, RAM, the board, the vCPUs, and what it boots."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from kvm_cffi import KvmError, System
+from pyvmm.board.memslots import Ram
+from pyvmm.board.pc import Pc
+from pyvmm.boot.entry import CpuState
+from pyvmm.config import MachineConfig
+from pyvmm.errors import UserError
+from pyvmm.machine.life import Life
+from pyvmm.machine.outcome import DeviceFault
+from pyvmm.machine.payload import Payload
+from pyvmm.machine.tap import Tap
+from pyvmm.machine.verdicts import Verdicts
+from pyvmm.trace import Sink, Trace
+from pyvmm.vcpu.cpuid import guest_cpuid, phys_bits
+from pyvmm.vcpu.group import VcpuGroup
+from pyvmm.vcpu.kernel_time import KernelTime
+from pyvmm.vcpu.model import CpuModel
+from pyvmm.vcpu.observer import ExitTrace
+from pyvmm.vcpu.registers import set_cpu_state, virtual_wire
+
+
+@dataclass
+class Built:
+    """The parts of a machine that is ready to start."""
+
+    life: Life
+    board: Pc
+    verdicts: Verdicts
+    trace: Trace
+    resources: ExitStack
+
+    def close(self) -> None:
+        """Everything back, after the end; once is enough. Raises DeviceFault for a device that raises."""
+        self.life.join()
+        try:
+            self.resources.close()
+        except BaseException as error:
+            from pyvmm.machine import fault
+
+            outcome = fault.outcome_of(error, self.board.pci)
+            if outcome is None:
+                raise
+            raise DeviceFault(outcome) from error
+
+
+def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None) -> Built:
+    """A machine as *config* says; raises UserError."""
+    config.check()
+    try:
+        with ExitStack() as resources:
+            return _build(config, serial, trace_sink, resources)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise UserError(
+            f"the machine needs more than the {most} descriptors that this process may have (each vCPU takes one): "
+            "raise ulimit -n, or ask for fewer vCPUs"
+        ) from None
+
+
+def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, resources: ExitStack) -> Built:
+    keep = resources.callback
+    life = Life()
+    keep(life.loop.close)
+    verdicts = Verdicts(config, life, serial)
+    trace = Trace(config.trace, trace_sink)
+    system = open_kvm()
+    keep(system.close)
+    ram = Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
+    keep(ram.close)
+    vm = system.create_vm()
+    keep(vm.close)
+    cpuid = guest_cpuid(
+        system.get_supported_cpuid(),
+        config.cpus,
+        local_apic=config.irqchip != "user",
+        tsc_deadline=bool(system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER")),
+        model=CpuModel.parse(config.cpu),
+    )
+    board = Pc(config, vm, ram, phys_bits(cpuid), life.loop, life.clock, trace, verdicts)
+    whole = False
+
+    def close_board() -> None:
+        try:
+            board.close()
+        except BaseException:
+            if whole:
+                raise  # else what has kept the machine from being made is told
+
+    keep(close_board)
+    _plug_in(config, board, trace)
+    board.assign_pci_resources()
+    cpus = VcpuGroup(
+        system,
+        vm,
+        config.cpus,
+        cpuid,
+        lock=life.lock,
+        pio=board.pio,
+        mmio=board.mmio,
+        machine=verdicts,
+        on_error=verdicts.on_vcpu_error,
+        pic=board.irqchip.pic,
+        local_apic=board.irqchip.local_apic,
+        irq_trace=trace.channel("irq"),
+    )
+    keep(cpus.close)
+    made = cpus.save()
+    payload = Payload(config)
+    _start_at(cpus, board, payload.load(board, fresh=True))
+
+    def restart() -> None:
+        with life.lock:
+            cpus.drain_coalesced()
+            board.reset()
+            cpus.load(made)
+            _start_at(cpus, board, payload.load(board, fresh=False))
+            verdicts.restarted()
+
+    exit_trace = ExitTrace(trace.channel("exits"))
+    trace.watch("exits", lambda on: cpus.observe(exit_trace) if on else cpus.unobserve(exit_trace))
+    time = KernelTime(vm, cpus.vcpus, local_apic=board.irqchip.local_apic, pit=config.irqchip == "kernel")
+    verdicts.adopt(cpus, board)
+    life.adopt(cpus, time, restart, verdicts.report, verdicts.on_error)
+    whole = True
+    return Built(life, board, verdicts, trace, resources.pop_all())
+
+
+def _plug_in(config: MachineConfig, board: Pc, trace: Trace) -> None:
+    """What the user adds."""
+    if config.root_ports or config.devices or config.rng:
+        from pyvmm.machine.slots import plug_in
+
+        plug_in(config, board.pci.root, trace.channel("pci"))
+
+
+def _start_at(cpus: VcpuGroup, board: Pc, state: CpuState) -> None:
+    boot_cpu = cpus.vcpus[0]
+    set_cpu_state(boot_cpu, state)
+    if board.irqchip.local_apic:
+        boot_cpu.set_lapic(virtual_wire(boot_cpu.get_lapic()))
+
+
+def open_kvm(path: str = "/dev/kvm") -> System:
+    """/dev/kvm; UserError says what to do where it cannot be opened."""
+    try:
+        return System(path)
+    except FileNotFoundError:
+        raise UserError(
+            f"{path} does not exist: load kvm_intel or kvm_amd, enable virtualization in the firmware, "
+            "or ask `pyvmm doctor`"
+        ) from None
+    except PermissionError:
+        raise UserError(f"no permission for {path}: add yourself to group kvm (usermod -aG kvm $USER)") from None
+    except KvmError as error:
+        raise UserError(str(error)) from None
+    except OSError as error:
+        raise UserError(f"{path}: {os.strerror(error.errno or 0)}: ask `pyvmm doctor`") from None

@@ -1,0 +1,115 @@
+"""What the board's chips and the vCPUs' exits mean for the machine: a reset, a panic, an end, and which one is told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kvm_cffi import KvmError, Vcpu
+from pyvmm.config import MachineConfig
+from pyvmm.machine.event import Event
+from pyvmm.machine.life import Life
+from pyvmm.machine.outcome import End, Outcome
+from pyvmm.machine.panic import DeathWatch
+from pyvmm.machine.tap import Tap
+from pyvmm.vcpu.report import vcpu_report
+from pyvmm.vcpu.thread import VcpuThread
+
+if TYPE_CHECKING:
+    from pyvmm.board.pc import Pc
+    from pyvmm.vcpu.group import VcpuGroup
+
+
+class Verdicts:
+    """The board's Signals and the exit loop's ExitHandler."""
+
+    def __init__(self, config: MachineConfig, life: Life, serial: Tap[bytes]) -> None:
+        self._config = config
+        self._life = life
+        self._serial = serial
+        self._panic = DeathWatch(life)
+        self._dead: Vcpu | None = None
+        self._insn = b""
+        self._cpus: VcpuGroup | None = None
+
+    def adopt(self, cpus: VcpuGroup, board: Pc) -> None:
+        """The machine is whole."""
+        self._cpus, self._board = cpus, board
+
+    # What chips tell (board.pc.Signals)
+
+    def transmit(self, data: bytes) -> None:
+        """Everything that the guest sends on its console: a panic is first seen there."""
+        self._serial(data)
+        self._panic.feed(data)
+
+    def reset_requested(self, how: str) -> None:
+        """The guest pulled one of the reset lines; a kernel that resets after a panic has panicked."""
+        if self._panic.message:
+            self._life.events(Event("panicked", self._panic.message))
+            self._life.end(Outcome(End.PANIC, message=self._panic.message))
+        elif self._config.no_reboot:
+            self._life.end(Outcome(End.RESET, message=how))
+        else:
+            self._life.reset(how)
+
+    def power_off(self) -> None:
+        self._life.events(Event("powered-off"))
+        self._life.end(Outcome(End.POWER_OFF))
+
+    def debug_exit(self, value: int) -> None:
+        self._life.end(Outcome(End.DEBUG_EXIT, value))
+
+    def wake_boot_cpu(self) -> None:
+        if self._cpus is not None:  # the PIC is there first
+            self._cpus.wake_boot_cpu()
+
+    # What exits lead to (vcpu.exits.ExitHandler)
+
+    def eoi(self, vector: int) -> None:
+        self._board.irqchip.eoi(vector)
+
+    def triple_fault(self, vcpu: Vcpu, message: str) -> None:
+        if self._config.triple_fault == "reset":
+            self.reset_requested("triple fault")
+        else:
+            self._die(vcpu, End.TRIPLE_FAULT, message)
+
+    def internal_error(self, vcpu: Vcpu, message: str, insn_bytes: bytes = b"") -> None:
+        self._die(vcpu, End.INTERNAL_ERROR, message, insn_bytes)
+
+    def crashed(self, vcpu: Vcpu, message: str) -> None:
+        self._die(vcpu, End.PANIC, message)
+
+    def on_vcpu_error(self, thread: VcpuThread, error: BaseException) -> None:
+        """End the machine, for what came out of *thread*."""
+        if isinstance(error, KvmError) and error.request == "KVM_RUN":
+            self._die(thread.vcpu, End.INTERNAL_ERROR, f"vCPU {thread.vcpu.id}: {error}")
+        else:
+            self.on_error(error)
+
+    def on_error(self, error: BaseException) -> None:
+        """End the machine, for what came out of a vCPU's thread or of the loop: a device of the user's raised or
+        returned what it may not, or there is a bug of ours, which run() raises again."""
+        from pyvmm.machine import fault  # as late as this: it is needed once
+
+        outcome = fault.outcome_of(error, self._board.pci)
+        if outcome is not None:
+            self._life.end(outcome)
+        else:
+            self._life.fail(error)
+
+    def _die(self, vcpu: Vcpu, end: End, message: str, insn_bytes: bytes = b"") -> None:
+        if self._life.outcome is None:
+            self._dead, self._insn = vcpu, insn_bytes
+            self._life.end(Outcome(end, message=message))
+
+    # For the life
+
+    def restarted(self) -> None:
+        """The machine has been reset: what was seen before is over."""
+        self._panic.restarted()
+
+    def report(self) -> str:
+        """The state of the vCPU that died, or of all; only while they do not run."""
+        vcpus = [self._dead] if self._dead is not None else self._life.cpus.vcpus
+        return "\n".join(vcpu_report(vcpu, self._board.memory, self._insn) for vcpu in vcpus)

@@ -1,0 +1,168 @@
+"""All vCPUs of a machine: made together, started, held and stopped together."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Final
+
+from kvm_cffi import CpuidEntry, KvmError, System, Vcpu, Vm
+from pyvmm.bus import Bus
+from pyvmm.config import ConfigError
+from pyvmm.errors import UserError
+from pyvmm.trace import Channel
+from pyvmm.vcpu import state
+from pyvmm.vcpu.cpuid import with_apic_id
+from pyvmm.vcpu.exits import ExitHandler
+from pyvmm.vcpu.observer import Observer
+from pyvmm.vcpu.registers import hide_local_apic, set_mtrrs
+from pyvmm.vcpu.thread import InterruptController, VcpuThread
+
+PATIENCE: Final = 10.0
+"""Seconds that vCPUs get to stand still; more than that takes only a device that does not return."""
+
+
+class VcpuGroup:
+    """*count* vCPUs of *vm*, with APIC IDs from 0 up; raises UserError where this host's KVM makes no more.
+
+    *cpuid* is what the first of them shows; *pic* is the PIC that the boot CPU asks where it is in user space; without
+    *local_apic* no CPU shows an APIC.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        vm: Vm,
+        count: int,
+        cpuid: list[CpuidEntry],
+        *,
+        lock: threading.Lock,
+        pio: Bus,
+        mmio: Bus,
+        machine: ExitHandler,
+        on_error: Callable[[VcpuThread, BaseException], None],
+        pic: InterruptController | None,
+        local_apic: bool,
+        irq_trace: Channel,
+    ) -> None:
+        most = system.check_extension("KVM_CAP_MAX_VCPUS")
+        if count > most:
+            raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {"cpus": count})
+        self.vcpus: list[Vcpu] = []
+        self.threads: list[VcpuThread] = []
+        self._system = system
+        self.cpuid = cpuid
+        self._observers: tuple[Observer, ...] = ()
+        self._close = ExitStack()
+        with ExitStack() as undo:
+            undo.callback(self.close)
+            for number in range(count):
+                vcpu = self._create(vm, number, count, local_apic)
+                boot_pic = pic if number == 0 else None
+                self.vcpus.append(vcpu)
+                self.threads.append(VcpuThread(vcpu, lock, pio, mmio, machine, on_error, boot_pic, irq_trace))
+            undo.pop_all()
+
+    def _create(self, vm: Vm, number: int, count: int, local_apic: bool) -> Vcpu:
+        try:
+            vcpu = vm.create_vcpu(number)
+        except KvmError as error:
+            if error.errno == errno.EMFILE:
+                raise
+            raise ConfigError(f"KVM makes no vCPU {number} ({error}): ask for fewer", {"cpus": count}) from None
+        self._close.callback(vcpu.close)
+        vcpu.set_cpuid(with_apic_id(self.cpuid, number))
+        set_mtrrs(vcpu)
+        if not local_apic:
+            hide_local_apic(vcpu)
+        return vcpu
+
+    def __len__(self) -> int:
+        return len(self.threads)
+
+    # From any thread
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Ask all threads to end; from a signal handler too."""
+        for thread in self.threads:
+            thread.stop()
+
+    def join(self) -> None:
+        """Wait until all threads have ended; the machine lock must not be held."""
+        for thread in self.threads:
+            thread.join()
+
+    def wake_boot_cpu(self) -> None:
+        """INTR of a PIC in user space is up."""
+        self.threads[0].kick()
+
+    def hold(self) -> None:
+        """Ask all vCPUs to stand still."""
+        for thread in self.threads:
+            thread.hold()
+
+    def wait_until_standing(self) -> None:
+        """After hold(); the machine lock must not be held. Raises UserError that names a vCPU that does not come."""
+        deadline = time.monotonic() + PATIENCE
+        for thread in self.threads:
+            if not thread.wait_until_standing(max(0.0, deadline - time.monotonic())):
+                raise UserError(f"vCPU {thread.vcpu.id} does not stand still within {PATIENCE:g} s: a device holds it")
+
+    def release(self) -> None:
+        for thread in self.threads:
+            thread.release()
+
+    def throttle(self, full: bool) -> None:
+        """Hold the vCPUs at their next exit while their output has nowhere to go, or let them go on."""
+        for thread in self.threads:
+            thread.throttle(full)
+
+    def nmi(self) -> None:
+        """Queue a non-maskable interrupt for every vCPU."""
+        for thread in self.threads:
+            thread.nmi()
+
+    def observe(self, observer: Observer) -> None:
+        """Let *observer* see every exit."""
+        if observer not in self._observers:
+            self._set_observers((*self._observers, observer))
+
+    def unobserve(self, observer: Observer) -> None:
+        """End that; nothing where it does not watch."""
+        if observer in self._observers:
+            self._set_observers(tuple(other for other in self._observers if other is not observer))
+
+    def _set_observers(self, observers: tuple[Observer, ...]) -> None:
+        self._observers = observers
+        for thread in self.threads:
+            thread.observe(observers)
+
+    # While all stand still, or have not begun
+
+    def save(self) -> list[state.VcpuState]:
+        """The state of each."""
+        indices = self._system.get_msr_index_list()
+        return [state.save(vcpu, indices) for vcpu in self.vcpus]
+
+    def load(self, states: list[state.VcpuState]) -> None:
+        """Put back what save() gave; what was on its way from a PIC in user space is gone."""
+        for thread, saved in zip(self.threads, states, strict=True):
+            state.load(thread.vcpu, saved)
+            thread.forget_interrupt()
+
+    def drain_coalesced(self) -> None:
+        """Throw away the writes that KVM has gathered and nobody has seen."""
+        for vcpu in self.vcpus:
+            for _ in vcpu.coalesced_writes():
+                pass
+
+    def close(self) -> None:
+        """Close the descriptors; once is enough. The threads have ended."""
+        self._close.close()

@@ -1,0 +1,96 @@
+"""What of the guest's time lives in the kernel: TSCs, kvm-clock, the local APICs' timers, the PIT. It can stand still.
+
+A guest that was paused must find that no two of its clocks have drifted apart, so all of them go on where they stood:
+the TSC by its offset, the same on each vCPU (writing the MSR once per vCPU would give them different ones, and KVM its
+master clock up), kvm-clock by KVM_SET_CLOCK, timers by their remaining counts. Registers by Intel SDM volume 3, 11.5.4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from kvm_cffi import KvmError, Vcpu, Vm
+from pyvmm.vcpu.state import MSR_IA32_TSC, MSR_IA32_TSC_DEADLINE
+
+APIC_LVTT: Final = 0x320
+APIC_TMICT: Final = 0x380
+APIC_TMCCT: Final = 0x390
+LVTT_MODE: Final = 3 << 17
+LVTT_PERIODIC: Final = 1 << 17
+LVTT_TSC_DEADLINE: Final = 2 << 17
+
+
+@dataclass
+class _Timer:
+    """A local APIC's timer at the moment when it stopped."""
+
+    mode: int
+    count: int
+    """TMCCT."""
+    deadline: int
+
+
+def _register(lapic: bytes | bytearray, offset: int) -> int:
+    return int.from_bytes(lapic[offset : offset + 4], "little")
+
+
+class KernelTime:
+    """Of the vCPUs of *vm*; stop() and go() while they stand still."""
+
+    def __init__(self, vm: Vm, vcpus: list[Vcpu], *, local_apic: bool, pit: bool) -> None:
+        self._vm = vm
+        self._vcpus = vcpus
+        self._local_apic = local_apic
+        self._pit_in_kernel = pit
+        self._tscs: list[int] = []
+        self._offsets: list[int] = []
+        self._timers: list[_Timer] = []
+        self._pit = b""
+        self._clock = 0
+
+    def stop(self) -> None:
+        """Note where everything stands."""
+        self._offsets = [vcpu.tsc_offset for vcpu in self._vcpus] if self._vcpus[0].has_tsc_offset else []
+        self._timers = [self._timer(vcpu) for vcpu in self._vcpus] if self._local_apic else []
+        if self._pit_in_kernel:
+            self._pit = self._vm.get_pit2()
+        self._tscs = [vcpu.get_msrs([MSR_IA32_TSC]).get(MSR_IA32_TSC, 0) for vcpu in self._vcpus]
+        self._clock = self._vm.get_clock()
+
+    def _timer(self, vcpu: Vcpu) -> _Timer:
+        lapic = vcpu.get_lapic()
+        deadline = vcpu.get_msrs([MSR_IA32_TSC_DEADLINE]).get(MSR_IA32_TSC_DEADLINE, 0)
+        return _Timer(_register(lapic, APIC_LVTT) & LVTT_MODE, _register(lapic, APIC_TMCCT), deadline)
+
+    def go(self) -> None:
+        """Let everything go on from there."""
+        if self._offsets:
+            passed = self._vcpus[0].get_msrs([MSR_IA32_TSC])[MSR_IA32_TSC] - self._tscs[0]
+            for vcpu, offset in zip(self._vcpus, self._offsets, strict=True):
+                vcpu.tsc_offset = offset - passed
+        else:
+            for vcpu, tsc in zip(self._vcpus, self._tscs, strict=True):
+                vcpu.try_set_msrs({MSR_IA32_TSC: tsc})
+        self._vm.set_clock(self._clock)
+        for vcpu, timer in zip(self._vcpus, self._timers, strict=False):
+            self._restart(vcpu, timer)
+        if self._pit_in_kernel:
+            self._vm.set_pit2(self._pit)
+        for vcpu in self._vcpus:
+            try:
+                vcpu.kvmclock_ctrl()
+            except KvmError:  # this guest has no kvm-clock whose watchdog must be told
+                pass
+
+    def _restart(self, vcpu: Vcpu, timer: _Timer) -> None:
+        """Only the timer: interrupts that have come meanwhile stay."""
+        if timer.mode == LVTT_TSC_DEADLINE:
+            if timer.deadline:
+                vcpu.try_set_msrs({MSR_IA32_TSC_DEADLINE: timer.deadline})
+            return
+        lapic = bytearray(vcpu.get_lapic())
+        if not _register(lapic, APIC_TMICT) or (timer.mode != LVTT_PERIODIC and not timer.count):
+            return  # not started, or a one-shot that has gone off
+        lapic[APIC_TMCCT : APIC_TMCCT + 4] = timer.count.to_bytes(4, "little")
+        vcpu.set_lapic(bytes(lapic))
