@@ -111,7 +111,8 @@ def run(file: Path, count: int, serial: Callable[[bytes], None], connect: Callab
     """Run a machine for *count* events, and leave their steps in *file*."""
     guest, steps = guests.load("kbd-inb60"), Steps()
     config = MachineConfig(guest=guest.name, memory=guest.memory, guest_parameters=(("count", count),))
-    with Machine(config, serial) as machine:
+    with Machine(config) as machine:
+        machine.serial.add(serial)
         machine.board.pio.unmap(layout.I8042_DATA, 1)
         machine.board.pio.map(layout.I8042_DATA, 1, TimedI8042(machine.board.i8042, steps))
         machine.board.i8042._irq1 = TimedIrq(machine.board.i8042._irq1, steps)

@@ -15,12 +15,15 @@ import time
 from pathlib import Path
 
 from benchmarks.virtio import MEMORY_MB
+from pyvmm.board import layout
 from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
+from pyvmm.virtio.input import VirtioKeyboard
+from pyvmm.virtio.pci import VirtioPci
 
 now = time.monotonic_ns
 
@@ -38,9 +41,12 @@ def main(arguments: list[str]) -> int:
         memory=MEMORY_MB * MIB, kernel=kernel, initrd=initrd, cmdline=cmdline, virtio_input="standard"
     )
     null = os.open(os.devnull, os.O_RDWR)
-    with Machine(config, debug_console) as machine:
-        device = machine.virtio_keyboard
-        assert device is not None
+    with Machine(config) as machine:
+        machine.serial.add(debug_console)
+        function = machine.board.pci.root.functions[layout.VIRTIO_INPUT_SLOT << 3]
+        assert isinstance(function, VirtioPci)
+        device = function.device
+        assert isinstance(device, VirtioKeyboard)
         send = device.key
 
         def key(code: int, value: int) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal, NamedTuple, Protocol
+
+Kind = Literal["ram", "video"]
+"""RAM, which DMA reaches too; or a window onto a device's own memory, whose changes are looked for."""
 
 _ZEROES: Final = bytes(1 << 20)
 
@@ -18,22 +21,95 @@ class GuestMemoryError(ValueError):
         self.length = length
 
 
-class GuestMemory:
-    """The guest's RAM: an ordered set of (gpa, buffer) regions that do not overlap.
+class Region(NamedTuple):
+    """One piece of memory that the guest reaches without an exit."""
 
-    Every access names a guest physical address and a length in bytes; an access that leaves a region raises
-    GuestMemoryError, and nothing outside guest RAM can be reached through this class.
+    gpa: int
+    buffer: memoryview
+    fd: int | None = None
+    """The memfd that it is in; None where no other process can map it."""
+    fd_offset: int = 0
+    """Where *buffer* begins in *fd*, in bytes."""
+    kind: Kind = "ram"
+
+
+class Listener(Protocol):
+    """Somebody who follows which regions there are."""
+
+    def added(self, region: Region) -> None: ...
+
+    def removed(self, region: Region) -> None:
+        """The region's buffer is still there, and is released only after every listener has heard of it."""
+
+
+class GuestMemory:
+    """The guest's memory: an ordered set of regions that do not overlap.
+
+    Every access names a guest physical address and a length in bytes; an access that leaves a region of RAM raises
+    GuestMemoryError, and nothing outside guest RAM can be reached through this class. Regions come and go while the
+    machine runs, under the machine lock; whoever must know of them (KVM's slots, the PCI decoder) is a listener.
     """
 
-    def __init__(self, regions: Iterable[tuple[int, memoryview]]) -> None:
-        ordered = sorted(regions, key=lambda region: region[0])
-        end = 0
-        for gpa, buffer in ordered:
-            if gpa < end:
-                raise ValueError(f"guest RAM regions overlap at {gpa:#x}")
-            end = gpa + len(buffer)
-        self._starts = tuple(gpa for gpa, _ in ordered)
-        self._buffers = tuple(buffer.cast("B") for _, buffer in ordered)
+    def __init__(self, regions: Iterable[Region | tuple[int, memoryview]] = ()) -> None:
+        self._regions: list[Region] = []
+        self._listeners: list[Listener] = []
+        self._starts: tuple[int, ...] = ()
+        self._buffers: tuple[memoryview, ...] = ()
+        for region in regions:
+            self.add(Region(*region))
+
+    def add(self, region: Region) -> None:
+        """Give the guest a region; ValueError where another is."""
+        end = region.gpa + len(region.buffer)
+        for other in self._regions:
+            if region.gpa < other.gpa + len(other.buffer) and other.gpa < end:
+                raise ValueError(f"guest RAM regions overlap at {max(region.gpa, other.gpa):#x}")
+        region = region._replace(buffer=region.buffer.cast("B"))
+        self._regions.append(region)
+        self._regions.sort(key=lambda region: region.gpa)
+        self._arrange()
+        told: list[Listener] = []
+        try:
+            for listener in self._listeners:
+                listener.added(region)
+                told.append(listener)
+        except BaseException:
+            for listener in reversed(told):
+                listener.removed(region)
+            self._regions.remove(region)
+            self._arrange()
+            raise
+
+    def remove(self, gpa: int) -> None:
+        """Take away the region that begins at *gpa*; ValueError where none does."""
+        region = self.region_at(gpa)
+        for listener in reversed(self._listeners):
+            listener.removed(region)
+        self._regions.remove(region)
+        self._arrange()
+
+    def region_at(self, gpa: int) -> Region:
+        """The region that begins at *gpa*; ValueError where none does."""
+        for region in self._regions:
+            if region.gpa == gpa:
+                return region
+        raise ValueError(f"no region of guest memory begins at {gpa:#x}")
+
+    def watch(self, listener: Listener) -> None:
+        """Tell *listener* of the regions that there are, at once, and of those that come and go."""
+        for region in list(self._regions):
+            listener.added(region)
+        self._listeners.append(listener)
+
+    def unwatch(self, listener: Listener) -> None:
+        """Tell *listener* no more; nothing where it does not listen."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def _arrange(self) -> None:
+        ram = [region for region in self._regions if region.kind == "ram"]
+        self._starts = tuple(region.gpa for region in ram)
+        self._buffers = tuple(region.buffer for region in ram)
 
     @classmethod
     def of_size(cls, size: int, gpa: int = 0) -> GuestMemory:
@@ -42,7 +118,7 @@ class GuestMemory:
 
     @property
     def regions(self) -> tuple[tuple[int, int], ...]:
-        """The (gpa, length) of each region, lowest first."""
+        """The (gpa, length) of each region of RAM, lowest first."""
         return tuple((gpa, len(buffer)) for gpa, buffer in zip(self._starts, self._buffers, strict=True))
 
     @property
@@ -52,7 +128,10 @@ class GuestMemory:
 
     def release(self) -> None:
         """Let the buffers go: from now on there is no RAM at all."""
-        buffers, self._starts, self._buffers = self._buffers, (), ()
+        buffers = [region.buffer for region in self._regions]
+        self._regions.clear()
+        self._listeners.clear()
+        self._arrange()
         for buffer in buffers:
             buffer.release()
 

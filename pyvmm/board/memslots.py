@@ -13,29 +13,18 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from kvm_cffi import KvmError, Vm, map_memory
 from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END
 from pyvmm.config import HUGE_PAGE_SIZES, ConfigError
-from pyvmm.memory import GuestMemory
+from pyvmm.memory import GuestMemory, Region
 from pyvmm.units import KIB, MIB, size_text
 
 HUGE_PAGE: Final = 2 * MIB
 """What a page directory entry maps on x86-64."""
 POOLS: Final = Path("/sys/kernel/mm/hugepages")
 _MFD_SIZES: Final = {size: (size.bit_length() - 1) << os.MFD_HUGE_SHIFT for size in HUGE_PAGE_SIZES}
-
-
-class Region(NamedTuple):
-    """One piece of guest RAM."""
-
-    gpa: int
-    buffer: memoryview
-    fd: int | None
-    """The memfd that it is in; None where no other process can map it."""
-    fd_offset: int
-    """Where *buffer* begins in *fd*, in bytes."""
 
 
 def host_memory() -> int:
@@ -96,8 +85,8 @@ class Ram:
         if size > HOLE_START:
             pieces.append((HOLE_END, HOLE_START, size))
         self.regions = [Region(gpa, whole[start:end], fd, start) for gpa, start, end in pieces if end > start]
-        """What of it the guest sees, a KVM memory slot each; RAM behind the VGA window is not used."""
-        self.memory = GuestMemory((region.gpa, region.buffer) for region in self.regions)
+        """What of it the guest sees at first; RAM behind the VGA window is not used."""
+        self.memory = GuestMemory(self.regions)
 
     @property
     def below_4g(self) -> int:
@@ -109,18 +98,6 @@ class Ram:
         """Bytes of RAM from 4 GiB up."""
         return max(0, self.size - HOLE_START)
 
-    def attach(self, vm: Vm) -> int:
-        """Make the slots, from slot 0; returns how many."""
-        for slot, region in enumerate(self.regions):
-            try:
-                vm.set_user_memory_region(slot, region.gpa, region.buffer)
-            except KvmError as error:
-                size = len(region.buffer) // MIB
-                raise ConfigError(
-                    f"KVM refuses {size} MiB of guest RAM ({error}): ask for less", {"memory": self.size}
-                ) from None
-        return len(self.regions)
-
     def close(self) -> None:
         """Give the memory back; views that somebody still holds keep the mapping until they go."""
         if self.fd is not None:
@@ -130,6 +107,37 @@ class Ram:
             region.buffer.release()
         self.regions.clear()
         self._whole.release()
+
+
+class MemorySlots:
+    """KVM's memory slots: a Listener that gives each region of guest memory the lowest slot that is free."""
+
+    def __init__(self, vm: Vm) -> None:
+        self._vm = vm
+        self._slots: dict[int, int] = {}
+        """By the guest physical address where a region begins."""
+
+    def added(self, region: Region) -> None:
+        slot = next(number for number in range(len(self._slots) + 1) if number not in self._slots.values())
+        try:
+            self._vm.set_user_memory_region(slot, region.gpa, region.buffer, log_dirty_pages=region.kind == "video")
+        except KvmError as error:
+            size = len(region.buffer)
+            raise ConfigError(
+                f"KVM refuses {size // MIB} MiB of guest RAM ({error}): ask for less", {"memory": size}
+            ) from None
+        self._slots[region.gpa] = slot
+
+    def removed(self, region: Region) -> None:
+        self._vm.set_user_memory_region(self._slots.pop(region.gpa), region.gpa, None)
+
+    def slot(self, gpa: int) -> int:
+        """The slot of the region that begins at *gpa*."""
+        return self._slots[gpa]
+
+    def changed(self, gpa: int, size: int) -> bool:
+        """Whether the guest has written to a video region of *size* bytes since the last look."""
+        return any(self._vm.get_dirty_log(self._slots[gpa], size))
 
 
 def _refused(size: int, hugetlb: int | None, error: OSError) -> ConfigError:

@@ -23,7 +23,7 @@ from kvm_cffi import Vm
 from pyvmm.board import layout
 from pyvmm.board.doorbell import IoeventfdDoorbells
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip
-from pyvmm.board.memslots import Ram, check_reach
+from pyvmm.board.memslots import MemorySlots, Ram, check_reach
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.board.placement import Parts
 from pyvmm.bus import Bus
@@ -44,6 +44,7 @@ from pyvmm.devices.vga_text import VGA_PORT_BASE, VGA_PORT_COUNT, VgaText
 from pyvmm.errors import UserError
 from pyvmm.input.router import Router
 from pyvmm.loop import Loop
+from pyvmm.memory import Region
 from pyvmm.pci.firmware import assign_resources
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.host_bridge import HostBridge
@@ -115,7 +116,8 @@ class Pc:
         vm = self.vm
         vm.set_identity_map_addr(layout.IDENTITY_MAP)
         vm.set_tss_addr(layout.TSS)
-        self._vga_slot = self.ram.attach(vm)
+        self.slots = MemorySlots(vm)
+        self.memory.watch(self.slots)
         self.irqchip = self._make_irqchip()
         self._add_chips()
         self._add_input()
@@ -199,7 +201,7 @@ class Pc:
 
     def _add_vga(self) -> None:
         text = mmap.mmap(-1, layout.VGA_TEXT_SIZE)
-        self.vm.set_user_memory_region(self._vga_slot, layout.VGA_TEXT, text, log_dirty_pages=True)
+        self.memory.add(Region(layout.VGA_TEXT, memoryview(text), kind="video"))
         self.vga = self.parts.add(
             "vga",
             VgaText(memoryview(text), self.clock, self._vga_memory_changed, self.trace.channel("vga")),
@@ -276,7 +278,7 @@ class Pc:
         self.nmi_masked = masked
 
     def _vga_memory_changed(self) -> bool:
-        return any(self.vm.get_dirty_log(self._vga_slot, layout.VGA_TEXT_SIZE))
+        return self.slots.changed(layout.VGA_TEXT, layout.VGA_TEXT_SIZE)
 
     def close(self) -> None:
         """Give eventfds back; once is enough."""

@@ -7,9 +7,10 @@ were made), piece by piece, and comes back when the overlap ends. Doorbells (ioe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from pyvmm.bus import Bus, Device
+from pyvmm.memory import Region
 from pyvmm.pci.bar import Span
 from pyvmm.pci.doorbell import Doorbell, Doorbells, WatchedDoorbell
 
@@ -59,15 +60,25 @@ class AddressClaim:
 class AddressDecoder:
     """The claims on one Bus."""
 
-    def __init__(self, bus: Bus, limit: int, doorbells: Doorbells | None = None, reserved: Sequence[Span] = ()) -> None:
-        """*limit* is the end of the address space; in *reserved* (RAM, for one) no claim is ever visible."""
+    def __init__(self, bus: Bus, limit: int, doorbells: Doorbells | None = None) -> None:
+        """*limit* is the end of the address space."""
         self.bus = bus
         self._limit = limit
         self._doorbells = doorbells
-        self._reserved = tuple(reserved)
+        self._reserved: list[Span] = []  # guest memory, which the processor reaches before it reaches the bus
         self._claims: list[AddressClaim] = []
         self._mapped: dict[Span, tuple[Device, int]] = {}
         self._stale = self._applying = False
+
+    def added(self, region: Region) -> None:
+        """Guest memory is there now: no claim is visible in it."""
+        self._reserved.append((region.gpa, region.gpa + len(region.buffer)))
+        self.apply()
+
+    def removed(self, region: Region) -> None:
+        """It is gone: claims show again."""
+        self._reserved.remove((region.gpa, region.gpa + len(region.buffer)))
+        self.apply()
 
     def claim(self, device: Device) -> AddressClaim:
         """A new claim, nowhere yet, of lower priority than those before."""

@@ -75,8 +75,8 @@ class PciHost:
         self._defer = defer
         self.trace = trace
         self.interrupt_lines = tuple(interrupt_lines)
-        ram = [(gpa, gpa + length) for gpa, length in memory.regions]
-        self.memory_decoder = AddressDecoder(memory_bus, memory_limit, doorbells, ram)
+        self.memory_decoder = AddressDecoder(memory_bus, memory_limit, doorbells)
+        memory.watch(self.memory_decoder)
         self.io_decoder = AddressDecoder(io_bus, 0x10000, doorbells)
         self._lines = tuple(SharedLine(line) for line in intx)
         self.root = PciBus(self)

@@ -367,7 +367,7 @@ def test_sizes_of_memory(memory: int) -> None:
 def test_memory_that_another_process_can_map() -> None:
     with board("pio", memory=16 * MIB, memory_shared=True) as machine:
         assert machine.finish() == OK
-        for gpa, buffer, fd, offset in machine.board.ram.regions:
+        for gpa, buffer, fd, offset, _ in machine.board.ram.regions:
             assert fd is not None
             with mmap.mmap(fd, offset + len(buffer), mmap.MAP_SHARED, mmap.PROT_READ) as theirs:
                 assert theirs[offset:] == machine.memory.read(gpa, len(buffer))

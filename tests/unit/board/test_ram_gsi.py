@@ -13,11 +13,15 @@ from hypothesis import strategies as st
 
 from kvm_cffi import IrqchipRoute, KvmError, MsiRoute, address_of, constants, map_memory
 from pyvmm.board import memslots as ram_module
+from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import FIRST_MSI_GSI, HIGH_MEMORY, HOLE_END, HOLE_START, IOAPIC_PINS, LOW_RAM_END
-from pyvmm.board.memslots import Ram, check_reach, host_memory
+from pyvmm.board.memslots import MemorySlots, Ram, check_reach, host_memory
+from pyvmm.bus import Bus, Nobody
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
+from pyvmm.memory import GuestMemory, GuestMemoryError, Region
+from pyvmm.pci.decoder import AddressDecoder
 from pyvmm.units import GIB, KIB, MIB, size_text
 
 # RAM
@@ -60,7 +64,7 @@ def test_regions(size: int, regions: list[tuple[int, int]], shared: bool, monkey
     assert list(ram.memory.regions) == regions
     assert (ram.below_4g + ram.above_4g, ram.size) == (size, size)
     assert LOW_RAM_END == 640 * KIB
-    for gpa, buffer, fd, fd_offset in ram.regions:
+    for gpa, buffer, fd, fd_offset, _ in ram.regions:
         assert (address_of(buffer) - gpa) % (2 * MIB) == 0, "a huge page of the host is one of the guest"
         assert fd == ram.fd and (fd is not None) == shared
         assert (fd_offset - gpa) % (2 * MIB) == 0
@@ -184,14 +188,79 @@ def test_pages_that_do_not_fit(memory: int, hugetlb: int, says: str) -> None:
 
 
 def test_a_kvm_that_refuses() -> None:
-    class Vm:
-        def set_user_memory_region(self, slot: int, gpa: int, buffer: memoryview) -> None:
-            raise KvmError(12, "KVM_SET_USER_MEMORY_REGION")
+    class Refusing(FakeVm):
+        def set_user_memory_region(
+            self, slot: int, gpa: int, buffer: object, *, readonly: bool = False, log_dirty_pages: bool = False
+        ) -> None:
+            raise KvmError(errno.ENOMEM, "KVM_SET_USER_MEMORY_REGION")
 
     ram = Ram(2 * MIB)
     with pytest.raises(UserError, match="KVM refuses 0 MiB of guest RAM"):
-        ram.attach(Vm())  # type: ignore[arg-type]
+        ram.memory.watch(MemorySlots(Refusing()))
     ram.close()
+
+
+class Slots(FakeVm):
+    """Keeps the slots as KVM would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slots: dict[int, tuple[int, int]] = {}
+
+    def set_user_memory_region(
+        self, slot: int, gpa: int, buffer: object, *, readonly: bool = False, log_dirty_pages: bool = False
+    ) -> None:
+        if buffer is None:
+            del self.slots[slot]
+        else:
+            assert isinstance(buffer, memoryview) and slot not in self.slots
+            self.slots[slot] = (gpa, len(buffer))
+
+
+def test_ram_comes_and_goes_while_the_machine_runs() -> None:
+    """KVM's slots and the PCI decoder follow; a slot that is free is the next region's."""
+    vm, bus = Slots(), Bus("MMIO", 1 << 40)
+    memory = GuestMemory([(0, memoryview(bytearray(MIB)))])
+    memory.watch(MemorySlots(vm))
+    decoder = AddressDecoder(bus, 1 << 40)
+    memory.watch(decoder)
+    claim = decoder.claim(Nobody())
+    claim.place(2 * MIB, [(2 * MIB, 4 * MIB)])
+    decoder.apply()
+    memory.add(Region(3 * MIB, memoryview(bytearray(2 * MIB))))
+    memory.add(Region(8 * MIB, memoryview(bytearray(MIB)), kind="video"))
+    assert vm.slots == {0: (0, MIB), 1: (3 * MIB, 2 * MIB), 2: (8 * MIB, MIB)}
+    assert claim.visible == ((2 * MIB, 3 * MIB),), "RAM is in front of it"
+    memory.write(4 * MIB, b"there")
+    with pytest.raises(GuestMemoryError):
+        memory.view(8 * MIB, 1)  # which is no RAM
+    assert memory.regions == ((0, MIB), (3 * MIB, 2 * MIB))
+    memory.remove(3 * MIB)
+    assert vm.slots == {0: (0, MIB), 2: (8 * MIB, MIB)}
+    assert claim.visible == ((2 * MIB, 4 * MIB),)
+    with pytest.raises(GuestMemoryError):
+        memory.read(4 * MIB, 1)
+    memory.add(Region(16 * MIB, memoryview(bytearray(MIB))))
+    assert vm.slots[1] == (16 * MIB, MIB)
+    with pytest.raises(ValueError, match="overlap at 0x1000000"):
+        memory.add(Region(15 * MIB, memoryview(bytearray(2 * MIB))))
+    with pytest.raises(ValueError, match="begins at 0x1000"):
+        memory.remove(0x1000)
+
+
+def test_a_region_that_one_listener_refuses_is_not_there() -> None:
+    class Refuses:
+        def added(self, region: Region) -> None:
+            raise UserError("no")
+
+        def removed(self, region: Region) -> None: ...
+
+    vm, memory = Slots(), GuestMemory()
+    memory.watch(MemorySlots(vm))
+    memory.watch(Refuses())
+    with pytest.raises(UserError):
+        memory.add(Region(0, memoryview(bytearray(4096))))
+    assert vm.slots == {} and memory.regions == ()
 
 
 @pytest.mark.parametrize(
@@ -206,7 +275,7 @@ def test_ram_within_reach(phys_bits: int, most: int) -> None:
 # GSIs
 
 
-class FakeVm:
+class RoutingVm:
     """Takes the routing tables."""
 
     def __init__(self, limit: int = 4096) -> None:
@@ -234,7 +303,7 @@ def test_the_wiring_of_a_pc() -> None:
 
 
 def test_messages_are_added_to_the_pins() -> None:
-    vm, pins = FakeVm(), kernel_pins()
+    vm, pins = RoutingVm(), kernel_pins()
     table = GsiTable(vm, pins)  # type: ignore[arg-type]
     assert vm.tables == [pins]
     gsi = table.allocate()
@@ -256,7 +325,7 @@ def test_messages_are_added_to_the_pins() -> None:
 @pytest.mark.parametrize("pins", [[], kernel_pins()], ids=["split", "kernel"])
 def test_a_full_table(pins: list[IrqchipRoute]) -> None:
     """KVM takes so many routes and not one more; with a split irqchip the IOAPIC's pins have messages too."""
-    vm = FakeVm(100)
+    vm = RoutingVm(100)
     table = GsiTable(vm, pins)  # type: ignore[arg-type]
     gsis = [gsi for _ in range(100 - max(len(pins), IOAPIC_PINS)) if (gsi := table.allocate()) is not None]
     assert len(gsis) == 100 - max(len(pins), IOAPIC_PINS) and table.allocate() is None
@@ -269,7 +338,7 @@ def test_a_full_table(pins: list[IrqchipRoute]) -> None:
 
 @given(st.lists(st.tuples(st.sampled_from(["allocate", "free", "set"]), st.integers(0, 5), st.integers(0, 3))))
 def test_the_kernel_has_what_was_set_last(actions: list[tuple[str, int, int]]) -> None:
-    vm = FakeVm()
+    vm = RoutingVm()
     table = GsiTable(vm, kernel_pins()[:1])  # type: ignore[arg-type]
     live: dict[int, int | None] = {}
     for action, index, data in actions:

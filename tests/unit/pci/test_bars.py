@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.bus import Bus
+from pyvmm.memory import Region
 from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import Doorbell, FakeDoorbells, FakeWatchedDoorbell
@@ -252,7 +253,8 @@ def test_at_each_address_the_first_claim_answers(moves: list[tuple[int, tuple[in
     bus, doorbells = Bus("mem", 70), FakeDoorbells()
     fixed = Registers()
     bus.map(30, 5, fixed)
-    decoder = AddressDecoder(bus, 70, doorbells, [(10, 14)])
+    decoder = AddressDecoder(bus, 70, doorbells)
+    decoder.added(Region(10, memoryview(bytearray(4))))
     devices = [Registers() for _ in range(4)]
     claims = [decoder.claim(device) for device in devices]
     for claim in claims:
