@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pyvmm.host.nonblocking import Output
-from pyvmm.host.tty import HELP, EscapeParser, RawTerminal, in_foreground
+from pyvmm.host.tty import EscapeParser, RawTerminal, in_foreground
 from pyvmm.loop import Loop
 
 HIGH_WATER: Final = 64 << 10
@@ -71,8 +71,8 @@ class Console:
     ) -> None:
         """Serve *port* from *loop*, under the machine lock.
 
-        *hold* is told True when output has piled up and False when it has drained; *command* gets the letters of
-        Ctrl-A commands other than h. With *keys*, input goes there and not to the port, whose output is not shown, and
+        *hold* is told True when output has piled up and False when it has drained; *command* gets the letters
+        of Ctrl-A commands. With *keys*, input goes there and not to the port, whose output is not shown, and
         what say() is given goes to *notes*.
         """
         self._keys, self._notes = keys, notes
@@ -186,17 +186,17 @@ class Console:
             self._read_on(False)
             self._eof = True
             return
-        commands: list[str] = []
+        parts: list[bytes | str] = [data]
         if self._terminal is not None:
-            data, commands = self._escapes.feed(data)
-        self._input += data
+            parts = self._escapes.feed(data)
         if not self._pollable:
             self._reading = False
-        for command in commands:
-            if command == "h":
-                self.say(HELP)
+        for part in parts:
+            if isinstance(part, bytes):
+                self._input += part
+                self._feed()  # so that what a command does at the port comes after what was typed before it
             else:
-                self._command(command)
+                self._command(part)
         self._feed()
 
     @property
@@ -213,9 +213,9 @@ class Console:
         where that does not get the machine lock any more."""
         if not self.waiting:
             return False
-        data, commands = self._escapes.feed(os.read(self._in, CHUNK))
-        self._input += data
-        return "x" in commands
+        parts = self._escapes.feed(os.read(self._in, CHUNK))
+        self._input += b"".join(part for part in parts if isinstance(part, bytes))
+        return "x" in parts
 
     def close(self) -> None:
         """Write what is left, as far as the reader takes it within a second, and give the terminal back."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvm_cffi import Vcpu
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
 from pyvmm.errors import UserError
 from pyvmm.host.capture.options import parse_input_option, x11_wanted
+from pyvmm.host.commands import perform
 from pyvmm.host.console import Console
 from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
@@ -22,7 +21,6 @@ from pyvmm.input.typist import TypeAfter
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.screen.screen import Screen
-from pyvmm.vcpu.report import vcpu_report
 
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
@@ -38,22 +36,22 @@ class Session:
     """A context manager around a machine's run: everything it opens is closed, whatever happens. Raises UserError."""
 
     def __init__(self, machine: Machine, host: HostConfig, console: Console) -> None:
-        self._machine = machine
+        self.machine = machine
         self._host = host
         self._console = console
         self._open = ExitStack()
         self._errors = Output(2)
-        self._open.callback(self._errors.close)
         self._screen: TerminalScreen | None = None
         self._captured: EvdevCapture | None = None
         self._look_again = machine.life.loop.timer(self.take_again)
         with ExitStack() as undo:
+            undo.callback(self._errors.close)
             undo.callback(self._open.close)
             self._connect()
             undo.pop_all()
 
     def _connect(self) -> None:
-        machine, host = self._machine, self._host
+        machine, host = self.machine, self._host
         keyboard = parse_input_option("--keyboard", host.keyboard)
         mouse = parse_input_option("--mouse", host.mouse)
         x11_keyboard, x11_mouse = x11_wanted(keyboard, host.display), x11_wanted(mouse, host.display)
@@ -69,11 +67,14 @@ class Session:
             )
         if host.type_after:
             self._type_after()
-        if host.screenshot is not None:
-            self._open.callback(self.screenshot)
         notes = self._screen.note if self._screen else None
         self._console.attach(
-            machine.life.loop, machine.board.com1, machine.life.cpus.throttle, self._command, keys, notes
+            machine.life.loop,
+            machine.board.com1,
+            machine.life.cpus.throttle,
+            lambda letter: perform(letter, self),
+            keys,
+            notes,
         )
         self._open.callback(self._console.detach)
         self._follow_foreground()
@@ -81,7 +82,7 @@ class Session:
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
         from pyvmm.host.display.x11 import X11Window
 
-        machine = self._machine
+        machine = self.machine
         window = X11Window(
             machine.board.vga,
             machine.life.loop,
@@ -101,11 +102,11 @@ class Session:
         from pyvmm.host.capture.terminal_keys import TerminalKeys
         from pyvmm.host.display.terminal import TerminalScreen
 
-        screen = TerminalScreen(self._machine.board.vga, self._machine.life.loop)
+        screen = TerminalScreen(self.machine.board.vga, self.machine.life.loop)
         self._open.callback(screen.close)
         self._screen = screen
         screen.start()
-        keys = TerminalKeys(self._machine.typist)
+        keys = TerminalKeys(self.machine.typist)
 
         def typed(data: bytes) -> None:
             if data:
@@ -117,7 +118,7 @@ class Session:
     def _capture(self, keyboard: str | None, mouse: str | None) -> None:
         from pyvmm.host.capture.evdev import EvdevCapture
 
-        machine = self._machine
+        machine = self.machine
         capture = EvdevCapture.of_host(
             machine.board.router,
             keyboard=keyboard,
@@ -131,7 +132,7 @@ class Session:
         self._open.callback(machine.life.loop.remove, capture.fileno())
 
     def _type_after(self) -> None:
-        machine = self._machine
+        machine = self.machine
         try:
             steps = [split_script(text) for text in self._host.type_after]
         except KeyTextError as error:
@@ -152,35 +153,31 @@ class Session:
         timer = machine.life.loop.timer(look)
         timer.arm(machine.life.loop.now())
 
-    def screenshot(self) -> None:
-        """Write the screen to the file of --screenshot."""
+    def screenshot(self) -> Path:
+        """Write the screen to the file of --screenshot, and return its path; raises UserError."""
         path = self._host.screenshot or Path("pyvmm.png")
         try:
-            self._machine.screen.png(os.fspath(path))
+            self.machine.screen.png(os.fspath(path))
         except OSError as error:
-            self._tell(f"cannot write {path}: {error.strerror}")
+            raise UserError(f"cannot write {path}: {error.strerror}") from None
+        return path
 
     def _tell(self, line: str) -> None:
-        """A line on standard error, which may be a terminal that is raw by now; where it takes nothing, nothing."""
+        """A line on standard error, which may be a terminal that is raw by now, or shows the guest's screen; where it
+        takes nothing, nothing."""
+        if self._screen is not None and self._screen.visible and os.isatty(2):
+            self.say(f"pyvmm: {line}")
+            return
+        end = "\r\n" if os.isatty(2) else "\n"
         try:
-            self._errors.write(f"pyvmm: {line}\r\n".encode() if os.isatty(2) else f"pyvmm: {line}\n".encode())
+            self._errors.write(f"pyvmm: {line}{end}".encode(errors="backslashreplace"))
         except OSError:
             pass
 
-    def _command(self, letter: str) -> None:
-        if letter == "s":
-            self.screenshot()
-        elif letter == "p":
-            self._machine.power_button()
-        elif letter == "x":
-            self._machine.end(Outcome(End.QUIT))
-        elif letter == "r":
-            for thread in self._machine.life.cpus.threads:
-                thread.call(partial(self._print_registers, thread.vcpu))
-
-    def _print_registers(self, vcpu: Vcpu) -> None:
-        report = vcpu_report(vcpu, self._machine.memory)
-        self._console.say(f"\n{report}\n".replace("\n", "\r\n").encode())
+    def say(self, text: str) -> None:
+        """Lines to the user on the terminal where the guest's output or screen is. Under the machine lock."""
+        lines = f"\n{text}\n".replace("\n", "\r\n")
+        self._console.say(lines.encode(errors="backslashreplace"))
 
     def give_back(self) -> None:
         """Let the user have terminal and devices; the process is about to stop. Under the machine lock."""
@@ -201,11 +198,17 @@ class Session:
         """Whether the terminal is ours; else look again later, for no signal tells a process that runs."""
         ours = in_foreground(0) and in_foreground(1)
         if not ours:
-            self._look_again.arm(self._machine.life.loop.now() + FOREGROUND_NS)
+            self._look_again.arm(self.machine.life.loop.now() + FOREGROUND_NS)
         return ours
 
     def close(self) -> None:
         self._open.close()
+        if self._host.screenshot is not None:
+            try:
+                self.screenshot()
+            except UserError as error:
+                self._tell(str(error))
+        self._errors.close()
 
     def __enter__(self) -> Session:
         return self

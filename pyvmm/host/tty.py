@@ -75,37 +75,31 @@ class RawTerminal:
 
 
 CTRL_A = 0x01
-HELP = (
-    b"\r\nCtrl-A h  this help\r\nCtrl-A x  quit the machine\r\nCtrl-A r  print the vCPUs' registers\r\n"
-    b"Ctrl-A p  press the power button\r\n"
-    b"Ctrl-A s  write the screen to a PNG file (--screenshot FILE, or pyvmm.png)\r\n"
-    b"Ctrl-A Ctrl-A  send Ctrl-A\r\n"
-)
 
 
 class EscapeParser:
-    """Takes the user's Ctrl-A commands out of what is typed.
-
-    feed() returns the bytes for the guest and the commands met: "x", "h", "r", "s", "p", in order of typing. An unknown
-    letter is dropped, as the user's slip.
-    """
+    """Takes the user's Ctrl-A commands out of what is typed: a letter each, whatever it means. Ctrl-A twice is one."""
 
     def __init__(self) -> None:
         self._escaped = False
 
-    def feed(self, data: bytes) -> tuple[bytes, list[str]]:
-        out = bytearray()
-        commands = []
+    def feed(self, data: bytes) -> list[bytes | str]:
+        """What *data* is, in the order of typing: bytes for the guest, and commands as one character in lower case."""
+        parts: list[bytes | str] = []
+        plain = bytearray()
         for byte in data:
-            if not self._escaped:
-                if byte == CTRL_A:
-                    self._escaped = True
-                else:
-                    out.append(byte)
+            if self._escaped:
+                self._escaped = False
+                if byte != CTRL_A:
+                    if plain:
+                        parts.append(bytes(plain))
+                        plain.clear()
+                    parts.append(chr(byte).lower())
+                    continue
+            elif byte == CTRL_A:
+                self._escaped = True
                 continue
-            self._escaped = False
-            if byte == CTRL_A:
-                out.append(byte)
-            elif chr(byte).lower() in "xhrsp":
-                commands.append(chr(byte).lower())
-        return bytes(out), commands
+            plain.append(byte)
+        if plain:
+            parts.append(bytes(plain))
+        return parts

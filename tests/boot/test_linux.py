@@ -88,6 +88,11 @@ def test_the_kernel_log(linux: Console) -> None:
         assert text in said
 
 
+def test_ctrl_a_b_is_the_break_before_a_sysrq_key(linux: Console) -> None:
+    linux.send("\x01bh")
+    linux.expect("sysrq: HELP : ")
+
+
 def test_reboot_and_power_off(linux: Console) -> None:
     started = time.monotonic()
     linux.send("reboot -f\n")

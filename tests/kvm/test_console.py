@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -112,10 +113,14 @@ def test_ctrl_a_r_prints_the_registers_of_a_guest_that_sleeps(on_terminal: Conso
     on_terminal.expect("and on")
 
 
-def test_ctrl_a_and_another_letter_is_dropped(on_terminal: Console) -> None:
+def test_ctrl_a_and_another_letter_says_so_and_the_guest_sees_nothing_of_it(on_terminal: Console) -> None:
     on_terminal.expect(GREETING)
-    on_terminal.send("<\x01z>")
-    on_terminal.expect("<>")
+    on_terminal.send("<\x01~>")
+    on_terminal.expect("pyvmm: Ctrl-A ~ is no command: Ctrl-A h shows them\r\n")
+    on_terminal.send("!")
+    on_terminal.expect("!")
+    shown = on_terminal.output.partition(GREETING)[2]
+    assert shown.count("~") == 1 and "<" in shown and ">" in shown
 
 
 def test_a_guest_that_looks_for_a_key_between_its_output_gets_it(tmp_path: Path) -> None:
@@ -164,13 +169,16 @@ def test_each_end_gives_the_terminal_back(guest: str, status: int) -> None:
         assert "\n" not in console.output.replace("\r\n", ""), "no staircase: the terminal was cooked again by then"
 
 
-def test_lines_of_ours_on_the_raw_terminal() -> None:
+def test_lines_of_ours_on_the_raw_terminal(tmp_path: Path) -> None:
     """A trace and a complaint: each starts at the left edge, though the terminal moves there by itself no more."""
-    arguments: list[str | Path] = [PYVMM, "run", "hello", "--trace", "serial,irq", "--screenshot", "/no/such/place.png"]
+    picture = tmp_path / "gone" / "place.png"
+    picture.parent.mkdir()
+    arguments: list[str | Path] = [PYVMM, "run", "hello", "--trace", "serial,irq", "--screenshot", picture]
     with Console(arguments, on_pty=True) as console:
         console.expect(GREETING)
+        shutil.rmtree(picture.parent)
         console.send("a\x01s")
-        console.expect("pyvmm: cannot write /no/such/place.png: No such file or directory")
+        console.expect(f"pyvmm: cannot write {picture}: No such file or directory")
         console.send("q")
         assert console.wait() == 0
         assert "serial" in console.output and "KVM_IRQ_LINE" in console.output

@@ -181,8 +181,8 @@ def test_ctrl_a_s_writes_the_screen_while_the_guest_runs(tmp_path: Path) -> None
             console.send(f"echo {word}\r")
             console.expect(f"{word}\r\n")  # the echo
             console.expect("> ")
-            console.send("\x01s\x01h")
-            console.expect("send Ctrl-A")
+            console.send("\x01s")
+            console.expect(f"pyvmm: wrote {tmp_path / 'shot.png'}\r\n")
             image = Image.open(tmp_path / "shot.png").convert("RGB")
             lines = [line.rstrip() for line in read_text(image.tobytes(), 640, 3)]
             assert word in lines
@@ -206,3 +206,24 @@ def test_a_screenshot_that_cannot_be_written_is_one_line() -> None:
         "pyvmm: cannot write /no/such.png: No such file or directory",
         "pyvmm: debug-exit 0",
     ]
+
+
+@pytest.mark.parametrize("display", ["none", "text"])
+def test_ctrl_a_b_sends_a_break(tmp_path: Path, display: str) -> None:
+    """Prints 'R' on COM1 and the screen, polls LSR for BI, then ends with what came: a null byte."""
+    code = "ba f803 b0 52 ee  b8 00b8 8e c0 26 c6 06 0000 52  ba fd03 ec a8 10 74 fb  ba f803 ec 04 09 e6 f4 f4"
+    (tmp_path / "code").write_bytes(bytes.fromhex(code))
+    command: list[str | Path] = [PYVMM, "run", "-m", "1M", "-k", "code", "--flat", "real@0x1000", "--display", display]
+    with Console(command, on_pty=True, cwd=tmp_path) as console:
+        console.expect("R")
+        console.send("\x01b")
+        assert console.wait() == 16 + 9
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_ctrl_a_n_presses_the_nmi_button(irqchip: str) -> None:
+    with Console([PYVMM, "run", "nmi", "--set", "count=2", "--irqchip", irqchip], on_pty=True) as console:
+        for _ in range(2):
+            console.expect("R")
+            console.send("\x01n")
+        assert console.wait() == 16

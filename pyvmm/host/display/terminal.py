@@ -57,7 +57,9 @@ class TerminalScreen:
         self._top = 0
         self._left: tuple[SeenScreen, Iterator[list[Run]]] | None = None
         self._note: list[str] = []
-        self._started = self._visible = False
+        self._started = False
+        self.visible = False
+        """The alternate screen is shown, or will be with the next frame."""
 
     def start(self) -> None:
         """Take the terminal and draw from now on, sixty times a second at most."""
@@ -86,7 +88,7 @@ class TerminalScreen:
 
     def refresh(self) -> None:
         """Draw what changed; while the terminal has yet to take the last frame, that goes on instead. Never waits."""
-        if not self._visible:
+        if not self.visible:
             return
         if not self._waiting:
             self._waiting = self._next().encode()
@@ -94,23 +96,23 @@ class TerminalScreen:
             self._waiting = self._waiting[self._out.write(self._waiting) :]
         except OSError:  # the terminal is gone
             self._waiting = b""
-            self._started = self._visible = False
+            self._started = self.visible = False
 
     def give_back(self) -> None:
         """Leave the alternate screen; before the process stops."""
-        if self._visible and _ENTER not in self._waiting:  # we have been there at all
+        if self.visible and _ENTER not in self._waiting:  # we have been there at all
             try:
                 # A frame may have stopped within a sequence: CAN ends it.
                 self._out.write(b"\x18" + _LEAVE if self._waiting else _LEAVE, PATIENCE_MS)
             except OSError:
                 pass
-        self._visible = False
+        self.visible = False
         self._waiting = b""
 
     def take_again(self) -> None:
         """Draw everything again, where we are in the foreground: the process continues."""
-        self._visible = self._started and in_foreground(self._fd)
-        if self._visible:
+        self.visible = self._started and in_foreground(self._fd)
+        if self.visible:
             self._waiting = b"\x18" + _ENTER if self._waiting else _ENTER  # as in give_back(), after SIGSTOP
             self._size = (0, 0)
             self._left = None

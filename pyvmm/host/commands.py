@@ -1,0 +1,79 @@
+"""What Ctrl-A and a letter do on the user's terminal: one table, and Ctrl-A h is made from it.
+
+Each call runs in the loop, under the machine lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple, Protocol
+
+from pyvmm.errors import UserError
+from pyvmm.machine.machine import Machine
+from pyvmm.vcpu.report import vcpu_report
+
+
+class Seat(Protocol):
+    """Where the user sits: what the commands act on, and where they answer."""
+
+    @property
+    def machine(self) -> Machine: ...
+
+    def say(self, text: str) -> None:
+        """Show lines to the user, on the terminal where the letter was typed."""
+
+    def screenshot(self) -> Path:
+        """Write the screen to a file, and return which; raises UserError."""
+
+
+class Command(NamedTuple):
+    help: str
+    call: Callable[[Seat], None]
+
+
+def _registers(seat: Seat) -> None:
+    for thread in seat.machine.life.cpus.threads:  # a running vCPU answers in its own thread
+        thread.call(partial(lambda vcpu: seat.say(vcpu_report(vcpu, seat.machine.memory)), thread.vcpu))
+
+
+def _screenshot(seat: Seat) -> None:
+    try:
+        seat.say(f"pyvmm: wrote {seat.screenshot().absolute()}")
+    except UserError as error:
+        seat.say(f"pyvmm: {error}")
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "h": Command("this help", lambda seat: seat.say(help_text())),
+    "x": Command("quit the machine", lambda seat: seat.machine.end()),
+    "r": Command("print the vCPUs' registers", _registers),
+    "p": Command("press the power button", lambda seat: seat.machine.power_button()),
+    "n": Command("press the NMI button", lambda seat: seat.machine.nmi()),
+    "b": Command("send a break on COM1 (SysRq, kgdb)", lambda seat: seat.machine.board.com1.receive_break()),
+    "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
+}
+
+
+def help_text() -> str:
+    """A line for each command."""
+    lines = [f"Ctrl-A {letter}  {command.help}" for letter, command in COMMANDS.items()]
+    return "\n".join([*lines, "Ctrl-A Ctrl-A  send Ctrl-A"])
+
+
+def perform(letter: str, seat: Seat) -> None:
+    """Do what Ctrl-A and *letter* (one character, in lower case) ask for, or say that they ask for nothing."""
+    command = COMMANDS.get(letter)
+    if command is not None:
+        command.call(seat)
+    else:
+        seat.say(f"pyvmm: Ctrl-A {key_name(letter)} is no command: Ctrl-A h shows them")
+
+
+def key_name(character: str) -> str:
+    """How a character is typed, for one that would do something to a terminal: Ctrl-[, 0x9b."""
+    code = ord(character)
+    if code < 0x20:
+        return f"Ctrl-{chr(code + 0x40)}"
+    return character if 0x20 < code < 0x7F else f"0x{code:02x}"

@@ -1,0 +1,85 @@
+"""The table of Ctrl-A letters: each does its thing to the machine and answers where it was typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyvmm.errors import UserError
+from pyvmm.host.commands import COMMANDS, perform
+
+
+class Seat:
+    """A user who typed a letter; the machine notes what is done to it."""
+
+    def __init__(self, shot: Path | UserError = Path("screen.png")) -> None:
+        self.machine: Any = Mock()
+        self.said: list[str] = []
+        self._shot = shot
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def screenshot(self) -> Path:
+        if isinstance(self._shot, UserError):
+            raise self._shot
+        return self._shot
+
+    def type(self, letter: str) -> list[str]:
+        """What was done to the machine, as calls."""
+        perform(letter, self)
+        return [str(call).removeprefix("call.") for call in self.machine.mock_calls]
+
+
+@pytest.mark.parametrize(
+    ("letter", "calls"),
+    [
+        ("p", ["power_button()"]),
+        ("n", ["nmi()"]),
+        ("b", ["board.com1.receive_break()"]),
+        ("x", ["end()"]),
+    ],
+)
+def test_what_reaches_the_machine(letter: str, calls: list[str]) -> None:
+    seat = Seat()
+    assert seat.type(letter) == calls
+    assert seat.said == []
+
+
+def test_the_help_has_every_letter_once() -> None:
+    seat = Seat()
+    assert seat.type("h") == []
+    (text,) = seat.said
+    lines = [line.split("  ", 1) for line in text.split("\n")]
+    assert lines == [[f"Ctrl-A {letter}", command.help] for letter, command in COMMANDS.items()] + [
+        ["Ctrl-A Ctrl-A", "send Ctrl-A"]
+    ]
+
+
+def test_s_says_what_it_wrote_or_why_not() -> None:
+    seat = Seat(Path("here.png"))
+    seat.type("s")
+    assert seat.said == [f"pyvmm: wrote {Path.cwd()}/here.png"]
+    seat = Seat(UserError("cannot write here.png: No space left on device"))
+    seat.type("s")
+    assert seat.said == ["pyvmm: cannot write here.png: No space left on device"]
+
+
+@pytest.mark.parametrize(("typed", "named"), [("q", "q"), ("\x1b", "Ctrl-["), ("\r", "Ctrl-M"), ("\x9b", "0x9b")])
+def test_an_unknown_letter_says_so(typed: str, named: str) -> None:
+    seat = Seat()
+    assert seat.type(typed) == []
+    assert seat.said == [f"pyvmm: Ctrl-A {named} is no command: Ctrl-A h shows them"]
+
+
+@given(st.characters(max_codepoint=255))
+def test_no_answer_has_a_control_character(typed: str) -> None:
+    seat = Seat()
+    if typed not in COMMANDS:
+        seat.type(typed)
+        assert all(said.isascii() and said.isprintable() for said in seat.said) and seat.said
