@@ -9,7 +9,7 @@ Everything above this package sees decoded exits and plain values; ioctl numbers
 from kvm_cffi import constants
 from kvm_cffi._call import KvmError
 from kvm_cffi.exits import Exit, ExitRecord
-from kvm_cffi.mapping import address_of, map_memory
+from kvm_cffi.mapping import address_of, drop_translations, map_memory
 from kvm_cffi.state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
 from kvm_cffi.system import System
 from kvm_cffi.vcpu import Vcpu, catch_signal
@@ -37,5 +37,6 @@ __all__ = [
     "address_of",
     "catch_signal",
     "constants",
+    "drop_translations",
     "map_memory",
 ]

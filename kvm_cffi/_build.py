@@ -18,6 +18,7 @@ KVM_GET_SREGS KVM_SET_SREGS KVM_GET_FPU KVM_SET_FPU KVM_GET_XSAVE KVM_SET_XSAVE 
 KVM_GET_LAPIC KVM_SET_LAPIC KVM_GET_VCPU_EVENTS KVM_SET_VCPU_EVENTS KVM_GET_MP_STATE KVM_SET_MP_STATE
 KVM_GET_DEBUGREGS KVM_SET_DEBUGREGS KVM_SET_CPUID2 KVM_GET_CPUID2 KVM_INTERRUPT KVM_NMI KVM_SET_GUEST_DEBUG
 KVM_TRANSLATE KVM_SET_SIGNAL_MASK KVM_GET_TSC_KHZ KVM_SET_TSC_KHZ KVM_GET_XCRS KVM_SET_XCRS KVM_KVMCLOCK_CTRL
+KVM_GET_STATS_FD
 """
 
 CONSTANTS = """
@@ -108,6 +109,7 @@ int kvm_cffi_catch_signal(int signal);
 int kvm_cffi_signal_mask(int fd, uint64_t mask, int set);
 char *kvm_cffi_map(size_t size, size_t alignment, int fd);
 int kvm_cffi_unmap(char *memory, size_t size);
+int kvm_cffi_drop_translations(char *memory, size_t size);
 
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 #define KVM_CFFI_RECORDS ...

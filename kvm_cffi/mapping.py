@@ -27,5 +27,14 @@ def address_of(buffer: memoryview) -> int:
         return int(ffi.cast("uintptr_t", pointer))
 
 
+def drop_translations(buffer: memoryview) -> None:
+    """Make KVM forget where *buffer*, whole pages of the host, is in a guest, until the guest touches it again.
+
+    What is in the pages stays. Raises OSError.
+    """
+    if lib.kvm_cffi_drop_translations(ffi.from_buffer(buffer), len(buffer)):
+        raise OSError(ffi.errno, os.strerror(ffi.errno))
+
+
 def _unmap(size: int, pointer: object) -> None:
     lib.kvm_cffi_unmap(pointer, size)

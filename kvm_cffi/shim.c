@@ -87,6 +87,15 @@ static int kvm_cffi_unmap(char *memory, size_t size)
     return munmap(memory, size);
 }
 
+/* Any change of protection makes KVM drop what it has mapped of these pages (its MMU notifier). One that only allows more,
+ * and back, is none that another vCPU or thread could trip over in between. 0, or -1 and errno. */
+static int kvm_cffi_drop_translations(char *memory, size_t size)
+{
+    if (mprotect(memory, size, PROT_READ | PROT_WRITE | PROT_EXEC))
+        return -1;
+    return mprotect(memory, size, PROT_READ | PROT_WRITE);
+}
+
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 
 #define KVM_CFFI_RECORDS 32

@@ -11,11 +11,13 @@ KVM maps 2 MiB at once where a huge page of the host is one of the guest too: so
 from __future__ import annotations
 
 import errno
+import mmap
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from kvm_cffi import KvmError, Vm, map_memory
+from kvm_cffi import KvmError, Vm, drop_translations, map_memory
 from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END
 from pyvmm.config import HUGE_PAGE_SIZES, ConfigError
 from pyvmm.memory import GuestMemory, Region
@@ -63,6 +65,7 @@ class Ram:
                 f"this host has {host_memory() // MIB} MiB of memory and swap: ask for less", {"memory": size}
             )
         self.size = size
+        self._page = hugetlb or mmap.PAGESIZE
         fd: int | None = None
         try:
             if hugetlb is not None:
@@ -97,6 +100,15 @@ class Ram:
     def above_4g(self) -> int:
         """Bytes of RAM from 4 GiB up."""
         return max(0, self.size - HOLE_START)
+
+    def flush_page(self, gpa: int) -> None:
+        """Take the page of *gpa* out of KVM's second-level tables until the guest touches it again; where there is no
+        RAM nothing happens."""
+        for region in self.regions:
+            if region.gpa <= gpa < region.gpa + len(region.buffer):
+                start = (region.fd_offset + gpa - region.gpa) & -self._page
+                with suppress(OSError):  # of a host that forbids it (SELinux's execmem)
+                    drop_translations(self._whole[start : start + self._page])
 
     def close(self) -> None:
         """Give the memory back; views that somebody still holds keep the mapping until they go."""
