@@ -27,6 +27,7 @@ Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]
 TripleFault = Literal["report", "reset"]
 InputMode = Literal["auto", "ps2", "virtio"]
+DebugExit = Literal["pyvmm", "qemu"]
 Display = Literal["none", "x11", "text"]
 
 
@@ -89,7 +90,7 @@ class MachineConfig:
     root_ports: int = 0
     """PCI Express root ports, from slot 0x1c up."""
     devices: tuple[str, ...] = ()
-    """PCI devices from the user's own files: FILE:CLASS,KEY=VALUE,..."""
+    """Devices that come with pyvmm, NAME,KEY=VALUE,..., and PCI devices from the user's own files, FILE:CLASS,..."""
     input: InputMode = "auto"
     triple_fault: TripleFault = "report"
     no_reboot: bool = False
@@ -205,4 +206,6 @@ class HostConfig:
     screenshot: Path | None = None
     """Where the screen goes as a PNG when the machine ends, and at Ctrl-A s."""
     timeout: float | None = None
+    debug_exit: DebugExit = "pyvmm"
+    """How the exit status tells what the guest wrote to the debug-exit port."""
     trace_file: Path | None = None

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from kvm_cffi import Vm, constants
 from pyvmm.board.gsi import GsiTable, kernel_pins
-from pyvmm.board.layout import IRQ_SCI, PCI_GSIS, PCI_IRQS
+from pyvmm.board.layout import IRQ_CASCADE, IRQ_SCI, PCI_GSIS, PCI_IRQS
 from pyvmm.board.placement import Parts
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.trace import Channel
@@ -55,6 +55,12 @@ def both(first: Irq, second: Irq) -> LevelIrq:
         second.set_level(level)
 
     return LevelIrq(drive)
+
+
+def isa_lines(irqchip: Irqchip) -> list[Irq]:
+    """A wire to each ISA IRQ, 0 to 15, beside those of the devices: the last to drive an IRQ sets its level. That of
+    IRQ 2, where the second PIC is, ends nowhere."""
+    return [irqchip.line(irq) if irq != IRQ_CASCADE else LevelIrq(lambda level: None) for irq in range(16)]
 
 
 class KernelIrqchip:

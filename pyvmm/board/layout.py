@@ -47,6 +47,7 @@ DEBUGCON: Final = 0xE9
 DEBUG_EXIT: Final = 0xF4
 COM1: Final = 0x3F8
 ELCR: Final = 0x4D0
+FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600
 PCI_CONFIG: Final = 0xCF8
 """CONFIG_ADDRESS and CONFIG_DATA, 8 ports; the reset control register 0xCF9 is inside."""
@@ -54,6 +55,7 @@ PCI_CONFIG: Final = 0xCF8
 # Interrupts: ISA IRQ numbers, which are GSIs too (but IRQ 0 is GSI 2 on the IOAPIC)
 IRQ_TIMER: Final = 0
 IRQ_KEYBOARD: Final = 1
+IRQ_CASCADE: Final = 2
 IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9

@@ -5,6 +5,7 @@
     port 0x61          the PIT's channel 2 and the speaker      POST      0x80
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA text  0x3B0-0x3DF, 0xB8000
+    fw_cfg             0x510
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A
 
 It is built on a Vm, or on a FakeVm to find out what would be built; vCPUs and threads are not its business.
@@ -33,6 +34,7 @@ from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
+from pyvmm.devices.fw_cfg import FW_CFG_LENGTH, FwCfg
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.post_port import PostPort
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
@@ -168,6 +170,7 @@ class Pc:
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, control)
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
+        add("fw-cfg", FwCfg(self.config.memory, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi"))
         add(

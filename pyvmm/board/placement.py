@@ -6,7 +6,7 @@ Whoever needs to know what is where asks here: ACPI and MP tables, a reset, a li
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from pyvmm.bus import Bus, Device
@@ -71,6 +71,13 @@ class Parts:
             tuple(irqs),
         )
         return part
+
+    def give_up(self, name: str, port: int, count: int) -> None:
+        """Part *name* answers at ports [port, port+count), which it was given as such, no more."""
+        placement = self._placements[name]
+        self.pio.unmap(port, count)
+        ports = tuple(place for place in placement.ports if place != (port, count))
+        self._placements[name] = replace(placement, ports=ports)
 
     def __iter__(self) -> Iterator[Placement]:
         return iter(self._placements.values())

@@ -172,8 +172,8 @@ def _machine_options() -> Parser:
         "--device",
         action="append",
         default=[],
-        metavar="FILE:CLASS[,KEY=VALUE...]",
-        help="a PCI device of your own; port=N puts it behind root port N",
+        metavar="NAME[,KEY=VALUE...]",
+        help="testdev, pci-testdev, or a PCI device of your own as FILE:CLASS; port=N puts it behind root port N",
     )
     add(
         "--input",
@@ -209,6 +209,12 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TEXT:KEYS",
         help="type KEYS (\\n, <enter>, <ctrl-c> ...) when the guest has shown TEXT",
+    )
+    add(
+        "--debug-exit",
+        choices=("pyvmm", "qemu"),
+        default="pyvmm",
+        help="exit status for a v written to port 0xf4: 16+v (default), or (v<<1)|1 as QEMU's isa-debug-exit has it",
     )
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
@@ -302,6 +308,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         type_after=tuple(arguments.type_after),
         screenshot=arguments.screenshot,
         timeout=arguments.timeout,
+        debug_exit=arguments.debug_exit,
         trace_file=trace_file(arguments),
     )
 

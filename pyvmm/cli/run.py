@@ -178,4 +178,4 @@ def run(config: MachineConfig, host: HostConfig) -> int:
         complain(f"pyvmm: {outcome}")
     if outcome.report:
         complain(outcome.report)
-    return outcome.status
+    return outcome.qemu_status if host.debug_exit == "qemu" else outcome.status

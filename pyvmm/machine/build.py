@@ -141,7 +141,7 @@ def _plug_in(config: MachineConfig, board: Pc, trace: Trace) -> None:
     if config.root_ports or config.devices or config.rng:
         from pyvmm.machine.slots import plug_in
 
-        plug_in(config, board.pci.root, trace.channel("pci"))
+        plug_in(config, board, trace.channel("pci"))
 
 
 def _start_at(cpus: VcpuGroup, board: Pc, state: CpuState) -> None:

@@ -65,7 +65,7 @@ def described(config: MachineConfig) -> Iterator[Pc]:
         board = Pc(config, FakeVm(), ram, bits, loop, loop, Trace(), _NoSignals())
         resources.callback(board.close)
         if config.root_ports or config.devices or config.rng:
-            plug_in(config, board.pci.root, board.trace.channel("pci"))
+            plug_in(config, board, board.trace.channel("pci"))
         board.assign_pci_resources()
         Payload(config).load(board, fresh=True)
         yield board

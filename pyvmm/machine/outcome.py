@@ -77,6 +77,11 @@ class Outcome:
             return 128 + self.value
         return STATUS[self.end]
 
+    @property
+    def qemu_status(self) -> int:
+        """The exit status as QEMU's isa-debug-exit makes it of the value; of any other end it is *status*."""
+        return (self.value << 1 | 1) & 0xFF if self.end is End.DEBUG_EXIT else self.status
+
     def __str__(self) -> str:
         if self.end is End.DEBUG_EXIT:
             return f"debug-exit {self.value}"

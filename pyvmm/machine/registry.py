@@ -1,20 +1,41 @@
-"""--device FILE:CLASS,KEY=VALUE,...: a PCI device from a Python file of the user's own."""
+"""--device NAME,KEY=VALUE,...: a device that comes with pyvmm, or FILE:CLASS, a PCI device of the user's own."""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, Protocol
 
+from pyvmm.bus import Device
 from pyvmm.errors import UserError, is_ctrl_c, one_line, printable
 from pyvmm.pci.device import PciDevice
+
+BUILTIN: Final = {
+    "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
+    "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
+}
+"""What a name stands for: nothing is imported that is not asked for."""
+
+Services = Mapping[str, Callable[[], object]]
+"""What a device that comes with pyvmm is given, where its constructor has a parameter of that name."""
+
+
+class BoardDevice(Protocol):
+    """A device that is no PCI function and has addresses of its own: (first, length, who answers there)."""
+
+    ports: Sequence[tuple[int, int, Device]]
+    memory: Sequence[tuple[int, int, Device]]
+
+    def reset(self) -> None: ...
 
 
 def _value(text: str) -> int | str:
@@ -24,19 +45,23 @@ def _value(text: str) -> int | str:
         return text
 
 
-def parse_device(option: str) -> tuple[Path, str, dict[str, int | str]]:
-    """FILE:CLASS,KEY=VALUE,... in its parts; a value that reads as a number is one. Raises UserError."""
+def parse_device(option: str) -> tuple[Path | None, str, dict[str, int | str]]:
+    """FILE:CLASS,KEY=VALUE,... in its parts, or one of BUILTIN, which has no file; a value that reads as a number is a
+    number. Raises UserError."""
     head, *settings = option.split(",")
     file, colon, name = head.rpartition(":")
-    if not colon or not file or not name.isidentifier():
-        raise UserError(f"--device {option}: write it as FILE.py:CLASS or FILE.py:CLASS,KEY=VALUE")
+    if head not in BUILTIN and (not colon or not file or not name.isidentifier()):
+        names = ", ".join(BUILTIN)
+        raise UserError(
+            f"--device {option}: write it as FILE.py:CLASS or FILE.py:CLASS,KEY=VALUE, or name one of {names}"
+        )
     arguments: dict[str, int | str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.isidentifier():
             raise UserError(f"--device {option}: {setting!r} is no KEY=VALUE")
         arguments[key] = _value(value)
-    return Path(file), name, arguments
+    return Path(file) if colon else None, name, arguments
 
 
 def device_port(option: str) -> int | None:
@@ -47,9 +72,30 @@ def device_port(option: str) -> int | None:
     return port
 
 
+def make_device(option: str, services: Services) -> PciDevice | BoardDevice:
+    """The device that *option* names; UserError says what is wrong with it."""
+    file, name, arguments = parse_device(option)
+    if file is not None:
+        return load_device(option)
+    arguments.pop("port", None)
+    module, _, class_name = BUILTIN[name].partition(":")
+    make: Callable[..., PciDevice | BoardDevice] = getattr(importlib.import_module(module), class_name)
+    parameters = inspect.signature(make).parameters
+    keys = [key for key in parameters if key not in services]
+    if wrong := sorted(arguments.keys() - set(keys)):
+        there_are = f"it has {', '.join(keys)}" if keys else "it has none"
+        raise UserError(f"--device {option}: {name} has no key {wrong[0]}: {there_are}")
+    try:
+        return make(**arguments, **{key: services[key]() for key in parameters if key in services})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--device {option}: {error}") from None
+
+
 def load_device(option: str) -> PciDevice:
-    """Import the file and make the device; UserError says what is wrong with either, and in which line."""
+    """Import the user's file and make the device; UserError says what is wrong with either, and in which line."""
     path, name, arguments = parse_device(option)
+    if path is None:
+        raise UserError(f"--device {option}: {name} comes with pyvmm, it is in no file")
     arguments.pop("port", None)
     with blaming(f"--device {option}", path):
         module = load_module(path)

@@ -78,7 +78,7 @@ STATUSES = {
     "internal-error": 6, "irq-window": 16, "kbd-inb60": 124, "keyboard": 124, "mmio": 16, "mmio-cross": 16, "msi": 124,
     "nmi": 124, "pci": 17, "pio": 16, "pio-bench": 16, "ports": 16, "protected": 16, "reset-cf9": 16,
     "reset-i8042": 16, "reset-port92": 16, "reset-triple-fault": 5, "rtc": 16, "shutdown": 5, "smp": 17,
-    "string-io": 16, "timer": 16, "tpr": 16, "uart": 16,
+    "string-io": 16, "testdev": 20, "timer": 16, "tpr": 16, "uart": 16,
 }  # fmt: skip
 """Each guest's exit status with nobody to type or to interrupt it."""
 FASTER = {
@@ -125,6 +125,18 @@ def test_debug_exit_values(pyvmm: Pyvmm, tmp_path: Path, value: int, status: int
     (tmp_path / "code").write_bytes(bytes([0xB0, value, 0xE6, 0xF4, 0xF4]))
     ran = pyvmm("run", "-m", "1M", "-k", tmp_path / "code", "--flat", "real@0x1000")
     assert (ran.status, ran.err) == (status, f"pyvmm: debug-exit {value}\n")
+
+
+@pytest.mark.parametrize(("value", "status"), [(0, 1), (1, 3), (94, 189), (127, 255), (128, 1), (255, 255)])
+def test_debug_exit_values_as_qemu_tells_them(pyvmm: Pyvmm, tmp_path: Path, value: int, status: int) -> None:
+    (tmp_path / "code").write_bytes(bytes([0xB0, value, 0xE6, 0xF4, 0xF4]))
+    ran = pyvmm("run", "-m", "1M", "-k", tmp_path / "code", "--flat", "real@0x1000", "--debug-exit", "qemu")
+    assert (ran.status, ran.err) == (status, f"pyvmm: debug-exit {value}\n")
+
+
+def test_what_kvms_test_programs_expect(pyvmm: Pyvmm) -> None:
+    ran = pyvmm("run", "testdev", "--device", "testdev", "--device", "pci-testdev", "--debug-exit", "qemu")
+    assert (ran.status, ran.err) == (1, "pyvmm: debug-exit 0\n")
 
 
 def test_cpus(pyvmm: Pyvmm) -> None:

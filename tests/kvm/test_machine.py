@@ -36,8 +36,8 @@ BY_THEMSELVES = [
     "string-io", "timer", "tpr", "uart",
 ]  # fmt: skip
 DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "smp"]
-ELSEWHERE = ["pci"]
-"""In test_pci.py."""
+ELSEWHERE = ["pci", "testdev"]
+"""In test_pci.py and test_testdev.py."""
 DYING = {"shutdown": End.TRIPLE_FAULT, "internal-error": End.INTERNAL_ERROR, "fetch-mmio": End.INTERNAL_ERROR}
 LOST = {"shutdown": SVM, "internal-error": False, "fetch-mmio": False}
 """On AMD's processors KVM resets a vCPU that has shut down."""

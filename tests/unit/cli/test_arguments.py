@@ -105,6 +105,7 @@ def test_everything() -> None:
         rng=True,
         trace=frozenset({"irq", "exits"}),
     )
+    assert host("--debug-exit", "qemu") == HostConfig(debug_exit="qemu")
     assert host("--timeout", "1.5", "--trace", "irq=a=b") == HostConfig(timeout=1.5, trace_file=Path("a=b"))
     assert config("--no-reboot").no_reboot and not config().no_reboot
 

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine.registry import device_port, load_device, parse_device
+from pyvmm.irq import FakeIrq
+from pyvmm.machine.describe import described
+from pyvmm.machine.registry import BUILTIN, Services, device_port, load_device, make_device, parse_device
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.root_port import RootPort
 
 FILE = """
 from pyvmm.pci.device import PciDevice
@@ -57,6 +62,7 @@ def test_arguments() -> None:
     )
     assert device_port("a.py:Good,port=0x2") == 2
     assert device_port("a.py:Good") is None
+    assert parse_device("pci-testdev,membar=0x1000") == (None, "pci-testdev", {"membar": 0x1000})
 
 
 def test_a_device(file: Path) -> None:
@@ -67,6 +73,7 @@ def test_a_device(file: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
+        ("nothing", "write it as FILE.py:CLASS .* or name one of pci-testdev, testdev"),
         ("{file}", "write it as FILE.py:CLASS"),
         ("{file}:", "write it as FILE.py:CLASS"),
         (":Good", "write it as FILE.py:CLASS"),
@@ -201,3 +208,64 @@ def test_a_file_named_as_one_of_the_standard_library(tmp_path: Path) -> None:
 def test_a_port_that_is_no_number() -> None:
     with pytest.raises(UserError, match="port=first is no number of a root port"):
         device_port("a.py:Good,port=first")
+
+
+def services() -> Services:
+    return {"lines": lambda: [FakeIrq() for _ in range(16)], "flush_page": lambda: lambda gpa: None}
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_what_comes_with_pyvmm_can_be_made(name: str) -> None:
+    device = make_device(name, services())
+    assert isinstance(device, PciDevice) or device.ports or device.memory
+
+
+def test_a_file_of_the_users_can_be_made_too(file: Path) -> None:
+    assert type(make_device(f"{file}:Good", services())).__name__ == "Good"
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("pci-testdev,size=1", "pci-testdev has no key size: it has membar"),
+        ("pci-testdev,membar=64M", "pci-testdev,membar=64M: membar is a number of bytes"),
+        ("pci-testdev,membar=48", "a power of two, not 48"),
+        ("testdev,lines=1", "testdev has no key lines: it has none"),
+    ],
+)
+def test_wrong_keys(option: str, says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        make_device(option, services())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_of_the_board_is_put_where_it_says() -> None:
+    """The debug console gives its port away, as in QEMU."""
+    with described(MachineConfig(guest="hello", devices=("testdev",))) as board:
+        board.pio.write(0xE8, 4, 0x12345678)
+        assert board.pio.read(0xE0, 4) == 0x12345678
+        board.mmio.write(0xFF00FFFE, 2, 0x55AA)
+        board.pio.write(0x200E, 1, 1)
+        assert board.parts["testdev"].ports == ((0xE0, 4), (0xE4, 4), (0xE8, 4), (0x2000, 24))
+        assert board.parts["debugcon"].ports == ()
+        board.reset()
+        assert (board.pio.read(0xE0, 4), board.mmio.read(0xFF00FFFE, 2)) == (0, 0x55AA)
+
+
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [
+        (("testdev", "testdev"), "there are two parts testdev on the board: leave it away"),
+        (("testdev,port=0",), "no PCI device: leave port away"),
+        (("pci-testdev,port=1",), "root port 1 does not exist"),
+    ],
+)
+def test_a_device_by_name_that_does_not_go(devices: tuple[str, ...], says: str) -> None:
+    with pytest.raises(UserError, match=says), described(MachineConfig(devices=devices, root_ports=1)):
+        pass
+
+
+def test_a_device_by_name_behind_a_root_port() -> None:
+    with described(MachineConfig(devices=("pci-testdev,port=0",), root_ports=1)) as board:
+        (port,) = [function for function in board.pci.root.functions.values() if isinstance(function, RootPort)]
+        assert [type(function).__name__ for function in port.child.functions.values()] == ["PciTestdev"]
