@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 def test_pvpanic(option: str, events: int, capfd: pytest.CaptureFixture[str]) -> None:
     """pvpanic_pci_probe maps BAR 0, reads the capability and writes an event."""
     told: list[str] = []
-    board = Board(trace=Channel("pci", lambda ns, channel, line: told.append(line)))
+    board = Board(trace=Channel("pci", lambda ns, channel, line: told.append(line), enabled=True))
     device = load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}")
     board.host.root.add(device, 3)
     config = board.ecam(0, 3)
