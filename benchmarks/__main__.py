@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import boot, document, doorbell, host, keys, pio, start, virtio
+from benchmarks import boot, document, doorbell, exits, host, keys, pio, start, virtio
 from benchmarks.programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -28,6 +28,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
 IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "pio-lab": lambda rounds: pio.measure(rounds, pio.Load(5000, 2000), goal=2.0),
     "boot-lab": boot.measure,
+    "boot-exits": exits.measure,
     "virtio-lab": virtio.measure,
 }
 """What is measured in the lab, each in a boot of its own."""

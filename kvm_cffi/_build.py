@@ -133,7 +133,7 @@ struct kvm_cffi_exit { uint32_t reason; uint64_t hardware_reason; uint32_t hardw
 void kvm_cffi_exit_details(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_exit *out);
 
 struct kvm_cffi_coalesced { uint64_t address, data; uint32_t size, pio; ...; };
-int kvm_cffi_coalesced_pending(struct kvm_cffi_vcpu *vcpu);
+uint32_t kvm_cffi_coalesced_count(struct kvm_cffi_vcpu *vcpu);
 int kvm_cffi_coalesced_next(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_coalesced *out);
 
 struct kvm_cffi_vcpu_events { uint8_t exception_injected, exception_nr, exception_has_error_code;

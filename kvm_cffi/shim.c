@@ -202,9 +202,19 @@ static void remember(struct kvm_cffi_vcpu *vcpu)
     }
 }
 
-static int kvm_cffi_coalesced_pending(struct kvm_cffi_vcpu *vcpu)
+#define RING_ENTRIES ((uint32_t)((4096 - sizeof(struct kvm_coalesced_mmio_ring)) / sizeof(struct kvm_coalesced_mmio)))
+
+/* How many coalesced writes wait. */
+static uint32_t kvm_cffi_coalesced_count(struct kvm_cffi_vcpu *vcpu)
 {
-    return vcpu->ring && __atomic_load_n(&vcpu->ring->last, __ATOMIC_ACQUIRE) != vcpu->ring->first;
+    if (!vcpu->ring)
+        return 0;
+    return (__atomic_load_n(&vcpu->ring->last, __ATOMIC_ACQUIRE) + RING_ENTRIES - vcpu->ring->first) % RING_ENTRIES;
+}
+
+static int coalesced(struct kvm_cffi_vcpu *vcpu)
+{
+    return kvm_cffi_coalesced_count(vcpu) ? KVM_CFFI_COALESCED : 0;
 }
 
 static uint64_t first_item(struct kvm_cffi_vcpu *vcpu)
@@ -243,11 +253,11 @@ static uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu)
     vcpu->count = 0;
     if (ioctl(vcpu->fd, KVM_RUN, 0) < 0) {
         vcpu->error = errno;
-        return KVM_CFFI_ERRNO | kvm_cffi_coalesced_pending(vcpu) * KVM_CFFI_COALESCED;
+        return KVM_CFFI_ERRNO | coalesced(vcpu);
     }
     remember(vcpu);
     vcpu->index = 0;
-    return first_item(vcpu) | kvm_cffi_coalesced_pending(vcpu) * KVM_CFFI_COALESCED;
+    return first_item(vcpu) | coalesced(vcpu);
 }
 
 /* The record of exit number *exit* (from 0), 0 if it is no longer kept. */
@@ -351,17 +361,16 @@ struct kvm_cffi_coalesced {
 static int kvm_cffi_coalesced_next(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_coalesced *out)
 {
     struct kvm_coalesced_mmio_ring *ring = vcpu->ring;
-    uint32_t entries = (4096 - sizeof(*ring)) / sizeof(struct kvm_coalesced_mmio);
     struct kvm_coalesced_mmio *entry;
 
-    if (!kvm_cffi_coalesced_pending(vcpu))
+    if (!kvm_cffi_coalesced_count(vcpu))
         return 0;
-    entry = &ring->coalesced_mmio[ring->first % entries];
+    entry = &ring->coalesced_mmio[ring->first % RING_ENTRIES];
     out->address = entry->phys_addr;
     out->size = entry->len <= 8 ? entry->len : 8;
     out->data = load(entry->data, out->size);
     out->pio = entry->pio;
-    __atomic_store_n(&ring->first, (ring->first + 1) % entries, __ATOMIC_RELEASE);
+    __atomic_store_n(&ring->first, (ring->first + 1) % RING_ENTRIES, __ATOMIC_RELEASE);
     return 1;
 }
 

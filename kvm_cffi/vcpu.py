@@ -197,13 +197,15 @@ class Vcpu:
         ]
 
     def coalesced_writes(self) -> Iterator[tuple[bool, int, int, int]]:
-        """Take the coalesced writes out, oldest first: (is_pio, address, size, value).
+        """Take out the coalesced writes that there are now, oldest first: (is_pio, address, size, value).
 
-        The ring belongs to the VM: only one vCPU may do this at a time, so hold the machine lock.
+        The ring belongs to the VM: only one vCPU may do this at a time, so hold the machine lock. What other vCPUs add
+        meanwhile stays: they could go on for ever.
         """
         self.coalesced = False
         entry = ffi.new("struct kvm_cffi_coalesced *")
-        while lib.kvm_cffi_coalesced_next(self._c, entry):
+        for _ in range(lib.kvm_cffi_coalesced_count(self._c)):
+            lib.kvm_cffi_coalesced_next(self._c, entry)
             yield bool(entry.pio), entry.address, entry.size, entry.data
 
     # Interrupts without an in-kernel irqchip

@@ -92,8 +92,11 @@ class PciRoot:
     ecam: int | None = 0xE0000000
     """Base of the memory-mapped configuration space of buses 0 to last_bus, 1 MiB a bus; None where there is none."""
     last_bus: int = 255
+    """The last bus that there is or may come."""
     gsis: tuple[int, int, int, int] = (16, 17, 18, 19)
     irqs: tuple[int, int, int, int] = (10, 11, 5, 14)
+    ecam_length: int = 256 << 20
+    """Bytes at *ecam* that nothing else has: Linux 2.6 takes the base from MCFG and looks at 256 buses."""
 
     def __post_init__(self) -> None:
         if self.memory32.last >= 1 << 32:
@@ -102,10 +105,8 @@ class PciRoot:
             raise ValueError(f"no PCI bus {self.last_bus}")
         if self.ecam is not None and (self.ecam & 0xFFFFF or self.ecam + self.ecam_length > 1 << 32):
             raise ValueError(f"an ECAM at {self.ecam:#x} is not aligned to 1 MiB, or ends above 4 GiB")
-
-    @property
-    def ecam_length(self) -> int:
-        return (self.last_bus + 1) << 20
+        if self.ecam is not None and self.ecam_length < (self.last_bus + 1) << 20:
+            raise ValueError(f"an ECAM of {self.ecam_length:#x} bytes has no room for bus {self.last_bus}")
 
     @staticmethod
     def pirq(device: int, pin: int) -> int:

@@ -76,6 +76,9 @@ class Signals(Protocol):
     def wake_boot_cpu(self) -> None:
         """INTR of a PIC in user space is up."""
 
+    def catch_up(self) -> None:
+        """Somebody is about to look: carry out the writes that KVM has gathered."""
+
 
 class Pc:
     """The board that *config* asks for, on *vm*; close() gives back what it holds. Raises UserError."""
@@ -163,10 +166,10 @@ class Pc:
             ports=[(layout.CMOS, 2)],
             irqs=[layout.IRQ_RTC],
         )
+        self._gather(layout.CMOS, 1)  # the index: what it is for comes with the data, in an exit
         add("post", PostPort(control), ports=[(layout.POST, 1)])
         # Old kernels write there to let time pass; an exit each time would make a loop over the PIT miss its period.
-        if self.vm.check_extension("KVM_CAP_COALESCED_PIO"):
-            self.vm.register_coalesced(layout.POST, 1, pio=True)
+        self._gather(layout.POST, 1)
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, control)
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
@@ -210,6 +213,13 @@ class Pc:
             VgaText(memoryview(text), self.clock, self._vga_memory_changed, self.trace.channel("vga")),
             ports=[(VGA_PORT_BASE, VGA_PORT_COUNT)],
         )
+        self._gather(VGA_PORT_BASE, VGA_PORT_COUNT)  # a palette is 64 writes; text moves the cursor with each character
+
+    def _gather(self, port: int, count: int) -> None:
+        """Let KVM keep writes to these ports until the next exit: what they change shows only when a port is read, or
+        to somebody who calls catch_up() first."""
+        if self.vm.check_extension("KVM_CAP_COALESCED_PIO"):
+            self.vm.register_coalesced(port, count, pio=True)
 
     def _add_pci(self) -> None:
         router: EventfdMsiRouter | NoMsi = NoMsi()
@@ -281,6 +291,7 @@ class Pc:
         self.nmi_masked = masked
 
     def _vga_memory_changed(self) -> bool:
+        self._signals.catch_up()  # its registers too
         return self.slots.changed(layout.VGA_TEXT, layout.VGA_TEXT_SIZE)
 
     def close(self) -> None:

@@ -11,8 +11,11 @@ from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 from pyvmm.units import GIB
 
 
-def describe(config: MachineConfig, phys_bits: int) -> Platform:
-    """The platform that *config* makes of a processor whose physical addresses have *phys_bits* bits."""
+def describe(config: MachineConfig, phys_bits: int, last_bus: int) -> Platform:
+    """The platform that *config* makes with physical addresses of *phys_bits* bits and PCI buses up to *last_bus*.
+
+    An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
+    """
     base = layout.ACPI_PM
     pm = PowerManagement(
         io=Window(base, base + acpi_pm.PM_LENGTH - 1),
@@ -38,6 +41,8 @@ def describe(config: MachineConfig, phys_bits: int) -> Platform:
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
             memory64=_memory64(config.memory, phys_bits),
             ecam=layout.ECAM_START,
+            ecam_length=layout.ECAM_SIZE,
+            last_bus=last_bus,
             gsis=layout.PCI_GSIS,
             irqs=layout.PCI_IRQS,
         ),

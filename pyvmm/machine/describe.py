@@ -37,6 +37,8 @@ class _NoSignals:
 
     def wake_boot_cpu(self) -> None: ...
 
+    def catch_up(self) -> None: ...
+
 
 def host_phys_bits() -> int:
     """How many physical address bits a guest has on this host: what its KVM says or, where that cannot be asked, its
@@ -79,6 +81,6 @@ def write_tables(config: MachineConfig, out: Path, trace_file: Path | None = Non
             raise UserError(f"--trace: cannot write {trace_file}: name a file where you may write one")
     with described(config) as board:
         try:
-            return write(build(describe(config, board.phys_bits)), out)
+            return write(build(describe(config, board.phys_bits, board.pci.last_bus)), out)
         except OSError as error:
             raise UserError(f"--out {out}: {error.strerror}") from None

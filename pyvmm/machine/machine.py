@@ -129,15 +129,24 @@ class Machine:
 
     def nmi(self) -> None:
         """The NMI button: every vCPU gets one, unless the guest has masked NMIs through port 0x70."""
-        if not self.board.nmi_masked:
-            self.life.cpus.nmi()
+
+        def press() -> None:
+            self.life.cpus.catch_up()  # port 0x70 is one of those whose writes are gathered
+            if not self.board.nmi_masked:
+                self.life.cpus.nmi()
+
+        self.life.call(press)
 
     @property
     def screen(self) -> Screen:
         """The guest's screen as it is now."""
         from pyvmm.screen.screen import Screen
 
-        return self.life.call(lambda: Screen.of(self.board.vga))
+        def take() -> Screen:
+            self.life.cpus.catch_up()
+            return Screen.of(self.board.vga)
+
+        return self.life.call(take)
 
     def translate(self, address: int, vcpu: int = 0) -> Translation:
         """Linear address to guest physical, by the page tables of a vCPU, which stands still meanwhile."""

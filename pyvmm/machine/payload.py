@@ -49,7 +49,7 @@ class Payload:
         e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         rsdp = 0
         if flat is None or flat.mode == "linux32":
-            platform = describe(config, board.phys_bits)
+            platform = describe(config, board.phys_bits, board.pci.last_bus)
             rsdp = build(platform).install(memory, layout.ACPI_TABLES)
             write_bda(memory)
             if platform.apic is not None:

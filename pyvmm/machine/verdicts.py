@@ -63,6 +63,10 @@ class Verdicts:
         if self._cpus is not None:  # the PIC is there first
             self._cpus.wake_boot_cpu()
 
+    def catch_up(self) -> None:
+        if self._cpus is not None:
+            self._cpus.catch_up()
+
     # What exits lead to (vcpu.exits.ExitHandler)
 
     def eoi(self, vector: int) -> None:

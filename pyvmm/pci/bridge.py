@@ -53,6 +53,8 @@ class PciBridge(PciDevice):
     header_type = PCI_HEADER_TYPE_BRIDGE
     class_code = PCI_CLASS_BRIDGE_PCI
     child: PciBus
+    reserved_buses = 0
+    """Bus numbers that firmware keeps for bridges that are plugged in later, beyond those behind it at the start."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -29,6 +29,7 @@ from pyvmm.pci.regs import (
 
 IO_WINDOW: Final = 0x1000
 MEMORY_WINDOW: Final = 0x100000
+LAST_BUS: Final = 255
 
 
 class _Need(NamedTuple):
@@ -58,11 +59,13 @@ def assign_resources(host: PciHost, io: tuple[int, int], memory: tuple[int, int]
 
 
 def _number(bus: PciBus, number: int) -> int:
-    """Number the buses behind *bus*, depth first; returns the highest number used."""
+    """Number the buses behind *bus*, depth first; returns the highest number used or reserved."""
     last = number
     for bridge in bridges(bus):
         bridge.config_write(PCI_PRIMARY_BUS, 4, number | (last + 1) << 8 | 0xFF << 16)
-        below = _number(bridge.child, last + 1)
+        below = _number(bridge.child, last + 1) + bridge.reserved_buses
+        if below > LAST_BUS:
+            raise ValueError(f"the PCI bridges need {below} buses, there are {LAST_BUS}")
         bridge.config_write(PCI_PRIMARY_BUS, 4, number | (last + 1) << 8 | below << 16)
         last = below
     return last

@@ -129,6 +129,11 @@ class PciHost:
             buses += ((bridge.secondary, bridge.child) for bridge in bridges(bus))
         return None
 
+    @property
+    def last_bus(self) -> int:
+        """The highest bus number that is forwarded, as the bridges are programmed now; 0 where there is no bridge."""
+        return max((bridge.subordinate for bridge in bridges(self.root)), default=0)
+
     def all_functions(self) -> list[PciDevice]:
         """Every function, bridges before what is behind them."""
         found: list[PciDevice] = []
@@ -198,7 +203,7 @@ class ConfigPorts:
 
 
 class Ecam:
-    """The Device of memory-mapped configuration space: ECAM_BUS_SIZE bytes for each bus that the MCFG table names."""
+    """The Device of memory-mapped configuration space: ECAM_BUS_SIZE bytes for each of 256 buses."""
 
     def __init__(self, host: PciHost) -> None:
         self._host = host

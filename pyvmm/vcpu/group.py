@@ -56,6 +56,9 @@ class VcpuGroup:
         self._system = system
         self.cpuid = cpuid
         self._observers: tuple[Observer, ...] = ()
+        self._pio = pio
+        self._mmio = mmio
+        self._closed = False
         self._close = ExitStack()
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -129,6 +132,13 @@ class VcpuGroup:
         for thread in self.threads:
             thread.nmi()
 
+    def catch_up(self) -> None:
+        """Carry out the writes that KVM has gathered, so that the devices are what the guest has made of them; under
+        the machine lock. Nothing once closed."""
+        if not self._closed:
+            for is_pio, address, size, value in self.vcpus[0].coalesced_writes():  # the ring is the VM's
+                (self._pio if is_pio else self._mmio).write(address, size, value)
+
     def observe(self, observer: Observer) -> None:
         """Let *observer* see every exit."""
         if observer not in self._observers:
@@ -165,4 +175,5 @@ class VcpuGroup:
 
     def close(self) -> None:
         """Close the descriptors; once is enough. The threads have ended."""
+        self._closed = True
         self._close.close()

@@ -149,6 +149,20 @@ def test_a_full_ring_makes_an_exit_and_loses_nothing() -> None:
         assert full >= 2049 // 170 - 1, "no ring holds more"
 
 
+def test_what_is_added_while_the_ring_is_emptied_waits() -> None:
+    """Or a vCPU that writes again and again would keep whoever empties it, and holds the machine lock, for ever."""
+    with Rig() as rig:
+        rig.vm.register_coalesced(0x5000, 4, pio=True)
+        # mov dx, 0x5000; out dx, al; out dx, ax; out 0xe9, al; out dx, eax; out 0xe9, al
+        rig.code("ba 0050 ee ef e6 e9 66 ef e6 e9")
+        assert isinstance(rig.vcpu.run(), PioOut)
+        writes = rig.vcpu.coalesced_writes()
+        assert next(writes)[2] == 1
+        assert isinstance(rig.vcpu.run(), PioOut)
+        assert [size for _, _, size, _ in writes] == [2]
+        assert [size for _, _, size, _ in rig.vcpu.coalesced_writes()] == [4]
+
+
 def test_coalescing_taken_away() -> None:
     with Rig("pio") as rig:
         rig.vm.register_coalesced(0x5000, 4, pio=True)

@@ -6,6 +6,7 @@ import mmap
 import re
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,9 @@ from pyvmm import guests
 from pyvmm.board import memslots as ram
 from pyvmm.board.layout import COM1, DEBUGCON
 from pyvmm.bus import Bus
+from pyvmm.config import Irqchip, MachineConfig
 from pyvmm.devices.debug_exit import DebugExit
+from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
 from pyvmm.vcpu.exits import serve
@@ -72,6 +75,29 @@ def test_a_guest_that_needs_nobody(name: str) -> None:
             assert abs(datetime.now(UTC) - guest).total_seconds() < 60
         elif name == "irq-window":
             assert machine.output == b"RRR", "from the debug console"
+
+
+def column(machine: Machine) -> int:
+    """Where the cursor is on the screen."""
+    cursor = machine.screen.cursor
+    assert cursor is not None
+    return cursor.column
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_writes_that_kvm_gathers_reach_their_devices(irqchip: Irqchip, tmp_path: Path) -> None:
+    """The VGA's registers, and the NMI mask of port 0x70, without any exit."""
+    # mov dx, 0x3d4; mov ax, 0x070f; out dx, ax; mov al, 0x80; out 0x70, al; mov byte [0x5000], 1; jmp $
+    code = "ba d403 b8 0f07 ef b0 80 e6 70 c6 06 0050 01 eb fe"
+    (tmp_path / "code").write_bytes(bytes.fromhex(code))
+    config = MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000", irqchip=irqchip)
+    with Machine(config) as machine:
+        assert column(machine) == 0
+        assert machine.wait(lambda: machine.memory.read_int(0x5000, 1) == 1)
+        assert machine.vcpus[0].exits == 0
+        assert column(machine) == 7
+        machine.nmi()
+        assert machine.board.nmi_masked
 
 
 @pytest.mark.parametrize("irqchip", ["split", "user"])

@@ -57,7 +57,7 @@ def test_iasl_has_nothing_to_say(
 def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
     assert main(["acpi", "--out", str(tmp_path), "-c", "3"]) == 0
     written = tables(tmp_path)
-    assert struct.unpack_from("<Q", written["mcfg"], 44) == (layout.ECAM_START,)
+    assert struct.unpack_from("<QHBB", written["mcfg"], 44) == (layout.ECAM_START, 0, 0, 0), "one bus"
     facp = written["facp"]
     assert struct.unpack_from("<H", facp, 46) == (layout.IRQ_SCI,)
     assert struct.unpack_from("<II", facp, 56)[0] == layout.ACPI_PM
@@ -70,6 +70,11 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
         kinds.append(madt[at])
         at += madt[at + 1]
     assert kinds.count(0) == 3 and kinds.count(1) == 1
+
+
+def test_the_buses_of_root_ports_are_named(tmp_path: Path) -> None:
+    assert main(["acpi", "--out", str(tmp_path), "--root-ports", "3"]) == 0
+    assert struct.unpack_from("<QHBB", tables(tmp_path)["mcfg"], 44) == (layout.ECAM_START, 0, 0, 3)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
     ],
 )
 def test_64_bit_pci_memory_is_not_ram_and_within_reach(memory: int, phys_bits: int, window: int, size: int) -> None:
-    pci = describe(MachineConfig(memory=memory), phys_bits).pci
+    pci = describe(MachineConfig(memory=memory), phys_bits, 0).pci
     assert pci is not None and pci.memory64 == Window(window, window + size - 1)
     assert window >= memory + GIB or memory <= 3 * GIB
     assert window % size == 0 and window + size <= 1 << phys_bits
@@ -99,7 +104,7 @@ def test_64_bit_pci_memory_is_not_ram_and_within_reach(memory: int, phys_bits: i
 
 @pytest.mark.parametrize(("memory", "phys_bits"), [(128 * MIB, 32), (7 * GIB, 33), (63 * GIB, 36)])
 def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int) -> None:
-    pci = describe(MachineConfig(memory=memory), phys_bits).pci
+    pci = describe(MachineConfig(memory=memory), phys_bits, 0).pci
     assert pci is not None and pci.memory64 is None
 
 

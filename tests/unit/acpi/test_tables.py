@@ -381,6 +381,7 @@ def test_write(pm: PowerManagement, tmp_path: Path) -> None:
         lambda pm: PciRoot(MEMORY32, ecam=0xE0080000),
         lambda pm: PciRoot(MEMORY32, ecam=0xF8000000),
         lambda pm: PciRoot(MEMORY32, last_bus=256),
+        lambda pm: PciRoot(MEMORY32, last_bus=16, ecam_length=16 << 20),
     ],
 )
 def test_no_such_machine(pm: PowerManagement, wrong: Callable[[PowerManagement], object]) -> None:

@@ -38,6 +38,25 @@ def test_every_bar_answers_also_behind_a_port() -> None:
     assert ports[1].window(False, 0, 1 << 32) == [], "nothing behind it, no window"
 
 
+def test_buses_in_reserve() -> None:
+    board = Board()
+    assert board.host.last_bus == 0
+    ports = [RootPort(), RootPort(), RootPort()]
+    ports[1].reserved_buses = 4
+    for slot, port in enumerate(ports, 4):
+        board.host.root.add(port, slot)
+    ports[2].child.add(Toy(), 0)
+    assign_resources(board.host, IO, MEMORY)
+    assert [(port.secondary, port.subordinate) for port in ports] == [(1, 1), (2, 6), (7, 7)]
+    assert board.host.last_bus == 7
+    assert board.ecam(7).read(0, 4) == 0x11E81234
+    for nothing in (1, 2, 3, 6, 8, 255):
+        assert board.ecam(nothing).read(0, 4) == 0xFFFFFFFF
+    ports[1].reserved_buses = 253
+    with pytest.raises(ValueError, match="the PCI bridges need 256 buses, there are 255"):
+        assign_resources(board.host, IO, MEMORY)
+
+
 def test_too_little_room_is_told() -> None:
     board = Board()
     board.host.root.add(Toy(), 3)
