@@ -1,0 +1,114 @@
+"""A Linux that lives on: paused for longer than its watchdogs wait, and reset in place, under every irqchip."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import pytest
+
+from pyvmm.config import MachineConfig
+from pyvmm.units import MIB
+from tests.rig.guest import USERSPACE, Guest, warnings
+from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+
+PAUSE: Final = 35.0
+"""Seconds: the soft-lockup detector of the guest waits for 20, its RCU for 21."""
+CONFIGURATIONS: Final = (("kernel", 1), ("kernel", 2), ("split", 1), ("user", 1))
+
+
+@dataclass
+class Clocks:
+    """What the guest's clocks say, in seconds, and the host's."""
+
+    host: float
+    monotonic: float
+    """CLOCK_BOOTTIME, of the guest's clock source."""
+    realtime: float
+    jiffies: float
+    """The ticks of the guest's timer."""
+
+    @classmethod
+    def of(cls, guest: Guest) -> Clocks:
+        host = time.monotonic()
+        text = guest.shell("cat /proc/uptime; date +%s; grep '^jiffies:' /proc/timer_list | head -n 1; getconf CLK_TCK")
+        uptime, realtime, jiffies, _ = text.splitlines()[:4]
+        return cls(host, float(uptime.split()[0]), float(realtime), int(jiffies.split()[1]) / 250)
+
+
+@pytest.fixture(scope="module")
+def guests() -> Iterator[dict[tuple[str, int], Guest]]:
+    """One of each, at its shell; they sleep while others boot."""
+    with contextlib.ExitStack() as stack:
+        found = {}
+        for irqchip, cpus in CONFIGURATIONS:
+            config = MachineConfig(
+                memory=160 * MIB,
+                cpus=cpus,
+                kernel=CLOUD_KERNEL,
+                initrd=INITRAMFS_CLOUD,
+                cmdline="console=ttyS0 quiet",
+                irqchip=irqchip,  # type: ignore[arg-type]
+            )
+            guest = stack.enter_context(Guest(config))
+            guest.expect(USERSPACE)
+            guest.expect("# ")
+            found[irqchip, cpus] = guest
+        yield found
+
+
+def test_a_long_pause(guests: dict[tuple[str, int], Guest]) -> None:
+    """All of them at once; afterwards nothing is logged, the clocks have stood as one, and timers go off."""
+    before = {}
+    for key, guest in guests.items():
+        before[key] = Clocks.of(guest), warnings(guest.shell("dmesg -r"))
+    for guest in guests.values():
+        guest.machine.pause("test")
+    time.sleep(PAUSE)
+    for guest in guests.values():
+        guest.machine.resume("test")
+    for key, guest in guests.items():
+        guest.shell("sleep 1; usleep 1000")
+        clocks, (then, logged) = Clocks.of(guest), before[key]
+        passed = clocks.monotonic - then.monotonic
+        assert passed < clocks.host - then.host - PAUSE + 1, (key, "the guest's time has stood")
+        assert abs(clocks.realtime - then.realtime - passed) <= 1.5, key
+        assert abs(clocks.jiffies - then.jiffies - passed) <= 1.5, key
+        assert warnings(guest.shell("dmesg -r")) == logged, key
+        assert guest.shell("cat /sys/devices/system/clocksource/clocksource0/current_clocksource").strip(), key
+
+
+def test_many_short_pauses(guests: dict[tuple[str, int], Guest]) -> None:
+    """At any moment of a busy guest."""
+    for key, guest in guests.items():
+        guest.send("i=0; while [ $i -lt 300 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n")
+        pauses = 0
+        while "done-300" not in guest.output:
+            with guest.machine.paused("test"):
+                pauses += 1
+            time.sleep(0.01)
+            assert guest.outcome is None, key
+        guest.expect("done-300")
+        guest.expect("# ")
+        assert pauses > 10
+        assert "done-300" in guest.output
+
+
+def test_reboots_in_place(guests: dict[tuple[str, int], Guest]) -> None:
+    """Linux' own reboot, then the reset button."""
+    for key, guest in guests.items():
+        events: list[str] = []
+        guest.machine.events.add(lambda event, events=events: events.append(event.kind))  # type: ignore[misc]
+        guest.send("reboot -f\n")
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        assert events == ["reset"], key
+        assert guest.shell("nproc").split() == [str(key[1])]
+        guest.machine.reset()
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        assert events == ["reset", "reset"], key
+        assert warnings(guest.shell("dmesg -r")) == [], key
