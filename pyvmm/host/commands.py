@@ -24,6 +24,9 @@ class Seat(Protocol):
     def say(self, text: str) -> None:
         """Show lines to the user, on the terminal where the letter was typed."""
 
+    def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
+        """Let the user type a line; *answer* gets it, None where it is given up."""
+
     def screenshot(self) -> Path:
         """Write the screen to a file, and return which; raises UserError."""
 
@@ -45,6 +48,44 @@ def _screenshot(seat: Seat) -> None:
         seat.say(f"pyvmm: {error}")
 
 
+PAUSED: Final = "console"
+"""The reason of a pause by Ctrl-A z."""
+
+
+def _pause(seat: Seat) -> None:
+    life = seat.machine.life
+    if PAUSED in life.reasons:
+        life.resume(PAUSED, wait=False)
+        seat.say("pyvmm: the machine goes on")
+    else:
+        life.pause(PAUSED, wait=False)
+        seat.say("pyvmm: the machine stands still: Ctrl-A z lets it go on")
+
+
+def _trace(seat: Seat) -> None:
+    """Each channel that is named is switched over."""
+    trace = seat.machine.trace
+
+    def switch(text: str | None) -> None:
+        names = (text or "").replace(",", " ").split()
+        try:
+            if "all" in names:
+                trace.on("all")
+            elif "none" in names:
+                trace.off("all")
+            else:
+                on = trace.enabled
+                trace.on(*(name for name in names if name not in on))
+                trace.off(*(name for name in names if name in on))
+        except UserError as error:
+            seat.say(f"pyvmm: {error}")
+        if names:
+            seat.say(f"pyvmm: traced: {', '.join(trace.enabled) or 'nothing'}")
+
+    channels = " ".join(f"[{name}]" if name in trace.enabled else name for name in trace.names)
+    seat.ask(f"pyvmm: channels, those in brackets are on: {channels}\nswitch (names, all, none):", switch)
+
+
 COMMANDS: Final[dict[str, Command]] = {
     "h": Command("this help", lambda seat: seat.say(help_text())),
     "x": Command("quit the machine", lambda seat: seat.machine.end()),
@@ -52,6 +93,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "p": Command("press the power button", lambda seat: seat.machine.power_button()),
     "n": Command("press the NMI button", lambda seat: seat.machine.nmi()),
     "b": Command("send a break on COM1 (SysRq, kgdb)", lambda seat: seat.machine.board.com1.receive_break()),
+    "z": Command("let the machine stand still, or go on", _pause),
+    "t": Command("switch channels of the trace on and off", _trace),
     "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
 }
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from pyvmm.host.nonblocking import Output
+from pyvmm.host.prompt import Prompt
 from pyvmm.host.tty import EscapeParser, RawTerminal, in_foreground
 from pyvmm.loop import Loop
 
@@ -59,6 +60,7 @@ class Console:
         self._held = False
         self._keys: Callable[[bytes], None] | None = None
         self._notes: Callable[[bytes], None] | None = None
+        self._prompt: Prompt | None = None
 
     def attach(
         self,
@@ -113,6 +115,10 @@ class Console:
     def say(self, text: bytes) -> None:
         """Words of ours to the user, among the guest's output where that is shown."""
         (self._notes or self.write)(text)
+
+    def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
+        """Let the user type a line that is not for the guest; *answer* gets it, None where it is given up."""
+        self._prompt = Prompt(question, answer, self.say, whole=self._notes is not None)
 
     def _flush(self) -> None:
         if self._loop is None:
@@ -193,6 +199,10 @@ class Console:
             self._reading = False
         for part in parts:
             if isinstance(part, bytes):
+                if self._prompt is not None:
+                    part = self._prompt.feed(part)
+                    if self._prompt.done:
+                        self._prompt = None
                 self._input += part
                 self._feed()  # so that what a command does at the port comes after what was typed before it
             else:

@@ -179,6 +179,10 @@ class Session:
         lines = f"\n{text}\n".replace("\n", "\r\n")
         self._console.say(lines.encode(errors="backslashreplace"))
 
+    def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
+        """Let the user type a line on that terminal. Under the machine lock."""
+        self._console.ask(question, answer)
+
     def give_back(self) -> None:
         """Let the user have terminal and devices; the process is about to stop. Under the machine lock."""
         for lent in (self._captured, self._screen, self._console):

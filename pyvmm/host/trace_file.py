@@ -1,4 +1,4 @@
-"""Writing the trace without ever making the machine wait for its reader: a bounded queue and a thread of its own."""
+"""Writing the trace without ever making the machine wait for its reader: a bounded queue, and a thread of its own."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ class TraceWriter:
         self._left_out = 0
         self._wake = threading.Event()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="trace", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     def __call__(self, ns: int, channel: str, message: str) -> None:
         if len(self._lines) >= LINES:
@@ -35,6 +34,9 @@ class TraceWriter:
             self._lines.append((ns, "trace", f"{self._left_out} lines left out: the reader is too slow"))
             self._left_out = 0
         self._lines.append((ns, channel, message))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="trace", daemon=True)
+            self._thread.start()
         if not self._wake.is_set():
             self._wake.set()
 
@@ -51,4 +53,5 @@ class TraceWriter:
         """Write what waits, as far as the reader takes it in PATIENCE seconds."""
         self._closed = True
         self._wake.set()
-        self._thread.join(PATIENCE)
+        if self._thread is not None:
+            self._thread.join(PATIENCE)

@@ -123,6 +123,24 @@ def test_ctrl_a_and_another_letter_says_so_and_the_guest_sees_nothing_of_it(on_t
     assert shown.count("~") == 1 and "<" in shown and ">" in shown
 
 
+def test_ctrl_a_z_and_t(on_terminal: Console) -> None:
+    """What is typed while the machine stands still comes when it goes on; a channel is switched on by its name."""
+    on_terminal.expect(GREETING)
+    on_terminal.send("\x01z")
+    on_terminal.expect("stands still: Ctrl-A z lets it go on\r\n")
+    on_terminal.send("abc\x01t")
+    on_terminal.expect("switch (names, all, none):")
+    on_terminal.send("serial\r")
+    on_terminal.expect("traced: serial\r\n")
+    on_terminal.send("\x01z")
+    on_terminal.expect("the machine goes on\r\n")
+    on_terminal.expect("abc")
+    on_terminal.send("\x01tnone\rq")
+    on_terminal.expect("traced: nothing\r\n")
+    on_terminal.expect("Bye.")
+    assert on_terminal.wait() == 0
+
+
 def test_a_guest_that_looks_for_a_key_between_its_output_gets_it(tmp_path: Path) -> None:
     with Console([PYVMM, *flat(tmp_path, DRAW_AND_LOOK)]) as console:
         console.expect("." * 10)

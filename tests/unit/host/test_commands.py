@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import UserError
 from pyvmm.host.commands import COMMANDS, perform
+from pyvmm.trace import Trace
 
 
 class Seat:
@@ -21,9 +23,14 @@ class Seat:
         self.machine: Any = Mock()
         self.said: list[str] = []
         self._shot = shot
+        self.answer: str | None = None
 
     def say(self, text: str) -> None:
         self.said.append(text)
+
+    def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
+        self.said.append(question)
+        answer(self.answer)
 
     def screenshot(self) -> Path:
         if isinstance(self._shot, UserError):
@@ -83,3 +90,50 @@ def test_no_answer_has_a_control_character(typed: str) -> None:
     if typed not in COMMANDS:
         seat.type(typed)
         assert all(said.isascii() and said.isprintable() for said in seat.said) and seat.said
+
+
+def test_z_lets_it_stand_and_go_on() -> None:
+    seat = Seat()
+    seat.machine.life.reasons = ("gdb",)
+    assert seat.type("z") == ["life.pause('console', wait=False)"]
+    seat.machine.life.reasons = ("gdb", "console")
+    assert seat.type("z")[-1] == "life.resume('console', wait=False)"
+    assert len(seat.said) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "on"),
+    [
+        ("irq", "i8042, irq"),
+        ("irq,i8042", "irq"),
+        (" pci  irq ", "i8042, irq, pci"),
+        ("all", "i8042, irq, pci"),
+        ("none", "nothing"),
+    ],
+)
+def test_t_switches_channels_over(answer: str, on: str) -> None:
+    seat = Seat()
+    seat.machine.trace = trace = Trace({"i8042"}, lambda ns, channel, message: None)
+    for name in ("i8042", "irq", "pci"):
+        trace.channel(name)
+    seat.answer = answer
+    seat.type("t")
+    assert "[i8042] irq pci" in seat.said[0]
+    assert seat.said[1:] == [f"pyvmm: traced: {on}"]
+
+
+@pytest.mark.parametrize("answer", [None, ""])
+def test_t_with_no_answer_switches_nothing(answer: str | None) -> None:
+    seat = Seat()
+    seat.machine.trace = Trace()
+    seat.answer = answer
+    seat.type("t")
+    assert len(seat.said) == 1
+
+
+def test_t_with_a_name_that_there_is_not() -> None:
+    seat = Seat()
+    seat.machine.trace = Trace()
+    seat.answer = "xyz"
+    seat.type("t")
+    assert seat.said[1] == "pyvmm: trace: no channel xyz; there are: all, "
