@@ -73,6 +73,9 @@ class Signals(Protocol):
     def debug_exit(self, value: int) -> None:
         """The guest wrote *value*, 32 bits, to the debug-exit port."""
 
+    def smi(self, command: int) -> None:
+        """A command for a BIOS in SMM, other than those of the FADT."""
+
     def wake_boot_cpu(self) -> None:
         """INTR of a PIC in user space is up."""
 
@@ -175,7 +178,7 @@ class Pc:
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
         add("fw-cfg", FwCfg(self.config.memory, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
-        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi"))
+        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi"), signals.smi)
         add(
             "acpi-pm",
             self.acpi_pm,

@@ -1,6 +1,7 @@
 """The first MiB of guest memory as a PC's firmware and boot loader leave it: who owns which bytes.
 
-    0x00400  BIOS data area: base memory size at 0x413, segment of the EBDA at 0x40E
+    0x00000  interrupt vectors of real mode
+    0x00400  BIOS data area
     0x90000  boot_params, hvm_start_info or Multiboot information
     0x91000  GDT
     0x92000  identity page tables, six pages
@@ -9,6 +10,7 @@
     0x9FC00  EBDA, 1 KiB
     0xA0000  VGA memory, then ROMs
     0xF0000  MP table; the kernel looks for its pointer here
+    0xFE000  what the interrupt vectors lead to
 
 All that a loader writes lies at 0x90000 or above because a kernel as old as 2.6.10 unpacks through 0x2000-0x90000 while
 it still runs on the loader's GDT (arch/i386/boot/compressed/misc.c, LOW_BUFFER_START and LOW_BUFFER_MAX).
@@ -30,6 +32,7 @@ CMDLINE_ROOM: Final = 0x5000
 """Bytes at CMDLINE_GPA, the terminating zero included."""
 LOADER_END: Final = CMDLINE_GPA + CMDLINE_ROOM
 EBDA_GPA: Final = 0x9FC00
+EBDA_SIZE: Final = 0x400
 BASE_MEMORY_END: Final = 0xA0000
 BIOS_GPA: Final = 0xF0000
 MPTABLE_GPA: Final = BIOS_GPA

@@ -2,7 +2,7 @@
 
 Source: Intel MultiProcessor Specification 1.4, chapter 4. A floating pointer of 16 bytes on a 16-byte boundary in the
 first KiB of the EBDA, the last KiB of base memory or 0xF0000-0xFFFFF (4.1) names the configuration table: a header of
-44 bytes and entries in the order of their type. Also the two words of the BIOS data area that tell of base memory.
+44 bytes and entries in the order of their type.
 """
 
 from __future__ import annotations
@@ -11,14 +11,7 @@ import struct
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pyvmm.boot.lowmem import (
-    BDA_BASE_MEMORY_KB,
-    BDA_EBDA_SEGMENT,
-    BIOS_GPA,
-    EBDA_GPA,
-    HIGH_MEMORY_GPA,
-    MPTABLE_GPA,
-)
+from pyvmm.boot.lowmem import BIOS_GPA, HIGH_MEMORY_GPA, MPTABLE_GPA
 
 if TYPE_CHECKING:
     from pyvmm.memory import GuestMemory
@@ -68,13 +61,6 @@ class PciInterrupt(NamedTuple):
     pin: int
     gsi: int
     bus: int = 0
-
-
-def write_bda(memory: GuestMemory) -> None:
-    """Say in the BIOS data area where the EBDA is and that base memory ends there, at 639 KiB; in the EBDA its size."""
-    memory.write_int(BDA_EBDA_SEGMENT, 2, EBDA_GPA >> 4)
-    memory.write_int(BDA_BASE_MEMORY_KB, 2, EBDA_GPA >> 10)
-    memory.write_int(EBDA_GPA, 1, 1)
 
 
 def write_mptable(

@@ -7,7 +7,7 @@ One block of I/O ports (a PC puts it at 0x600), little-endian registers that may
     20  GPE0_STS   16 events, a written 1 clears  22  GPE0_EN   which events raise the SCI
 
 and the two ports of APM (0xB2, 0xB3): a command written to the first would wake a BIOS in SMM, whose only work here is
-SCI_EN, on with ACPI_ENABLE and off with ACPI_DISABLE.
+SCI_EN, on with ACPI_ENABLE and off with ACPI_DISABLE. Every other command is *smi*'s.
 
 The SCI is a level: high while SCI_EN is set and an enabled status bit is. Writing PM1_CNT with SLP_EN and the SLP_TYP
 of S5 turns the machine off, and so does SLP_TYP 0, by which a small kernel that reads no tables turns off QEMU: `outw`
@@ -75,13 +75,20 @@ TIMER_BITS: Final = 32
 class AcpiPm:
     """The block of PM_LENGTH ports; `apm` is the device of the APM_LENGTH ports of the SMI command."""
 
-    def __init__(self, sci: Irq, clock: Clock, power_off: Callable[[], None], trace: Channel = OFF) -> None:
+    def __init__(
+        self,
+        sci: Irq,
+        clock: Clock,
+        power_off: Callable[[], None],
+        trace: Channel = OFF,
+        smi: Callable[[int], None] = lambda command: None,
+    ) -> None:
         self._sci = sci
         self._clock = clock
         self._power_off = power_off
         self._trace = trace
         self._timer = clock.timer(self._update)
-        self.apm = Apm(self)
+        self.apm = Apm(self, smi)
         self.reset()
 
     def reset(self) -> None:
@@ -197,8 +204,9 @@ class AcpiPm:
 class Apm:
     """APM_CNT and APM_STS: a command for the BIOS, and a byte that the two sides may use as they like."""
 
-    def __init__(self, pm: AcpiPm) -> None:
+    def __init__(self, pm: AcpiPm, smi: Callable[[int], None]) -> None:
         self._pm = pm
+        self._smi = smi
         self.reset()
 
     def reset(self) -> None:
@@ -215,5 +223,7 @@ class Apm:
                 self._sts = value >> 8 & 0xFF
             if self._cnt in (ACPI_ENABLE, ACPI_DISABLE):
                 self._pm.enable(self._cnt == ACPI_ENABLE)
+            else:
+                self._smi(self._cnt)
         else:
             self._sts = value & 0xFF

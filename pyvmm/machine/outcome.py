@@ -16,6 +16,7 @@ class End(Enum):
     TRIPLE_FAULT = "triple fault"
     INTERNAL_ERROR = "internal error"
     DEVICE_FAULT = "device fault"
+    NO_BIOS = "no BIOS"
     TIMEOUT = "timeout"
     QUIT = "quit"
     SIGNAL = "signal"
@@ -31,6 +32,7 @@ STATUS = {
     End.INTERNAL_ERROR: 6,
     End.QUIT: 7,
     End.DEVICE_FAULT: 8,
+    End.NO_BIOS: 9,
     End.TIMEOUT: 124,
 }
 """Exit statuses of the ends that carry no value; 2 is a user's mistake, 1 a bug of ours."""
@@ -46,6 +48,7 @@ exit status:
   6        KVM could not go on (internal error, failed entry, unknown exit)
   7        quit with Ctrl-A x or by closing the window, or the X server went
   8        a --device of yours returned what it may not, or raised; one line says which one and where
+  9        the guest called a BIOS, which there is none of, or left an exception in real mode to it
   {DEBUG_EXIT_STATUS}+v     debug-exit: the guest wrote v to port 0xf4 ({DEBUG_EXIT_LIMIT} stands for all above)
   124      --timeout ran out
   128+n    signal n (129 SIGHUP, 130 SIGINT, 143 SIGTERM)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pyvmm import guests
 from pyvmm.acpi.build import build
 from pyvmm.board import layout
+from pyvmm.board.bios import write_bios_areas
 from pyvmm.board.pc import Pc
 from pyvmm.board.tables import describe
 from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
@@ -18,7 +19,7 @@ from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.image import Source, kept
 from pyvmm.boot.load import load as load_image
-from pyvmm.boot.mptable import PciInterrupt, write_bda, write_mptable
+from pyvmm.boot.mptable import PciInterrupt, write_mptable
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.memory import GuestMemory
 
@@ -35,14 +36,14 @@ class Payload:
         self._modules = tuple(replace(module, file=kept(module.file, "initrd")) for module in config.modules)
 
     def load(self, board: Pc, *, fresh: bool) -> CpuState:
-        """Put it into RAM and say how the boot CPU starts; *fresh* RAM is zero."""
+        """Put it into RAM with what a BIOS leaves, and say how the boot CPU starts; *fresh* RAM is zero."""
+        write_bios_areas(board.memory)
         if self._kernel is None:
             return _load_guest(self._config, board.memory)
         return self._load_kernel(self._kernel, board, fresh)
 
     def _load_kernel(self, kernel: Source, board: Pc, fresh: bool) -> CpuState:
-        """The kernel and its modules; with ACPI tables, MP table and BIOS data area unless it is a flat binary that
-        asks for none."""
+        """The kernel and its modules; with ACPI tables and MP table unless it is a flat binary that asks for none."""
         config, memory = self._config, board.memory
         flat = Flat.parse(config.flat) if config.flat else None
         reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
@@ -51,7 +52,6 @@ class Payload:
         if flat is None or flat.mode == "linux32":
             platform = describe(config, board.phys_bits, board.pci.last_bus)
             rsdp = build(platform).install(memory, layout.ACPI_TABLES)
-            write_bda(memory)
             if platform.apic is not None:
                 gsis = layout.PCI_GSIS
                 routes = [PciInterrupt(slot, pin, gsis[(slot + pin) % 4]) for slot in range(32) for pin in range(4)]

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvm_cffi import KvmError, Vcpu
+from pyvmm.boot.no_bios import BIOS_CALL
 from pyvmm.config import MachineConfig
 from pyvmm.machine.event import Event
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import DeathWatch
 from pyvmm.machine.tap import Tap
+from pyvmm.vcpu.bios_call import find_bios_call, leave_bios_call
 from pyvmm.vcpu.report import vcpu_report
 from pyvmm.vcpu.thread import VcpuThread
 
@@ -58,6 +60,18 @@ class Verdicts:
 
     def debug_exit(self, value: int) -> None:
         self._life.end(Outcome(End.DEBUG_EXIT, value))
+
+    def smi(self, command: int) -> None:
+        """The code that stands for a BIOS says that the guest has come to it; no other command means anything."""
+        threads = self._cpus.threads if self._cpus is not None else ()
+        vcpu = next((thread.vcpu for thread in threads if thread.is_current), None)
+        if command != BIOS_CALL or vcpu is None or (call := find_bios_call(vcpu, self._board.memory)) is None:
+            return
+        report = ""
+        if call.exception:
+            leave_bios_call(vcpu, call)
+            report = vcpu_report(vcpu, self._board.memory)
+        self._life.end(Outcome(End.NO_BIOS, message=call.message, report=report))
 
     def wake_boot_cpu(self) -> None:
         if self._cpus is not None:  # the PIC is there first

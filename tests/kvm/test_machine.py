@@ -397,7 +397,7 @@ def test_memory_that_another_process_can_map() -> None:
             assert fd is not None
             with mmap.mmap(fd, offset + len(buffer), mmap.MAP_SHARED, mmap.PROT_READ) as theirs:
                 assert theirs[offset:] == machine.memory.read(gpa, len(buffer))
-                assert any(theirs[offset:]) == (gpa == 0), "the guest and its data are in base memory"
+                assert any(theirs[offset:]), "the guest in base memory, what a BIOS leaves below 1 MiB"
 
 
 def test_software_backed_kvm_is_told_apart() -> None:

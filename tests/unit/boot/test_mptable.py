@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.boot.mptable import PciInterrupt, mptable, write_bda, write_mptable
+from pyvmm.boot.mptable import PciInterrupt, mptable, write_mptable
 from pyvmm.memory import GuestMemory
 from tests.rig.images import ram
 
@@ -97,14 +97,6 @@ def test_where_it_may_be_and_what_it_may_name() -> None:
     for route in (PciInterrupt(32, 0, 10), PciInterrupt(0, 4, 10), PciInterrupt(0, 0, 24)):
         with pytest.raises(ValueError, match="no PCI interrupt"):
             mptable([0], pci_interrupts=[route])
-
-
-def test_bda() -> None:
-    memory = ram(2)
-    write_bda(memory)
-    assert memory.read_int(0x40E, 2) << 4 == 0x9FC00
-    assert memory.read_int(0x413, 2) * 1024 == 0x9FC00
-    assert memory.read_int(0x9FC00, 1) == 1
 
 
 @given(
