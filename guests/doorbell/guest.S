@@ -11,6 +11,7 @@
         VALUE   taken                   /* results: interrupts, cycles of the TSC */
         VALUE   cycles
         LONG_BEGIN
+        PIC_OFF
         IDT_INIT handler
         movl    $LAPIC, %ebp
         movl    LAPIC_SVR(%rbp), %eax

@@ -42,6 +42,12 @@
         OUT8    PIC2_DATA, \mask2
 .endm
 
+/* Nothing from the 8259As: a firmware leaves the timer's interrupt let through */
+.macro PIC_OFF
+        OUT8    PIC1_DATA, 0xFF
+        OUT8    PIC2_DATA, 0xFF
+.endm
+
 /* Channel 0 of the 8254: IRQ 0 at hz, 19 at the lowest */
 .macro PIT_INIT hz
         OUT8    PIT_MODE, PIT_CH0_RATE

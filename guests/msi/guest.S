@@ -9,6 +9,7 @@
         VALUE   count, 1                /* parameter */
         VALUE   taken                   /* result */
         LONG_BEGIN
+        PIC_OFF
         IDT_INIT handler
         movl    $LAPIC, %ebp
         movl    LAPIC_SVR(%rbp), %eax

@@ -290,6 +290,7 @@ int guest_main(void)
         return 0;
     }
 
+    pic_init(0xFFFF);
     uint32_t msix = find_capability(PCI_CAP_ID_MSIX);
     CHECK(msix != 0);                                                               /* 17 */
     uint32_t table = config_read(slot, msix + 4), pending = config_read(slot, msix + 8);

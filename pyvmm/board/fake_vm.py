@@ -47,7 +47,7 @@ class FakeVm(Vm):
         pass
 
     def get_pit2(self) -> bytes:
-        return b""
+        return bytes(112)  # struct kvm_pit_state2
 
     def set_pit2(self, state: bytes) -> None:
         pass

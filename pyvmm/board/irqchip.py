@@ -6,9 +6,11 @@ the same number (IRQ 0 at pin 2); PIRQA-PIRQD at IOAPIC pins 16-19 and at the PI
 
 from __future__ import annotations
 
+import struct
 from typing import Final, Protocol
 
 from kvm_cffi import Vm, constants
+from pyvmm.board.bios import PIC_BASES, PIC_MASKS, PIT_COUNT, PIT_MODE
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import IRQ_CASCADE, IRQ_SCI, PCI_GSIS, PCI_IRQS
 from pyvmm.board.placement import Parts
@@ -20,8 +22,13 @@ LEVEL_IRQS: Final = (IRQ_SCI, *sorted(set(PCI_IRQS)))
 """What firmware makes level-triggered at the PIC."""
 CHIPS: Final = (constants.KVM_IRQCHIP_PIC_MASTER, constants.KVM_IRQCHIP_PIC_SLAVE, constants.KVM_IRQCHIP_IOAPIC)
 """In the kernel, in the order of a restore."""
-PIC_STATE_ELCR: Final = 14
-"""Offset of elcr in struct kvm_pic_state (<asm/kvm.h>)."""
+PIC_STATE_IMR, PIC_STATE_IRQ_BASE, PIC_STATE_INIT4, PIC_STATE_ELCR = 2, 5, 13, 14
+"""Offsets in struct kvm_pic_state (<asm/kvm.h>)."""
+PIT_CHANNEL_COUNT: Final = struct.Struct("<I")
+"""count, first in struct kvm_pit_channel_state (<asm/kvm.h>)."""
+PIT_CHANNEL_STATES: Final = struct.Struct("<6B")
+"""read_state, write_state, write_latch, rw_mode, mode and bcd there, at offset 9."""
+PIT_RW_WORD: Final = 3
 
 
 class Irqchip(Protocol):
@@ -76,11 +83,24 @@ class KernelIrqchip:
         self._vm = vm
         self._trace = trace
         self._isa_pci = {irq: SharedLine(self.line(irq)) for irq in sorted(set(PCI_IRQS))}
-        for chip, first in ((constants.KVM_IRQCHIP_PIC_MASTER, 0), (constants.KVM_IRQCHIP_PIC_SLAVE, 8)):
+        self._leave_as_a_bios_does()
+        self._made = self.save()
+
+    def _leave_as_a_bios_does(self) -> None:
+        """See bios.py."""
+        vm = self._vm
+        for number, chip in enumerate((constants.KVM_IRQCHIP_PIC_MASTER, constants.KVM_IRQCHIP_PIC_SLAVE)):
+            first = 8 * number
             state = bytearray(vm.get_irqchip(chip))
+            state[PIC_STATE_IMR] = PIC_MASKS[number]
+            state[PIC_STATE_IRQ_BASE] = PIC_BASES[number]
+            state[PIC_STATE_INIT4] = 1
             state[PIC_STATE_ELCR] = sum(1 << irq - first for irq in LEVEL_IRQS if first <= irq < first + 8)
             vm.set_irqchip(chip, bytes(state))
-        self._made = self.save()
+        pit = bytearray(vm.get_pit2())  # channel 0 is first
+        PIT_CHANNEL_COUNT.pack_into(pit, 0, PIT_COUNT)
+        PIT_CHANNEL_STATES.pack_into(pit, 9, PIT_RW_WORD, PIT_RW_WORD, 0, PIT_RW_WORD, PIT_MODE, 0)
+        vm.set_pit2(bytes(pit))
 
     def save(self) -> tuple[list[bytes], bytes]:
         """The state of the chips in the kernel: both PICs and the IOAPIC, and the PIT."""

@@ -7,13 +7,14 @@ from typing import Final
 
 from kvm_cffi import Vm
 from pyvmm.board import layout
+from pyvmm.board.bios import PIC_BASES, PIC_MASKS, PIT_COUNT, PIT_MODE
 from pyvmm.board.gsi import GsiTable
 from pyvmm.board.irqchip import LEVEL_IRQS, both
 from pyvmm.board.layout import PCI_GSIS, PCI_IRQS
 from pyvmm.board.placement import Parts
 from pyvmm.clock import Clock
-from pyvmm.devices.i8254 import I8254
-from pyvmm.devices.i8259 import I8259Pair
+from pyvmm.devices.i8254 import I8254, PIT_CONTROL, RW_WORD
+from pyvmm.devices.i8259 import ICW1, ICW1_IC4, I8259Pair
 from pyvmm.devices.ioapic import MSI_DATA_LEVEL, IoApic
 from pyvmm.devices.system_control import SystemControlB
 from pyvmm.irq import Irq, LevelIrq, SharedLine
@@ -21,6 +22,9 @@ from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 
 IOAPIC_SIZE: Final = 0x1000
+ICW3: Final = (1 << layout.IRQ_CASCADE, layout.IRQ_CASCADE)
+"""The second PIC is on line 2 of the first."""
+ICW4_8086: Final = 0x01
 EXTINT: Final = 7
 """Delivery mode of an MSI that asks the PIC for the vector."""
 
@@ -43,7 +47,6 @@ class UserIrqchip:
                 self.pit.acknowledged()
 
         self.i8259 = I8259Pair(intr, acknowledged, trace=trace)
-        self._set_elcr()
         self.pic: InterruptController | None = self.i8259
         self.pit = I8254(self.line(layout.IRQ_TIMER), clock)
         self.gsi = GsiTable(vm, [])
@@ -60,14 +63,22 @@ class UserIrqchip:
         parts.add("i8254", self.pit, ports=[(layout.PIT, 4)], irqs=[layout.IRQ_TIMER])
         port_61 = SystemControlB(self.pit.set_gate2, self.pit.out2, clock)
         parts.add("port61", port_61, ports=[(layout.SYSTEM_CONTROL_B, 1)])
+        self._leave_as_a_bios_does()
 
-    def _set_elcr(self) -> None:
-        """What firmware makes level-triggered."""
+    def _leave_as_a_bios_does(self) -> None:
+        """See bios.py: the writes that a BIOS makes."""
         self.i8259.elcr.write(0, 2, sum(1 << irq for irq in LEVEL_IRQS))
+        for number, pic in enumerate((self.i8259.master, self.i8259.slave)):
+            pic.write(0, 1, ICW1 | ICW1_IC4)
+            for data in (PIC_BASES[number], ICW3[number], ICW4_8086, PIC_MASKS[number]):
+                pic.write(1, 1, data)
+        self.pit.write(PIT_CONTROL, 1, RW_WORD << 4 | PIT_MODE << 1)
+        for _ in range(2):
+            self.pit.write(0, 1, PIT_COUNT & 0xFF)  # 0 for 65,536
 
     def reset(self) -> None:
         """The chips are parts of the board, reset like the others."""
-        self._set_elcr()
+        self._leave_as_a_bios_does()
 
     def line(self, irq: int) -> LevelIrq:
         return self.i8259.line(irq)

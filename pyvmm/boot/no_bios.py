@@ -85,9 +85,8 @@ def _image() -> tuple[bytes, bytes]:
         code[offset - ENDS : offset - ENDS + len(data)] = data
         return offset + len(data)
 
-    for vector in range(256):
-        # push ax; mov al,BIOS_CALL; out APM_PORT,al; hlt; jmp to the hlt
-        put(ENDS + vector * ENTRY, bytes((0x50, 0xB0, BIOS_CALL, 0xE6, APM_PORT, 0xF4, 0xEB, 0xFD)))
+    # push ax; mov al,BIOS_CALL; out APM_PORT,al; hlt; jmp to the hlt
+    put(ENDS, bytes((0x50, 0xB0, BIOS_CALL, 0xE6, APM_PORT, 0xF4, 0xEB, 0xFD)) * 256)
     targets = dict.fromkeys(range(256), DUMMY_IRET)
     targets.update({vector: ENDS + vector * ENTRY for vector in (*range(8), *BIOS_SERVICES, *DOS_SERVICES)})
     put(DUMMY_IRET, b"\xcf")
