@@ -8,8 +8,13 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from pyvmm.errors import UserError
+from pyvmm.host.nonblocking import Output
+
+PATIENCE_MS: Final = 1000
+"""How long a reader of standard error may do nothing before the rest is forgotten."""
 
 
 def open_closed() -> None:
@@ -35,9 +40,17 @@ def _drop(fd: int) -> None:
 def complain(text: str) -> None:
     """Say it on standard error, if somebody reads there: the exit status tells the rest."""
     try:
+        fd = sys.stderr.fileno()
+    except (OSError, ValueError):  # somebody who called us has put something else in its place
         print(text, file=sys.stderr)
+        return
+    errors = Output(fd)
+    try:  # print() would wait for a reader that never comes
+        errors.write(f"{text}\n".encode(errors="backslashreplace"), PATIENCE_MS)
     except OSError:
         pass
+    finally:
+        errors.close()
 
 
 @contextmanager

@@ -359,6 +359,20 @@ def test_a_guest_that_prints_for_ever_to_nobody_can_be_ended(tmp_path: Path, on_
     assert status == {"SIGTERM": 143, "timeout": 124}[how]
 
 
+@pytest.mark.parametrize("also", [[], ["--trace", "all"]], ids=["", "trace"])
+def test_a_signal_ends_a_process_whose_terminal_nobody_reads(tmp_path: Path, also: list[str]) -> None:
+    """The first one, though what it has to say goes nowhere."""
+    ours, theirs = os.openpty()
+    arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER), *also]
+    with subprocess.Popen(arguments, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.read(ours, 1)
+        assert also or rests(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 143
+    os.close(ours)
+
+
 def test_ctrl_a_x_while_nobody_reads(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     arguments: list[str | Path] = [PYVMM, *flat(tmp_path, PRINT_FOR_EVER)]
