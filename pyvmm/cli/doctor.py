@@ -9,6 +9,7 @@ from pathlib import Path
 
 from kvm_cffi import CpuidEntry, System
 from pyvmm.board.memslots import POOLS, free_pages
+from pyvmm.cli.backend import INSTEAD, backend
 from pyvmm.errors import UserError
 from pyvmm.machine.build import open_kvm
 from pyvmm.units import KIB, size_text
@@ -45,29 +46,19 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: ok is False where something that pyvmm cannot do without is missing; hint says what to do."""
+    """One line: ok is False where something that pyvmm cannot do without is missing, warning is True where much of it
+    is of no use; hint says what to do."""
 
     subject: str
     text: str
     ok: bool = True
     hint: str = ""
+    warning: bool = False
 
     def __str__(self) -> str:
-        line = f"{'ok  ' if self.ok else 'MISS'}  {self.subject:<12} {self.text}"
+        mark = "MISS" if not self.ok else "WARN" if self.warning else "ok  "
+        line = f"{mark}  {self.subject:<12} {self.text}"
         return f"{line}\n      {'':<12} -> {self.hint}" if self.hint else line
-
-
-def backend(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> str:
-    """What runs KVM's guests: the processor through kvm_intel or kvm_amd, or software."""
-    modules = [name for name in ("kvm_intel", "kvm_amd") if (sys / "module" / name).is_dir()]
-    flags = (proc / "cpuinfo").read_text()
-    hardware = "vmx" if " vmx" in flags else "svm" if " svm" in flags else ""
-    if hardware:
-        return f"hardware ({hardware}, {', '.join(modules) or 'vendor module built in'})"
-    return (
-        "software-backed: neither vmx nor svm in /proc/cpuinfo; guest code is partly emulated, "
-        "small guests run, Linux does not (use scripts/lab)"
-    )
 
 
 def kvm_findings(open_system: Callable[[], System] = open_kvm) -> Iterator[Finding]:
@@ -77,7 +68,8 @@ def kvm_findings(open_system: Callable[[], System] = open_kvm) -> Iterator[Findi
         yield Finding("/dev/kvm", "cannot be used", ok=False, hint=str(error))
         return
     with system:
-        yield Finding("/dev/kvm", backend())
+        behind = backend(system.get_supported_cpuid)
+        yield Finding("/dev/kvm", behind.text, warning=not behind.hardware, hint="" if behind.hardware else INSTEAD)
         vcpus = system.check_extension("KVM_CAP_MAX_VCPUS")
         yield Finding("vCPUs", f"up to {vcpus}, recommended {system.check_extension('KVM_CAP_NR_VCPUS')}")
         yield cpu_finding(system.get_supported_cpuid())

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from kvm_cffi import CpuidEntry
+from pyvmm.cli.backend import NO_LINUX, backend, is_linux
 from pyvmm.cli.signals import ENDING, handled, stop_process
 from pyvmm.cli.stdio import complain
 from pyvmm.cli.stuck import Watch
@@ -20,6 +22,7 @@ from pyvmm.errors import UserError
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
 from pyvmm.host.trace_file import TraceWriter
+from pyvmm.machine.build import open_kvm
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import DeviceFault, End, Outcome
 
@@ -142,6 +145,7 @@ class _Run:
     def _run(self) -> Outcome:
         with self._waiting():
             machine = Machine(self._config, self._trace)
+        self._warn()
         machine.serial.add(self.console.write)
         timeout = self._host.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -156,6 +160,17 @@ class _Run:
                     return machine.run(timeout)
                 finally:
                     self._machine = self._session = None
+
+    def _warn(self) -> None:
+        """Of a kernel that would be silent for ever."""
+
+        def supported() -> list[CpuidEntry]:
+            with open_kvm() as system:
+                return system.get_supported_cpuid()
+
+        kernel = self._config.kernel
+        if kernel is not None and not self._config.flat and is_linux(kernel) and not backend(supported).hardware:
+            complain(f"pyvmm: {NO_LINUX}")
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         last_words = self._trace.close if self._trace is not None else lambda: None

@@ -14,6 +14,7 @@ from pyvmm.errors import UserError
 from pyvmm.host.capture.options import parse_input_option, x11_wanted
 from pyvmm.host.commands import perform
 from pyvmm.host.console import Console
+from pyvmm.host.hints import SilentSerial, UnheardKeys
 from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
 from pyvmm.input.keymap import KeyTextError, split_script
@@ -67,6 +68,10 @@ class Session:
             )
         if host.type_after:
             self._type_after()
+        if host.display == "none":
+            silent = SilentSerial(machine.board.vga, machine.life.loop, self._tell)
+            self._open.callback(silent.close)
+            self._open.callback(machine.serial.add(silent.serial_output).remove)
         notes = self._screen.note if self._screen else None
         self._console.attach(
             machine.life.loop,
@@ -137,7 +142,10 @@ class Session:
             steps = [split_script(text) for text in self._host.type_after]
         except KeyTextError as error:
             raise UserError(f"--type-after: {error}") from None
-        script = TypeAfter(steps, machine.typist, machine.trace.channel("input"))
+        unheard = UnheardKeys(machine.board.vga, machine.life.loop, self._tell)
+        self._open.callback(unheard.close)
+        self._open.callback(machine.serial.add(unheard.serial_output).remove)
+        script = TypeAfter(steps, machine.typist, machine.trace.channel("input"), unheard.typed)
         self._open.callback(machine.serial.add(script.serial_output).remove)
         seen = -1
 

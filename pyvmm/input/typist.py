@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import codecs
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pyvmm.input.keymap import Stroke, key_code, strokes
 from pyvmm.input.router import Router
@@ -142,8 +142,16 @@ class TypeAfter:
     waited for anew each time, and a guest that shows the same on its serial port and its screen has shown it once.
     """
 
-    def __init__(self, steps: Sequence[tuple[str, list[Stroke]]], typist: Typist, trace: Channel = OFF) -> None:
+    def __init__(
+        self,
+        steps: Sequence[tuple[str, list[Stroke]]],
+        typist: Typist,
+        trace: Channel = OFF,
+        on_typed: Callable[[str, bool], None] = lambda text, on_serial: None,
+    ) -> None:
+        """*on_typed* is told the text that keys were typed for, and whether it came on the serial port."""
         self._steps = list(steps)
+        self._on_typed = on_typed
         self._typed = 0
         self._typist = typist
         self._trace = trace
@@ -159,16 +167,16 @@ class TypeAfter:
         """The guest has written *data* to its serial port."""
         if not self.done:
             self._serial.feed(data)
-            self._look(self._serial, "serial port")
+            self._look(self._serial, on_serial=True)
             self._serial.forget()
 
     def screen_changed(self, rows: Sequence[str]) -> None:
         """The guest's screen shows *rows*."""
         if not self.done:
             self._screen.show(rows)
-            self._look(self._screen, "screen")
+            self._look(self._screen, on_serial=False)
 
-    def _look(self, shown: _SerialText | _ScreenText, where: str) -> None:
+    def _look(self, shown: _SerialText | _ScreenText, *, on_serial: bool) -> None:
         # Each of the two finds the texts in their order. One that is behind may skip to the text that is waited for,
         # unless that is also one that it has yet to find: then what it shows is taken for the earlier one.
         while not self.done:
@@ -180,11 +188,13 @@ class TypeAfter:
                 return
             shown.next += 1
             if shown.next > self._typed:
-                self._type(where)
+                self._type(on_serial)
 
-    def _type(self, where: str) -> None:
+    def _type(self, on_serial: bool) -> None:
         text, keys = self._steps[self._typed]
         if self._trace.enabled:
+            where = "serial port" if on_serial else "screen"
             self._trace(f"{text!r} on the {where}: typing {len(keys)} keys")
         self._typed += 1
         self._typist.strokes(keys)
+        self._on_typed(text, on_serial)

@@ -25,6 +25,7 @@ from pyvmm.machine import build
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from tests.rig.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
+from tests.rig.rig import HARDWARE
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 
@@ -186,8 +187,23 @@ def test_help_has_the_exit_statuses(pyvmm: Pyvmm) -> None:
 def test_doctor(pyvmm: Pyvmm) -> None:
     ran = pyvmm("doctor")
     assert ran.status == 0, "guests can run here, or this test would not"
-    assert "ok    /dev/kvm" in ran.out
+    assert ("ok    /dev/kvm     hardware" if HARDWARE else "WARN  /dev/kvm     software-backed") in ran.out
     assert "MISS" not in ran.out
+
+
+def test_a_linux_that_will_not_boot_here_is_told_at_the_start(tmp_path: Path) -> None:
+    """One line, on standard error, and the kernel runs all the same; of a kernel that is no Linux, nothing."""
+    linux, other = tmp_path / "bzImage", tmp_path / "flat"
+    ends_with_7 = bytes.fromhex("b0 07 e6 f4 f4")
+    linux.write_bytes(make_bzimage(ends_with_7.ljust(0x200, b"\x90") + ends_with_7))
+    other.write_bytes(ends_with_7)
+    runs = {("-k", str(linux)): not HARDWARE, ("-k", str(other), "--flat", "32"): False}
+    for arguments, warned in runs.items():
+        ran = subprocess.run([PYVMM, "run", "-m", "64M", *arguments], capture_output=True, text=True, timeout=60)
+        assert ran.returncode == 16 + 7
+        lines = ran.stderr.splitlines()
+        assert lines[-1] == "pyvmm: debug-exit 7"
+        assert [line.startswith("pyvmm: KVM is software-backed here") for line in lines[:-1]] == [True] * warned
 
 
 # Mistakes
