@@ -53,6 +53,15 @@ class SharedLine:
         return LevelIrq(drive)
 
 
+def swizzle(slot: int, pin: int) -> int:
+    """Which of the four interrupt lines of a PCI bus (0–3) pin INTA–INTD (0–3) of *slot* is wired to.
+
+    To a bridge the lines are its own pins. PCI-to-PCI Bridge Architecture Specification 1.2, section 9.1;
+    pci_swizzle_interrupt_pin() in linux/pci.h.
+    """
+    return (slot + pin) % 4
+
+
 class FakeIrq:
     """The line of the unit tests: remembers its level and counts rising edges."""
 

@@ -33,7 +33,7 @@ from pyvmm.acpi.aml import (
     Store,
     ToUUID,
 )
-from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS, ComPort, PciRoot, Platform, PowerManagement, Window
+from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS, IsaDevice, PciRoot, Platform, PowerManagement, Window
 from pyvmm.acpi.resources import (
     IO,
     Cacheable,
@@ -55,6 +55,7 @@ from pyvmm.acpi.resources import (
     WordBusNumber,
     WordIO,
 )
+from pyvmm.irq import swizzle
 
 OEM: Final = "PYVMM"
 DSDT_REVISION: Final = 2
@@ -77,83 +78,15 @@ OSC_CAPABILITIES_MASKED: Final = 0x10
 NOTIFY_POWER_BUTTON: Final = 0x80
 
 
-def ps2k() -> Aml:
-    """The keyboard half of the i8042. Its ports stand here, once."""
-    return Device(
-        "PS2K",
-        Name("_HID", EISAID("PNP0303")),
-        Name("_STA", PRESENT),
-        Name(
-            "_CRS",
-            ResourceTemplate(IO(Decode16, 0x60, 0x60, 1, 1), IO(Decode16, 0x64, 0x64, 1, 1), IRQNoFlags(1)),
-        ),
-    )
-
-
-def ps2m() -> Aml:
-    """The mouse half of the i8042."""
-    return Device(
-        "PS2M",
-        Name("_HID", EISAID("PNP0F13")),
-        Name("_STA", PRESENT),
-        Name("_CRS", ResourceTemplate(IRQNoFlags(12))),
-    )
-
-
-def com(number: int, port: ComPort) -> Aml:
-    """A 16550A; *number* 1 is COM1."""
-    return Device(
-        f"COM{number}",
-        Name("_HID", EISAID("PNP0501")),
-        Name("_UID", number),
-        Name("_STA", PRESENT),
-        Name("_CRS", ResourceTemplate(IO(Decode16, port.io, port.io, 8, 8), IRQNoFlags(port.irq))),
-    )
-
-
-def rtc() -> Aml:
-    """The MC146818 and its CMOS RAM."""
-    return Device(
-        "RTC",
-        Name("_HID", EISAID("PNP0B00")),
-        Name("_STA", PRESENT),
-        Name("_CRS", ResourceTemplate(IO(Decode16, 0x70, 0x70, 1, 2), IRQNoFlags(8))),
-    )
-
-
-def pic() -> Aml:
-    """The two 8259As and their edge/level registers, ELCR."""
-    return Device(
-        "PIC",
-        Name("_HID", EISAID("PNP0000")),
-        Name(
-            "_CRS",
-            ResourceTemplate(
-                IO(Decode16, 0x20, 0x20, 1, 2),
-                IO(Decode16, 0xA0, 0xA0, 1, 2),
-                IO(Decode16, 0x4D0, 0x4D0, 1, 2),
-                IRQNoFlags(2),
-            ),
-        ),
-    )
-
-
-def timr() -> Aml:
-    """The 8254."""
-    return Device(
-        "TIMR",
-        Name("_HID", EISAID("PNP0100")),
-        Name("_CRS", ResourceTemplate(IO(Decode16, 0x40, 0x40, 1, 4), IRQNoFlags(0))),
-    )
-
-
-def spkr() -> Aml:
-    """Port 0x61: the speaker, and the gate of the 8254's channel 2."""
-    return Device(
-        "SPKR",
-        Name("_HID", EISAID("PNP0800")),
-        Name("_CRS", ResourceTemplate(IO(Decode16, 0x61, 0x61, 1, 1))),
-    )
+def isa_device(device: IsaDevice) -> Aml:
+    """A device at fixed ports."""
+    ports = [IO(Decode16, first, first, device.align, count) for first, count in device.ports]
+    body = [Name("_HID", EISAID(device.hid))]
+    if device.uid is not None:
+        body.append(Name("_UID", device.uid))
+    if device.sta:
+        body.append(Name("_STA", PRESENT))
+    return Device(device.name, *body, Name("_CRS", ResourceTemplate(*ports, *map(IRQNoFlags, device.irqs))))
 
 
 def hpet(address: int) -> Aml:
@@ -243,7 +176,7 @@ def _prt(interrupts: tuple[int, int, int, int]) -> Aml:
     """A routing package in which PIRQ p is hard-wired to interrupts[p]: no link device to program (6.2.13)."""
     return Package(
         *(
-            Package(device << 16 | 0xFFFF, pin, 0, interrupts[PciRoot.pirq(device, pin)])
+            Package(device << 16 | 0xFFFF, pin, 0, interrupts[swizzle(device, pin)])
             for device in range(PCI_DEVICES)
             for pin in range(PCI_PINS)
         )
@@ -309,14 +242,7 @@ def processor(number: int) -> Aml:
 
 def dsdt(platform: Platform) -> bytes:
     """The differentiated system description table: the board."""
-    isa = [pic(), timr(), spkr()]
-    if platform.rtc:
-        isa.append(rtc())
-    if platform.keyboard:
-        isa.append(ps2k())
-    if platform.mouse:
-        isa.append(ps2m())
-    isa += [com(number, port) for number, port in enumerate(platform.serial, 1)]
+    isa = [isa_device(device) for device in platform.isa]
     board = [motherboard(platform.pm), pwrb()]
     if platform.apic is not None:
         board.append(ioapic(platform.apic.address))

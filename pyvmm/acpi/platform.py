@@ -68,12 +68,29 @@ class MadtIoApic:
     id: int = 0
 
 
-@dataclass(frozen=True)
-class ComPort:
-    """A 16550 at an I/O port, with its ISA IRQ."""
+KEYBOARD: Final = "PNP0303"
+MOUSE: Final = "PNP0F13"
+RTC: Final = "PNP0B00"
+COM_PORT: Final = "PNP0501"
+"""_HIDs whose devices the fixed tables tell of too, or that have numbers."""
 
-    io: int
-    irq: int
+
+@dataclass(frozen=True)
+class IsaDevice:
+    """A device at fixed ports behind the ISA bridge."""
+
+    name: str
+    """Four characters, as the namespace has them."""
+    hid: str
+    """Its Plug and Play ID, such as PNP0303."""
+    ports: tuple[tuple[int, int], ...] = ()
+    """(first port, how many)."""
+    irqs: tuple[int, ...] = ()
+    align: int = 1
+    """Of its ports, were they to move."""
+    sta: bool = False
+    """It says that it is there (_STA); without, an OS takes that for granted."""
+    uid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +125,6 @@ class PciRoot:
         if self.ecam is not None and self.ecam_length < (self.last_bus + 1) << 20:
             raise ValueError(f"an ECAM of {self.ecam_length:#x} bytes has no room for bus {self.last_bus}")
 
-    @staticmethod
-    def pirq(device: int, pin: int) -> int:
-        """The PIRQ, 0 to 3, that *pin* (0 is INTA) of *device* on bus 0 drives."""
-        return (device + pin) % PCI_PINS
-
 
 @dataclass(frozen=True)
 class Platform:
@@ -124,14 +136,8 @@ class Platform:
     apic: MadtIoApic | None = MadtIoApic()
     """None for a machine with PIC only, whose CPUs show no local APIC."""
     pci: PciRoot | None = None
-    keyboard: bool = True
-    """An i8042 with a keyboard, IRQ 1."""
-    mouse: bool = True
-    """A mouse at the i8042, IRQ 12."""
-    serial: tuple[ComPort, ...] = (ComPort(0x3F8, 4),)
-    """COM1 and on."""
-    rtc: bool = True
-    """The MC146818, with the century at CMOS byte 0x32."""
+    isa: tuple[IsaDevice, ...] = ()
+    """What is behind the ISA bridge, in the order of the namespace."""
     vga: bool = True
     """VGA at 0xA0000–0xBFFFF."""
     hpet: int | None = None
@@ -140,7 +146,12 @@ class Platform:
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ValueError(f"ACPI tables for {self.cpus} CPUs; 1 to {MAX_CPUS} are possible")
-        if self.mouse and not self.keyboard:
+        if self.has(MOUSE) and not self.has(KEYBOARD):
             raise ValueError("the mouse is at the i8042, which comes with the keyboard")
-        if len(self.serial) > 9:
-            raise ValueError(f"{len(self.serial)} serial ports; COM1 to COM9 have names")
+        names = [device.name for device in self.isa]
+        if len(set(names)) != len(names) or not all(len(name.ljust(4, "_")) == 4 for name in names):
+            raise ValueError(f"names of ISA devices: {names}")
+
+    def has(self, hid: str) -> bool:
+        """Whether there is a device with that _HID."""
+        return any(device.hid == hid for device in self.isa)

@@ -13,7 +13,7 @@ from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c
 from typing import Final
 
 from pyvmm.acpi import sdt
-from pyvmm.acpi.platform import MadtIoApic, PciRoot, Platform
+from pyvmm.acpi.platform import KEYBOARD, RTC, MadtIoApic, PciRoot, Platform
 
 LAPIC_ADDRESS: Final = 0xFEE00000
 
@@ -202,9 +202,9 @@ def fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
     """The FADT of *platform*; *facs* and *dsdt* are the addresses of those tables."""
     pm = platform.pm
     boot = LEGACY_DEVICES
-    boot |= B8042 if platform.keyboard else 0
+    boot |= B8042 if platform.has(KEYBOARD) else 0
     boot |= 0 if platform.vga else VGA_NOT_PRESENT
-    boot |= 0 if platform.rtc else CMOS_RTC_NOT_PRESENT
+    boot |= 0 if platform.has(RTC) else CMOS_RTC_NOT_PRESENT
     body = FadtBody(
         FIRMWARE_CTRL=facs,  # X_FIRMWARE_CTRL stays 0: at most one of the two may be set
         DSDT=dsdt,
@@ -223,7 +223,7 @@ def fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
         GPE0_BLK_LEN=pm.gpe0_length,
         P_LVL2_LAT=P_LVL2_NONE,
         P_LVL3_LAT=P_LVL3_NONE,
-        CENTURY=CMOS_CENTURY if platform.rtc else 0,
+        CENTURY=CMOS_CENTURY if platform.has(RTC) else 0,
         IAPC_BOOT_ARCH=boot,
         # PWR_BUTTON and SLP_BUTTON say "not in the fixed registers": the power button is PWRB, a sleep button there
         # is none. FIX_RTC likewise: the RTC wakes nothing.

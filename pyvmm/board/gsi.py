@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from kvm_cffi import IrqchipRoute, MsiRoute, Vm, constants
-from pyvmm.board.layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_TIMER
-
-PIC_CASCADE = 2
+from pyvmm.board.layout import FIRST_MSI_GSI, IOAPIC_PINS, IRQ_CASCADE, IRQ_TIMER
 
 
 def kernel_pins() -> list[IrqchipRoute]:
     """A PC's wiring: ISA IRQs go to PIC and IOAPIC alike, IRQ 0 to IOAPIC pin 2, GSIs 16-23 to the IOAPIC only."""
     routes = []
     for gsi in range(IOAPIC_PINS):
-        if gsi != PIC_CASCADE and gsi < 16:
+        if gsi != IRQ_CASCADE and gsi < 16:
             chip = constants.KVM_IRQCHIP_PIC_MASTER if gsi < 8 else constants.KVM_IRQCHIP_PIC_SLAVE
             routes.append(IrqchipRoute(gsi, chip, gsi % 8))
-        if gsi != PIC_CASCADE:
+        if gsi != IRQ_CASCADE:
             routes.append(IrqchipRoute(gsi, constants.KVM_IRQCHIP_IOAPIC, 2 if gsi == IRQ_TIMER else gsi))
     return routes
 

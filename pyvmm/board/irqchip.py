@@ -10,10 +10,11 @@ import struct
 from typing import Final, Protocol
 
 from kvm_cffi import Vm, constants
+from pyvmm.board import layout
 from pyvmm.board.bios import PIC_BASES, PIC_MASKS, PIT_COUNT, PIT_MODE
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import IRQ_CASCADE, IRQ_SCI, PCI_GSIS, PCI_IRQS
-from pyvmm.board.placement import Parts
+from pyvmm.board.placement import Parts, Places
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
@@ -22,6 +23,13 @@ LEVEL_IRQS: Final = (IRQ_SCI, *sorted(set(PCI_IRQS)))
 """What firmware makes level-triggered at the PIC."""
 CHIPS: Final = (constants.KVM_IRQCHIP_PIC_MASTER, constants.KVM_IRQCHIP_PIC_SLAVE, constants.KVM_IRQCHIP_IOAPIC)
 """In the kernel, in the order of a restore."""
+KERNEL_CHIPS: Final[dict[str, Places]] = {
+    "i8259": {"ports": layout.PIC_PORTS, "irqs": (layout.IRQ_CASCADE,)},
+    "i8254": {"ports": ((layout.PIT, 4),), "irqs": (layout.IRQ_TIMER,)},
+    "port61": {"ports": ((layout.SYSTEM_CONTROL_B, 1),)},
+    "ioapic": {"memory": ((layout.IOAPIC, layout.IOAPIC_SIZE),)},
+}
+"""What the kernel answers, and where."""
 PIC_STATE_IMR, PIC_STATE_IRQ_BASE, PIC_STATE_INIT4, PIC_STATE_ELCR = 2, 5, 13, 14
 """Offsets in struct kvm_pic_state (<asm/kvm.h>)."""
 PIT_CHANNEL_COUNT: Final = struct.Struct("<I")
@@ -85,6 +93,8 @@ class KernelIrqchip:
         self._isa_pci = {irq: SharedLine(self.line(irq)) for irq in sorted(set(PCI_IRQS))}
         self._leave_as_a_bios_does()
         self._made = self.save()
+        for name, place in KERNEL_CHIPS.items():
+            parts.note(name, **place)
 
     def _leave_as_a_bios_does(self) -> None:
         """See bios.py."""

@@ -27,6 +27,7 @@ PCI_MMIO64_END: Final = 1 << 39
 ECAM_START: Final = 0xE0000000
 ECAM_SIZE: Final = 256 * MIB
 IOAPIC: Final = 0xFEC00000
+IOAPIC_SIZE: Final = 0x1000
 LAPIC: Final = 0xFEE00000
 IDENTITY_MAP: Final = 0xFEFFC000
 TSS: Final = 0xFEFFD000
@@ -51,6 +52,8 @@ FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600
 PCI_CONFIG: Final = 0xCF8
 """CONFIG_ADDRESS and CONFIG_DATA, 8 ports; the reset control register 0xCF9 is inside."""
+
+PIC_PORTS: Final = ((PIC_MASTER, 2), (PIC_SLAVE, 2), (ELCR, 2))
 
 # Interrupts: ISA IRQ numbers, which are GSIs too (but IRQ 0 is GSI 2 on the IOAPIC)
 IRQ_TIMER: Final = 0

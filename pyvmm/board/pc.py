@@ -21,12 +21,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvm_cffi import Vm
+from pyvmm.acpi.platform import Platform
 from pyvmm.board import layout
 from pyvmm.board.doorbell import IoeventfdDoorbells
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip
 from pyvmm.board.memslots import MemorySlots, Ram, check_reach
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.board.placement import Parts
+from pyvmm.board.tables import describe
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.config import MachineConfig
@@ -201,12 +203,10 @@ class Pc:
                 mouse,
                 channel,
             ),
-            ports=[(layout.I8042_DATA, 1)],
-            irqs=[layout.IRQ_KEYBOARD, layout.IRQ_MOUSE],
+            ports=[(layout.I8042_DATA, 1), (layout.I8042_COMMAND, 1, None, 4)],
         )
-        self.pio.map(layout.I8042_COMMAND, 1, self.i8042, 4)
-        self.router.add_ps2_keyboard(self.parts.add("ps2-keyboard", keyboard))
-        self.router.add_ps2_mouse(self.parts.add("ps2-mouse", mouse))
+        self.router.add_ps2_keyboard(self.parts.add("ps2-keyboard", keyboard, irqs=[layout.IRQ_KEYBOARD]))
+        self.router.add_ps2_mouse(self.parts.add("ps2-mouse", mouse, irqs=[layout.IRQ_MOUSE]))
 
     def _add_vga(self) -> None:
         text = mmap.mmap(-1, layout.VGA_TEXT_SIZE)
@@ -282,6 +282,11 @@ class Pc:
             assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
         except ValueError as error:
             raise UserError(f"{error}: leave a device away") from None
+
+    def platform(self) -> Platform:
+        """What the tables say of this board."""
+        config = self.config
+        return describe(self.parts, config.cpus, config.memory, self.phys_bits, self.pci.last_bus)
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

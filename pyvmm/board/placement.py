@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 
 from pyvmm.bus import Bus, Device
 
@@ -23,7 +23,8 @@ class Placement:
     """One part and where it is."""
 
     name: str
-    part: Part
+    part: Part | None
+    """None where the kernel has it."""
     ports: tuple[tuple[int, int], ...] = ()
     """(first port, how many), as the part decodes them."""
     memory: tuple[tuple[int, int], ...] = ()
@@ -32,7 +33,17 @@ class Placement:
     """ISA IRQs that it drives."""
 
 
+Place = tuple[int, int] | tuple[int, int, Device] | tuple[int, int, Device | None, int]
+
 P = TypeVar("P", bound=Part)
+
+
+class Places(TypedDict, total=False):
+    """Where a part is, as note() takes it."""
+
+    ports: Sequence[tuple[int, int]]
+    memory: Sequence[tuple[int, int]]
+    irqs: Sequence[int]
 
 
 class Parts:
@@ -48,20 +59,20 @@ class Parts:
         name: str,
         part: P,
         *,
-        ports: Sequence[tuple[int, int, Device, int] | tuple[int, int, Device] | tuple[int, int]] = (),
-        memory: Sequence[tuple[int, int, Device] | tuple[int, int]] = (),
+        ports: Sequence[Place] = (),
+        memory: Sequence[Place] = (),
         irqs: Sequence[int] = (),
     ) -> P:
         """Put *part* on the board as *name* and map it; ValueError where the name or a place is taken.
 
         A place is (start, length), or (start, length, device) where another object than the part answers there, or
-        (start, length, device, offset) where its offset is not 0 there.
+        (start, length, device or None, offset) where its offset is not 0 there.
         """
         if name in self._placements:
             raise ValueError(f"there are two parts {name} on the board")
         for bus, places in ((self.pio, ports), (self.mmio, memory)):
             for start, length, *rest in places:
-                device = rest[0] if rest else part
+                device = rest[0] if rest and rest[0] is not None else part
                 bus.map(start, length, device, rest[1] if len(rest) > 1 else 0)  # type: ignore[arg-type]
         self._placements[name] = Placement(
             name,
@@ -79,6 +90,17 @@ class Parts:
         ports = tuple(place for place in placement.ports if place != (port, count))
         self._placements[name] = replace(placement, ports=ports)
 
+    def note(
+        self,
+        name: str,
+        *,
+        ports: Sequence[tuple[int, int]] = (),
+        memory: Sequence[tuple[int, int]] = (),
+        irqs: Sequence[int] = (),
+    ) -> None:
+        """A part that the kernel has: where it is, for those who ask."""
+        self._placements[name] = Placement(name, None, tuple(ports), tuple(memory), tuple(irqs))
+
     def __iter__(self) -> Iterator[Placement]:
         return iter(self._placements.values())
 
@@ -91,4 +113,5 @@ class Parts:
     def reset(self) -> None:
         """Every RESET pin, in the order in which the parts were added."""
         for placement in list(self):
-            placement.part.reset()
+            if placement.part is not None:
+                placement.part.reset()

@@ -1,47 +1,106 @@
-"""What the ACPI tables of a configured machine have to say: the board's layout in ACPI's terms."""
+"""What the ACPI and MP tables of a board have to say: its placements in the tables' terms."""
 
 from __future__ import annotations
 
-from pyvmm.acpi.platform import MadtIoApic, PciRoot, Platform, PowerManagement, Window
+from typing import Final, NamedTuple
+
+from pyvmm.acpi.platform import (
+    COM_PORT,
+    KEYBOARD,
+    MOUSE,
+    RTC,
+    IsaDevice,
+    MadtIoApic,
+    PciRoot,
+    Platform,
+    PowerManagement,
+    Window,
+)
 from pyvmm.board import layout
 from pyvmm.board.memslots import ram_end
-from pyvmm.config import MachineConfig
+from pyvmm.board.placement import Parts
 from pyvmm.devices import acpi_pm
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
+from pyvmm.pci.host import CONFIG_ADDRESS, RST_CNT
 from pyvmm.units import GIB
 
 
-def describe(config: MachineConfig, phys_bits: int, last_bus: int) -> Platform:
-    """The platform that *config* makes with physical addresses of *phys_bits* bits and PCI buses up to *last_bus*.
+class _Isa(NamedTuple):
+    """How ACPI names a part: its device's name and _HID; *more* are the parts whose ports and interrupts go with it."""
+
+    part: str
+    name: str
+    hid: str
+    sta: bool = False
+    align: int = 1
+    uid: int | None = None
+    more: tuple[str, ...] = ()
+
+
+_ISA: Final = (
+    _Isa("i8259", "PIC", "PNP0000"),
+    _Isa("i8254", "TIMR", "PNP0100"),
+    _Isa("port61", "SPKR", "PNP0800"),
+    _Isa("rtc", "RTC", RTC, sta=True),
+    _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",)),
+    _Isa("ps2-mouse", "PS2M", MOUSE, sta=True),
+    _Isa("com1", "COM1", COM_PORT, sta=True, align=8, uid=1),
+)
+"""The parts of a board that an OS finds behind the ISA bridge, in the order of the namespace."""
+
+
+def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
+    """What of *parts* is behind the ISA bridge, each where it was placed."""
+    return tuple(
+        IsaDevice(
+            isa.name,
+            isa.hid,
+            tuple(port for name in (isa.part, *isa.more) if name in parts for port in parts[name].ports),
+            parts[isa.part].irqs,
+            isa.align,
+            isa.sta,
+            isa.uid,
+        )
+        for isa in _ISA
+        if isa.part in parts
+    )
+
+
+def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int) -> Platform:
+    """The platform that *parts* make with so many processors and bytes of RAM, physical addresses of *phys_bits* bits
+    and PCI buses up to *last_bus*.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
-    base = layout.ACPI_PM
-    pm = PowerManagement(
-        io=Window(base, base + acpi_pm.PM_LENGTH - 1),
-        pm1a_event=base + acpi_pm.PM1_STS,
-        pm1a_control=base + acpi_pm.PM1_CNT,
-        timer=base + acpi_pm.PM_TMR,
-        gpe0=base + acpi_pm.GPE0_STS,
-        gpe0_length=acpi_pm.GPE0_LENGTH,
-        smi_command=layout.APM,
-        acpi_enable=acpi_pm.ACPI_ENABLE,
-        acpi_disable=acpi_pm.ACPI_DISABLE,
-        s5=acpi_pm.SLP_TYP_S5,
-        power_button_gpe=acpi_pm.GPE_POWER_BUTTON,
-        reset_port=layout.PCI_CONFIG + 1,
-        reset_value=RCR_SYS_RST | RCR_RST_CPU,
-        sci=layout.IRQ_SCI,
-    )
+    pm, apm = parts["acpi-pm"].ports
+    base, length = pm
+    ecam, ecam_length = parts["pci"].memory[0]
     return Platform(
-        cpus=config.cpus,
-        pm=pm,
-        apic=MadtIoApic(layout.IOAPIC) if config.irqchip != "user" else None,
+        cpus=cpus,
+        pm=PowerManagement(
+            io=Window(base, base + length - 1),
+            pm1a_event=base + acpi_pm.PM1_STS,
+            pm1a_control=base + acpi_pm.PM1_CNT,
+            timer=base + acpi_pm.PM_TMR,
+            gpe0=base + acpi_pm.GPE0_STS,
+            gpe0_length=acpi_pm.GPE0_LENGTH,
+            smi_command=apm[0],
+            acpi_enable=acpi_pm.ACPI_ENABLE,
+            acpi_disable=acpi_pm.ACPI_DISABLE,
+            s5=acpi_pm.SLP_TYP_S5,
+            power_button_gpe=acpi_pm.GPE_POWER_BUTTON,
+            reset_port=parts["pci"].ports[0][0] + RST_CNT - CONFIG_ADDRESS,
+            reset_value=RCR_SYS_RST | RCR_RST_CPU,
+            sci=parts["acpi-pm"].irqs[0],
+        ),
+        apic=MadtIoApic(parts["ioapic"].memory[0][0]) if "ioapic" in parts else None,
+        isa=isa_devices(parts),
+        vga="vga" in parts,
         pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
-            memory64=_memory64(config.memory, phys_bits),
-            ecam=layout.ECAM_START,
-            ecam_length=layout.ECAM_SIZE,
+            memory64=memory64(memory, phys_bits),
+            ecam=ecam,
+            ecam_length=ecam_length,
             last_bus=last_bus,
             gsis=layout.PCI_GSIS,
             irqs=layout.PCI_IRQS,
@@ -49,7 +108,7 @@ def describe(config: MachineConfig, phys_bits: int, last_bus: int) -> Platform:
     )
 
 
-def _memory64(memory: int, phys_bits: int) -> Window | None:
+def memory64(memory: int, phys_bits: int) -> Window | None:
     """PCI memory above 4 GiB: where it always is, or behind the RAM of a machine that has more than fits below; smaller
     where addresses do not reach so far, down to 1 GiB, and then none."""
     size = layout.PCI_MMIO64_END - layout.PCI_MMIO64_START

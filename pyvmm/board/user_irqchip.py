@@ -21,7 +21,6 @@ from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 
-IOAPIC_SIZE: Final = 0x1000
 ICW3: Final = (1 << layout.IRQ_CASCADE, layout.IRQ_CASCADE)
 """The second PIC is on line 2 of the first."""
 ICW4_8086: Final = 0x01
@@ -59,6 +58,7 @@ class UserIrqchip:
                 (layout.PIC_SLAVE, 2, self.i8259.slave),
                 (layout.ELCR, 2, self.i8259.elcr),
             ],
+            irqs=[layout.IRQ_CASCADE],
         )
         parts.add("i8254", self.pit, ports=[(layout.PIT, 4)], irqs=[layout.IRQ_TIMER])
         port_61 = SystemControlB(self.pit.set_gate2, self.pit.out2, clock)
@@ -113,7 +113,7 @@ class SplitIrqchip(UserIrqchip):
 
         self.ioapic = IoApic(deliver, route, trace=trace)
         super().__init__(vm, parts, clock, wake, trace)
-        parts.add("ioapic", self.ioapic, memory=[(layout.IOAPIC, IOAPIC_SIZE)])
+        parts.add("ioapic", self.ioapic, memory=[(layout.IOAPIC, layout.IOAPIC_SIZE)])
 
     def line(self, irq: int) -> LevelIrq:
         return both(self.ioapic.line(2 if irq == layout.IRQ_TIMER else irq), self.i8259.line(irq))

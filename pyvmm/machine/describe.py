@@ -12,7 +12,6 @@ from pyvmm.acpi.build import build, write
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.memslots import Ram
 from pyvmm.board.pc import Pc
-from pyvmm.board.tables import describe
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
@@ -83,6 +82,6 @@ def write_tables(config: MachineConfig, out: Path, trace_file: Path | None = Non
             raise UserError(f"--trace: cannot write {trace_file}: name a file where you may write one")
     with described(config) as board:
         try:
-            return write(build(describe(config, board.phys_bits, board.pci.last_bus)), out)
+            return write(build(board.platform()), out)
         except OSError as error:
             raise UserError(f"--out {out}: {error.strerror}") from None

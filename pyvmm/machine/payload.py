@@ -10,10 +10,10 @@ from dataclasses import replace
 
 from pyvmm import guests
 from pyvmm.acpi.build import build
+from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
 from pyvmm.board import layout
 from pyvmm.board.bios import write_bios_areas
 from pyvmm.board.pc import Pc
-from pyvmm.board.tables import describe
 from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.boot.flat import Flat
@@ -21,6 +21,7 @@ from pyvmm.boot.image import Source, kept
 from pyvmm.boot.load import load as load_image
 from pyvmm.boot.mptable import PciInterrupt, write_mptable
 from pyvmm.config import ConfigError, MachineConfig
+from pyvmm.irq import swizzle
 from pyvmm.memory import GuestMemory
 
 REAL_MODE_STACK = 0x7000
@@ -50,11 +51,14 @@ class Payload:
         e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         rsdp = 0
         if flat is None or flat.mode == "linux32":
-            platform = describe(config, board.phys_bits, board.pci.last_bus)
+            platform = board.platform()
             rsdp = build(platform).install(memory, layout.ACPI_TABLES)
             if platform.apic is not None:
-                gsis = layout.PCI_GSIS
-                routes = [PciInterrupt(slot, pin, gsis[(slot + pin) % 4]) for slot in range(32) for pin in range(4)]
+                routes = [
+                    PciInterrupt(slot, pin, layout.PCI_GSIS[swizzle(slot, pin)])
+                    for slot in range(PCI_DEVICES)
+                    for pin in range(PCI_PINS)
+                ]
                 write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
         return load_image(
             memory,

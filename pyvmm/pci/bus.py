@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyvmm.irq import Irq
+from pyvmm.irq import Irq, swizzle
 from pyvmm.pci.bar import Bar, Claim
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.express import add_express
@@ -100,18 +100,10 @@ class BusSlot:
         self._above.apply()
 
     def intx(self, pin: int) -> Irq:
-        return self._above.intx(pirq(self._number, pin) + 1)
+        return self._above.intx(swizzle(self._number, pin - 1) + 1)
 
     def interrupt_line(self, pin: int) -> int:
-        return self._above.interrupt_line(pirq(self._number, pin) + 1)
+        return self._above.interrupt_line(swizzle(self._number, pin - 1) + 1)
 
     def defer(self, call: Callable[[], None]) -> None:
         self._above.defer(call)
-
-
-def pirq(slot: int, pin: int) -> int:
-    """Which of the four lines of a bus (0–3) pin INTA–INTD (1–4) of a slot is wired to; to a bridge they are its pins.
-
-    PCI-to-PCI Bridge Architecture Specification 1.2, section 9.1; pci_swizzle_interrupt_pin in linux/pci.h.
-    """
-    return (pin - 1 + slot) % 4

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.acpi.build import build
-from pyvmm.board.tables import describe
 from pyvmm.config import MachineConfig
 from pyvmm.input import codes as ic
-from pyvmm.machine.describe import host_phys_bits
+from pyvmm.machine.describe import described
 from pyvmm.machine.outcome import End
 from tests.rig.events import Events, input_devices
 from tests.rig.guest import USERSPACE, Guest, irq_counts, warnings
@@ -192,7 +191,8 @@ def test_a_device_behind_the_root_port(guest: Guest) -> None:
 def test_the_acpi_tables_are_those_that_were_built(guest: Guest) -> None:
     sums = guest.shell("cd /sys/firmware/acpi/tables; md5sum [A-Z]*").splitlines()
     seen = {name: digest for digest, name in (line.split() for line in sums)}
-    platform = describe(CONFIG, host_phys_bits(), guest.machine.board.pci.last_bus)
+    with described(CONFIG) as board:
+        platform = board.platform()
     built = {table.name.upper(): table.data for table in build(platform).place()}
     assert set(seen) == {"APIC", "DSDT", "FACP", "FACS", "MCFG", "SSDT"} == set(built) - {"RSDP", "RSDT", "XSDT"}
     for name in set(seen) - {"FACS"}:  # which the guest writes to

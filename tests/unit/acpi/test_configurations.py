@@ -11,9 +11,10 @@ import pytest
 
 from pyvmm.acpi.platform import Window
 from pyvmm.board import layout
-from pyvmm.board.tables import describe
+from pyvmm.board.placement import Parts
+from pyvmm.board.tables import isa_devices, memory64
+from pyvmm.bus import Bus, Nobody
 from pyvmm.cli.arguments import main
-from pyvmm.config import MachineConfig
 from pyvmm.units import GIB, MIB
 
 CONFIGURATIONS = [
@@ -96,16 +97,29 @@ def test_the_buses_of_root_ports_are_named(tmp_path: Path) -> None:
     ],
 )
 def test_64_bit_pci_memory_is_not_ram_and_within_reach(memory: int, phys_bits: int, window: int, size: int) -> None:
-    pci = describe(MachineConfig(memory=memory), phys_bits, 0).pci
-    assert pci is not None and pci.memory64 == Window(window, window + size - 1)
+    assert memory64(memory, phys_bits) == Window(window, window + size - 1)
     assert window >= memory + GIB or memory <= 3 * GIB
     assert window % size == 0 and window + size <= 1 << phys_bits
 
 
+class Chip:
+    def reset(self) -> None: ...
+
+
+def test_what_is_not_on_the_board_is_not_in_the_tables() -> None:
+    parts = Parts(Bus("PIO", 1 << 16), Bus("MMIO", 1 << 52))
+    parts.add("i8042", Chip(), ports=[(0x60, 1, Nobody())])
+    parts.add("ps2-keyboard", Chip(), irqs=[1])
+    assert [(device.name, device.ports, device.irqs) for device in isa_devices(parts)] == [("PS2K", ((0x60, 1),), (1,))]
+    parts.add("ps2-mouse", Chip(), irqs=[12])
+    assert [device.name for device in isa_devices(parts)] == ["PS2K", "PS2M"]
+    parts.note("i8259", ports=[(0x20, 2)], irqs=[2])
+    assert [device.name for device in isa_devices(parts)] == ["PIC", "PS2K", "PS2M"]
+
+
 @pytest.mark.parametrize(("memory", "phys_bits"), [(128 * MIB, 32), (7 * GIB, 33), (63 * GIB, 36)])
 def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int) -> None:
-    pci = describe(MachineConfig(memory=memory), phys_bits, 0).pci
-    assert pci is not None and pci.memory64 is None
+    assert memory64(memory, phys_bits) is None
 
 
 @pytest.mark.parametrize(

@@ -14,34 +14,67 @@ import pytest
 
 from pyvmm.acpi.aml import DefinitionBlock, Local0, Method, Name, NotSerialized, Store
 from pyvmm.acpi.build import ACPI_GPA, ACPI_ROOM, AcpiTables, build, write
-from pyvmm.acpi.platform import ComPort, MadtIoApic, PciRoot, Platform, PowerManagement, Window
+from pyvmm.acpi.platform import (
+    COM_PORT,
+    KEYBOARD,
+    MOUSE,
+    RTC,
+    IsaDevice,
+    MadtIoApic,
+    PciRoot,
+    Platform,
+    PowerManagement,
+    Window,
+)
 from pyvmm.memory import GuestMemory
 
 MEMORY32 = Window(0xC0000000, 0xDFFFFFFF)
 MEMORY64 = Window(0x4000000000, 0x7FFFFFFFFF)
 PCIE = PciRoot(MEMORY32, MEMORY64)
-COM1, COM2 = ComPort(0x3F8, 4), ComPort(0x2F8, 3)
+COM1, COM2, COM3, COM4 = ((0x3F8, 4), (0x2F8, 3), (0x3E8, 4), (0x2E8, 3))
+
+
+def isa(
+    keyboard: bool = True, mouse: bool = True, rtc: bool = True, serial: Sequence[tuple[int, int]] = (COM1,)
+) -> tuple[IsaDevice, ...]:
+    """What a PC has behind the ISA bridge."""
+    devices = [
+        IsaDevice("PIC", "PNP0000", ((0x20, 2), (0xA0, 2), (0x4D0, 2)), (2,)),
+        IsaDevice("TIMR", "PNP0100", ((0x40, 4),), (0,)),
+        IsaDevice("SPKR", "PNP0800", ((0x61, 1),)),
+    ]
+    if rtc:
+        devices.append(IsaDevice("RTC", "PNP0B00", ((0x70, 2),), (8,), sta=True))
+    if keyboard:
+        devices.append(IsaDevice("PS2K", "PNP0303", ((0x60, 1), (0x64, 1)), (1,), sta=True))
+    if mouse:
+        devices.append(IsaDevice("PS2M", "PNP0F13", (), (12,), sta=True))
+    for number, (port, irq) in enumerate(serial, 1):
+        devices.append(IsaDevice(f"COM{number}", "PNP0501", ((port, 8),), (irq,), 8, True, number))
+    return tuple(devices)
+
+
+ISA = isa()
 
 MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
-    "pic only": lambda pm: Platform(1, pm, apic=None),
-    "pic and pci": lambda pm: Platform(1, pm, apic=None, pci=PciRoot(MEMORY32, ecam=None)),
-    "apic": lambda pm: Platform(1, pm),
-    "apic and pci": lambda pm: Platform(2, pm, pci=PciRoot(MEMORY32, ecam=None)),
-    "pcie": lambda pm: Platform(2, pm, pci=PCIE),
-    "pcie below 4 GiB, one bus": lambda pm: Platform(4, pm, pci=PciRoot(MEMORY32, last_bus=0)),
-    "hpet": lambda pm: Platform(1, pm, pci=PCIE, hpet=0xFED00000),
-    "bare": lambda pm: Platform(1, pm, pci=PCIE, keyboard=False, mouse=False, serial=(), rtc=False, vga=False),
-    "keyboard only": lambda pm: Platform(3, pm, pci=PCIE, mouse=False, vga=False),
-    "four serial ports": lambda pm: Platform(
-        1, pm, pci=PCIE, serial=(COM1, COM2, ComPort(0x3E8, 4), ComPort(0x2E8, 3))
-    ),
+    "pic only": lambda pm: Platform(1, pm, isa=ISA, apic=None),
+    "pic and pci": lambda pm: Platform(1, pm, isa=ISA, apic=None, pci=PciRoot(MEMORY32, ecam=None)),
+    "apic": lambda pm: Platform(1, pm, isa=ISA),
+    "apic and pci": lambda pm: Platform(2, pm, isa=ISA, pci=PciRoot(MEMORY32, ecam=None)),
+    "pcie": lambda pm: Platform(2, pm, isa=ISA, pci=PCIE),
+    "pcie below 4 GiB, one bus": lambda pm: Platform(4, pm, isa=ISA, pci=PciRoot(MEMORY32, last_bus=0)),
+    "hpet": lambda pm: Platform(1, pm, isa=ISA, pci=PCIE, hpet=0xFED00000),
+    "bare": lambda pm: Platform(1, pm, pci=PCIE, isa=isa(False, False, False, ()), vga=False),
+    "keyboard only": lambda pm: Platform(3, pm, pci=PCIE, isa=isa(mouse=False), vga=False),
+    "four serial ports": lambda pm: Platform(1, pm, pci=PCIE, isa=isa(serial=(COM1, COM2, COM3, COM4))),
     "elsewhere": lambda pm: Platform(
         17,
         replace(pm, sci=11, power_button_gpe=0x1F, gpe0_length=8),
+        isa=ISA,
         apic=MadtIoApic(0xFEC10000, 18),
         pci=PciRoot(Window(0x80000000, 0xAFFFFFFF), None, 0xB0000000, 127, (20, 21, 22, 23), (5, 9, 10, 7)),
     ),
-    "all": lambda pm: Platform(255, pm, pci=PCIE, hpet=0xFED00000, serial=(COM1,) * 9),
+    "all": lambda pm: Platform(255, pm, pci=PCIE, hpet=0xFED00000, isa=isa(serial=(COM1,) * 9)),
 }
 
 
@@ -244,10 +277,10 @@ Acpiexec = Callable[[Sequence[tuple[dict[str, bytes], str]]], list[str]]
 def interesting_paths(platform: Platform) -> list[str]:
     isa = "\\_SB.PCI0" if platform.pci else "\\_SB"
     paths = [f"{isa}.PIC._CRS", "\\_SB.MBRD._CRS", "\\_SB.PWRB._HID", "\\_S5"]
-    paths += [f"{isa}.PS2K._STA", f"{isa}.PS2K._CRS"] if platform.keyboard else []
-    paths += [f"{isa}.PS2M._STA", f"{isa}.PS2M._CRS"] if platform.mouse else []
-    paths += [f"{isa}.RTC._STA", f"{isa}.RTC._CRS"] if platform.rtc else []
-    for number in range(1, len(platform.serial) + 1):
+    paths += [f"{isa}.PS2K._STA", f"{isa}.PS2K._CRS"] if platform.has(KEYBOARD) else []
+    paths += [f"{isa}.PS2M._STA", f"{isa}.PS2M._CRS"] if platform.has(MOUSE) else []
+    paths += [f"{isa}.RTC._STA", f"{isa}.RTC._CRS"] if platform.has(RTC) else []
+    for number in range(1, sum(device.hid == COM_PORT for device in platform.isa) + 1):
         paths += [f"{isa}.COM{number}._STA", f"{isa}.COM{number}._CRS"]
     paths += ["\\_SB.PCI0._CRS", "\\_SB.PCI0._PRT"] if platform.pci else []
     paths += ["\\_SB.ECAM._CRS"] if platform.pci and platform.pci.ecam else []
@@ -374,8 +407,8 @@ def test_write(pm: PowerManagement, tmp_path: Path) -> None:
     [
         lambda pm: Platform(0, pm),
         lambda pm: Platform(256, pm),
-        lambda pm: Platform(1, pm, keyboard=False),
-        lambda pm: Platform(1, pm, serial=(COM1,) * 10),
+        lambda pm: Platform(1, pm, isa=isa(keyboard=False)),
+        lambda pm: Platform(1, pm, isa=isa(serial=(COM1, COM1)) + isa(serial=(COM1,))),
         lambda pm: Window(2, 1),
         lambda pm: PciRoot(Window(0xC0000000, 0x100000000)),
         lambda pm: PciRoot(MEMORY32, ecam=0xE0080000),
