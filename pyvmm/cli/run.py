@@ -114,10 +114,12 @@ class _Run:
     # All of it
 
     @contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _waiting(self, closing: bool = False) -> Iterator[None]:
         """What is inside may wait for somebody who never comes."""
         self._interruptible = True
         try:
+            if self._ended is not None and not closing:  # the signal came when nothing could be interrupted
+                raise Interrupted
             yield
         finally:
             self._interruptible = False
@@ -134,7 +136,7 @@ class _Run:
                 try:
                     return self._run()
                 finally:
-                    with self._waiting():
+                    with self._waiting(closing=True):
                         self.console.close()
             except Interrupted:
                 assert self._ended is not None

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Final, Self
 
+from pyvmm import threads
 from pyvmm.host.console import Console
 from pyvmm.host.nonblocking import Output
 from pyvmm.machine.machine import Machine
@@ -52,7 +53,7 @@ class Watch:
         self._thread = threading.Thread(target=self._main, name="watch", daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        threads.start(self._thread)
         return self
 
     def __exit__(self, *exc: object) -> None:

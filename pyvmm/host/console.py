@@ -80,6 +80,7 @@ class Console:
         self._keys, self._notes = keys, notes
         if self._terminal is None and os.isatty(self._in):
             self._terminal = RawTerminal(self._in)
+            self._terminal.take()  # only now, for who handles SIGTSTP must know what to give back
         self._loop, self._port, self._hold, self._command = loop, port, hold, command
         self._held = self._flushing = self._reading = False
         port.on_room = self._feed
@@ -234,8 +235,9 @@ class Console:
             self._write_out(1000)
         finally:
             self._out.close()
-            self.give_back()
-            self._terminal = None
+            terminal, self._terminal = self._terminal, None  # a SIGCONT that comes now takes nothing again
+            if terminal is not None:
+                terminal.give_back()
 
     # While the process is stopped
 

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from typing import Final, TextIO
 
+from pyvmm import threads
 from pyvmm.trace import text_sink
 
 LINES: Final = 1 << 16
@@ -36,7 +37,7 @@ class TraceWriter:
         self._lines.append((ns, channel, message))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="trace", daemon=True)
-            self._thread.start()
+            threads.start(self._thread)
         if not self._wake.is_set():
             self._wake.set()
 

@@ -29,7 +29,7 @@ def _uninterrupted(call: Callable[[], None]) -> None:
 
 
 class RawTerminal:
-    """The terminal behind *fd*, raw from the start; give_back() and take() any number of times, and given back at exit.
+    """The terminal behind *fd*: take() and give_back() any number of times, and given back at exit.
 
     A process that is started in the background stops here until it is in the foreground, as any that uses a terminal.
     """
@@ -45,7 +45,6 @@ class RawTerminal:
             _uninterrupted(lambda: termios.tcflow(fd, termios.TCOON))
         except termios.error:
             pass
-        self.take()
 
     def take(self) -> None:
         """Make it raw if we are in the foreground, else leave it to the shell."""

@@ -16,6 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from pyvmm import threads
 from pyvmm.clock import GuestClock
 from pyvmm.errors import UserError, one_line
 from pyvmm.loop import Loop
@@ -31,8 +32,8 @@ T = TypeVar("T")
 LOOK_S: Final = 0.01
 """How often wait() looks again when nothing happens, in seconds."""
 SIGNAL_LOOK_S: Final = 0.25
-"""How often a thread that waits for the end looks up: of two signals at once the second may reach another thread of the
-process, and that wakes nobody; Python runs their handlers in the main thread when it next runs."""
+"""How often a thread that waits for the end looks up: a signal that comes as it is about to sleep, or that a thread of
+the user's takes, wakes nobody; Python runs their handlers in the main thread when it next runs."""
 REPORTED: Final = (End.PANIC, End.TRIPLE_FAULT, End.INTERNAL_ERROR, End.TIMEOUT)
 """The ends after which somebody will want to see the vCPUs' registers."""
 
@@ -144,7 +145,7 @@ class Life:
             if self._reasons:  # paused before it began: the vCPUs stand before their first instruction
                 self.cpus.hold()
             self.cpus.start()
-            self._thread.start()
+            threads.start(self._thread)
 
     def run(self, timeout: float | None = None) -> Outcome:
         """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 from kvm_cffi import Exit, KvmError, Vcpu, catch_signal, constants
 from kvm_cffi.exits import MmioRead, MmioWrite, PioIn, PioOut
 from kvm_cffi.vcpu import Io
+from pyvmm import threads
 from pyvmm.bus import Bus
 from pyvmm.trace import OFF, Channel
 from pyvmm.vcpu.exits import ExitHandler, serve
@@ -108,7 +109,7 @@ class VcpuThread:
 
     def start(self) -> None:
         catch_signal(KICK)
-        self._thread.start()
+        threads.start(self._thread, hears={KICK})
 
     def kick(self) -> None:
         """Make the thread come out of KVM_RUN, or out of its sleep, and look again; nothing when called from itself."""
