@@ -14,6 +14,7 @@ import pytest
 
 from tests.rig.console import Console
 from tests.rig.emulator import Emulator
+from tests.rig.process import catches, is_stopped, rests
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 STOPS = [signal.SIGTSTP, signal.SIGSTOP]
@@ -72,9 +73,9 @@ class Shell:
         self.until(lambda: self.console.terminal() == self.raw)
 
     def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 60
+        patience = self.console.patience()
         while not condition():
-            assert time.monotonic() < deadline, self.console.output
+            assert not patience.is_over, self.console.output
             time.sleep(0.01)
 
     def answers(self, text: str) -> None:
@@ -139,7 +140,7 @@ def test_in_the_background_and_back(shell: Shell, number: int) -> None:
     shell.console.expect("done")
     shell.console.send("\n")
     shell.console.expect(PROMPT)
-    assert "T" not in Path(f"/proc/{shell.pid}/stat").read_text().split()[2]
+    assert not is_stopped(shell.pid)
     assert shell.console.terminal() == shell.cooked
     shell.fg()
     shell.answers("back")
@@ -174,7 +175,9 @@ def test_ended_while_it_is_stopped(shell: Shell) -> None:
 
 def test_started_in_the_background(shell: Shell) -> None:
     """As any program that uses the terminal it stops there; and what it gives back is not the shell's own settings."""
-    shell.console.send(f"stty -echo; {PYVMM} run hello & sleep 1; stty echo; jobs\n")
+    shell.console.send(f"stty -echo; {PYVMM} run hello &\n")
+    shell.until(lambda: any(is_stopped(pid) for pid in shell.children))
+    shell.console.send("stty echo; jobs\n")
     shell.console.expect("Stopped")
     shell.console.expect(PROMPT)
     shell.console.send("fg\n")
@@ -191,20 +194,24 @@ def test_a_stop_where_nobody_could_continue(tmp_path: Path) -> None:
     with Console([PYVMM, "run", "hello"], on_pty=True) as console:
         console.expect(GREETING)
         raw = console.terminal()
+        assert rests(console.pid)
         console.signal(signal.SIGTSTP)
+        assert rests(console.pid)
+        assert console.terminal() == raw
         console.send("still here")
         console.expect("still here")
-        assert console.terminal() == raw
 
 
 def test_a_stop_while_the_kernel_is_being_read(shell: Shell, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     shell.console.send(f"{PYVMM} run -k {fifo}\n")
-    time.sleep(0.5)
+    shell.until(lambda: any(catches(pid, signal.SIGTSTP) for pid in shell.children))
+    assert rests(shell.pid)
     os.kill(shell.pid, signal.SIGTSTP)
     shell.console.expect("Stopped")
+    shell.console.expect(PROMPT)
     shell.console.send("fg\n")
-    time.sleep(0.2)
+    shell.until(lambda: not is_stopped(shell.pid))
     os.kill(shell.pid, signal.SIGTERM)
     shell.console.expect("pyvmm: signal 15")

@@ -18,6 +18,7 @@ from Xlib.protocol import event
 
 from tests.rig.console import Console
 from tests.rig.emulator import Emulator
+from tests.rig.patience import PATIENCE
 from tests.rig.xserver import read_text, start_server
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
@@ -93,25 +94,23 @@ def test_a_signal_while_the_x_server_does_not_answer(number: int) -> None:
             assert process.stderr is not None
             connection, _ = listener.accept()
             assert connection.recv(1), "its greeting, which gets no answer"
-            start = time.monotonic()
             process.send_signal(number)
-            assert process.wait(60) == 128 + number
-            assert time.monotonic() - start < 20
+            assert process.wait(PATIENCE) == 128 + number
             assert process.stderr.read() == f"pyvmm: signal {number}\n".encode()
         connection.close()
 
 
 def test_the_screen_in_the_terminal() -> None:
     with Console([PYVMM, "run", "--display", "text", "keyboard"], on_pty=True) as console:
-        console.expect("ready", 60)
+        console.expect("ready")
         console.send("Terminal 7?")
-        console.expect("7?", 60)
+        console.expect("7?")
         console.send("\x01h")
-        console.expect("press the power button", 60)
+        console.expect("press the power button")
         console.send("\x01r")
-        console.expect("vCPU 0: 64-bit long mode", 60)
+        console.expect("vCPU 0: 64-bit long mode")
         console.send("!")
-        console.expect("!", 60)
+        console.expect("!")
         console.send("\x01x")
         assert console.wait() == 7
         terminal = Emulator(80, 25)

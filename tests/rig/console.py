@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.rig.transcript import PATIENCE, Transcript
+from tests.rig.patience import LOOK_S, PATIENCE
+from tests.rig.transcript import Transcript
 
 
 class Console(Transcript):
@@ -100,13 +101,21 @@ class Console(Transcript):
         """Send a signal to the program alone."""
         self._process.send_signal(number)
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for the end; the exit status, or the negative number of the signal that killed it."""
-        try:
-            status = self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            raise self.error(f"still running after {timeout:g} s") from None
-        self._reader.join(5)
+        patience = self.patience(timeout)
+        while True:
+            try:
+                status = self._process.wait(LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if patience.is_over:
+                    raise self.error(f"still running after {timeout:g} s of its own time") from None
+        self._reader.join(PATIENCE)  # until the last of the output has come
         return status
 
     def terminal(self) -> list[object]:

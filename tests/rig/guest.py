@@ -12,13 +12,13 @@ from typing import Protocol, Self
 from pyvmm.config import MachineConfig
 from pyvmm.host.console import Console
 from pyvmm.machine.machine import Machine
-from pyvmm.machine.outcome import End, Outcome
+from pyvmm.machine.outcome import Outcome
 from pyvmm.screen.screen import Screen
-from tests.rig.transcript import PATIENCE, Transcript, TranscriptError
+from tests.rig.patience import LOOK_S, PATIENCE, Patience
+from tests.rig.transcript import Transcript, TranscriptError
 
 USERSPACE = "pyvmm guest: userspace"
 """The first line of scripts/guest-init."""
-LIFETIME = 900.0  # seconds after which a guest ends by itself
 
 
 class Terminal(Protocol):
@@ -80,12 +80,12 @@ def warnings(log: str) -> list[str]:
 
 
 class Guest(Transcript):
-    """Runs from its construction until it ends, close() or LIFETIME; what it sends on COM1 is the transcript.
+    """Runs from its construction until it ends or close(); what it sends on COM1 is the transcript.
 
     Each vCPU stays on one processor: in a lab with two, one that moves meets a triple fault now and then, in QEMU too.
     """
 
-    def __init__(self, config: MachineConfig, lifetime: float = LIFETIME) -> None:
+    def __init__(self, config: MachineConfig) -> None:
         super().__init__(f"{config.kernel} {config.cmdline}")
         self.trace: list[str] = []
         self.machine = Machine(config, lambda ns, channel, message: self.trace.append(f"{channel} {message}"))
@@ -99,13 +99,8 @@ class Guest(Transcript):
         )
         for number, thread in enumerate(self.machine.life.cpus.threads if config.cpus > 1 else []):
             thread.call(partial(os.sched_setaffinity, 0, {number % (os.cpu_count() or 1)}))
-        self._expired = self.machine.life.loop.timer(self._expire)
-        self._expired.arm(self.machine.life.loop.now() + int(lifetime * 1e9))
         self.machine.events.add(lambda event: self.feed(b"") if event.kind == "ended" else None)
         self.machine.start()
-
-    def _expire(self) -> None:
-        self.machine.end(Outcome(End.TIMEOUT, message="the test's patience has ended"))
 
     @property
     def outcome(self) -> Outcome | None:
@@ -132,13 +127,18 @@ class Guest(Transcript):
         """What the guest's screen shows now."""
         return self.machine.screen
 
+    def patience(self, seconds: float = PATIENCE) -> Patience:
+        """Output and what changes on the screen is progress."""
+        screen = self.machine.board.vga
+        return Patience(seconds, self.pid, lambda: (len(self._received), self.machine.call(screen.generation)))
+
     def until(self, condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         """Wait until *condition* holds; AssertionError says *what* did not come."""
-        deadline = time.monotonic() + timeout
+        patience = self.patience(timeout)
         while not condition():
-            if time.monotonic() > deadline or self.outcome is not None:
+            if patience.is_over or self.outcome is not None:
                 rows = "\n".join(row.rstrip() for row in self.screen.text()).rstrip()
-                raise self.error(f"{what} did not come within {timeout:g} s; the screen:\n{rows}\nand")
+                raise self.error(f"{what} did not come within {timeout:g} s of its own time; the screen:\n{rows}\nand")
             time.sleep(0.05)
 
     def expect_screen(self, text: str, timeout: float = PATIENCE) -> None:
@@ -153,8 +153,10 @@ class Guest(Transcript):
 
     def wait(self, timeout: float = PATIENCE) -> Outcome:
         """How the guest ended; raises what the machine raised."""
-        if not self.machine.life.wait_for_the_end(timeout):
-            raise self.error(f"still running after {timeout:g} s")
+        patience = self.patience(timeout)
+        while not self.machine.life.wait_for_the_end(LOOK_S):
+            if patience.is_over:
+                raise self.error(f"still running after {timeout:g} s of its own time")
         return self.machine.run()
 
     def close(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 
+from tests.rig.patience import LOOK_S, PATIENCE, Patience
+
 SHOWN = 3000  # characters of output in a failure's message
-PATIENCE = 180.0  # seconds for what should come next: many, for the lab may have a busy host
 
 
 class TranscriptError(AssertionError):
@@ -31,6 +33,15 @@ class Transcript:
         with self._news:
             return self._received.decode(errors="replace")
 
+    @property
+    def pid(self) -> int:
+        """The program's: this process, unless said otherwise."""
+        return os.getpid()
+
+    def patience(self, seconds: float = PATIENCE) -> Patience:
+        """With the program, whose output is progress."""
+        return Patience(seconds, self.pid, lambda: len(self._received))
+
     def feed(self, data: bytes) -> None:
         """More output; none is its end."""
         with self._news:
@@ -41,10 +52,10 @@ class Transcript:
     def expect(self, what: str | re.Pattern[str], timeout: float = PATIENCE) -> str:
         """Wait until *what* comes after what was last waited for; the text up to its end.
 
-        Raises TranscriptError where *timeout* seconds pass or the output ends first.
+        Raises TranscriptError where *timeout* seconds pass (see Patience) or the output ends first.
         """
         pattern = re.compile(re.escape(what)) if isinstance(what, str) else what
-        deadline = time.monotonic() + timeout
+        patience = self.patience(timeout)
         with self._news:
             while True:
                 text = self._received.decode(errors="replace")
@@ -54,8 +65,8 @@ class Transcript:
                     return passed
                 if self._ended:
                     raise self.error(f"{pattern.pattern!r} did not come before the end")
-                if not self._news.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:
-                    raise self.error(f"{pattern.pattern!r} did not come within {timeout:g} s")
+                if not self._news.wait(min(LOOK_S, timeout)) and patience.is_over:
+                    raise self.error(f"{pattern.pattern!r} did not come within {timeout:g} s of its own time")
 
     def error(self, text: str) -> TranscriptError:
         """*text*, when and where, and the last of the output."""
