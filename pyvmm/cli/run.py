@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import resource
 import signal
@@ -36,6 +37,24 @@ def _trace_writer(file: Path | None) -> TraceWriter:
         return TraceWriter(open(file, "w"))  # open as long as the process
     except OSError as error:
         raise UserError(f"--trace: cannot write {file}: {error.strerror}") from None
+
+
+def _check_screenshot(file: Path) -> None:
+    """UserError where the picture could not be written at the end; nothing is created yet."""
+    try:
+        try:
+            os.stat(file)
+        except FileNotFoundError:
+            os.stat(file.parent)
+            blocked = not os.access(file.parent, os.W_OK | os.X_OK)
+        else:
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            blocked = not os.access(file, os.W_OK)
+        if blocked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise UserError(f"--screenshot: cannot write {file}: {error.strerror}") from None
 
 
 PATIENCE: Final = 2.0
@@ -182,6 +201,8 @@ class _Run:
 def run(config: MachineConfig, host: HostConfig) -> int:
     """Run a machine as *config* says until it ends; the process's exit status."""
     allow_all_descriptors()
+    if host.screenshot is not None:
+        _check_screenshot(host.screenshot)
     trace = _trace_writer(host.trace_file)
     try:
         running = _Run(config, host, trace)

@@ -256,6 +256,29 @@ def test_a_mistake_in_the_arguments(mistake: Callable[..., str], arguments: list
     assert says in mistake("run", *arguments)
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nowhere/shot.png", "No such file or directory"),
+        ("file/shot.png", "Not a directory"),
+        (".", "Is a directory"),
+        ("x" * 300, "File name too long"),
+        ("denied/shot.png", "Permission denied"),
+        ("file", "Permission denied"),
+    ],
+)
+def test_a_screenshot_that_cannot_be_written_is_told_at_the_start(
+    mistake: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "denied").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as it is for who is not root
+    assert mistake("run", "hlt", "--screenshot", tmp_path / name) == (
+        f"pyvmm: --screenshot: cannot write {tmp_path / name}: {says}\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["denied", "file"]
+
+
 @pytest.mark.parametrize("arguments", [[], ["boot"], ["run", "-k"]])
 def test_a_mistake_before_that(mistake: Callable[..., str], arguments: list[str]) -> None:
     assert "--help" in mistake(*arguments)

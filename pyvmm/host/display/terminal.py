@@ -30,6 +30,9 @@ PATIENCE_MS: Final = 1000
 """How long close() waits for a terminal that takes nothing."""
 NOTE_COLOURS: Final = (15, 1)
 """White on blue: a note of ours over the guest's screen."""
+NOTE_NS: Final = 20 * NS_PER_SECOND
+"""How long notes stay when nothing is typed."""
+_ERASE: Final = "\x1b[0m\x1b[2J"
 
 
 def sgr(foreground: int, background: int) -> str:
@@ -57,6 +60,9 @@ class TerminalScreen:
         self._top = 0
         self._left: tuple[SeenScreen, Iterator[list[Run]]] | None = None
         self._note: list[str] = []
+        self._note_timer = clock.timer(self.clear_note)
+        self._drawn_size = (0, 0)
+        self._erase = False
         self._started = False
         self.visible = False
         """The alternate screen is shown, or will be with the next frame."""
@@ -69,14 +75,18 @@ class TerminalScreen:
         self._frame()
 
     def note(self, text: bytes) -> None:
-        """Show *text* over the guest's screen and above the notes before it, as far as there is room."""
+        """Show *text* over the guest's screen and above the notes before it, as far as there is room, until
+        clear_note() or for NOTE_NS."""
         self._note[:0] = [line for line in text.decode("ascii", "replace").split("\r\n") if line]
         self._follower.redraw()
+        self._note_timer.arm(self._clock.now() + NOTE_NS)
 
     def clear_note(self) -> None:
         """The guest's screen alone again."""
+        self._note_timer.cancel()
         if self._note:
             self._note.clear()
+            self._erase = True  # they may have covered more than the guest's rows and columns
             self._follower.redraw()
 
     def _frame(self) -> None:
@@ -121,6 +131,7 @@ class TerminalScreen:
         """Give the terminal back as it was; any number of times."""
         atexit.unregister(self.close)
         self._timer.cancel()
+        self._note_timer.cancel()
         self.give_back()
         self._started = False
         self._out.close()
@@ -138,6 +149,9 @@ class TerminalScreen:
                 return ""
         seen, rows = self._left
         out = ["\x1b[?25l"]
+        if self._erase:
+            out.append(_ERASE)
+            self._erase = False
         for runs in rows:
             out += map(self._run, runs)
             if self._clock.now() >= end:
@@ -155,6 +169,10 @@ class TerminalScreen:
         if frame is None:
             return None
         seen, rows = frame
+        size = (seen.screen.columns, seen.screen.rows)
+        if size != self._drawn_size:
+            self._drawn_size = size
+            self._erase = True
         top = self._first_row(seen)
         if top != self._top:
             self._top = top

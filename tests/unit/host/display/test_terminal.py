@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pyvmm.clock import FakeClock
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
-from pyvmm.host.display.terminal import TerminalScreen, sgr
+from pyvmm.host.display.terminal import NOTE_NS, TerminalScreen, sgr
 from pyvmm.screen.screen import Screen
 from tests.rig.emulator import Emulator
 
@@ -109,6 +109,38 @@ def test_a_note_over_the_screen(desk: Desk) -> None:
     assert text[0].startswith("ticksguestguestguest ") and not text[1].strip() and text[24].startswith("below")
     desk.screen.note(b"".join(b"%d\r\n" % i for i in range(30)))
     assert [line.split()[0] for line in desk.look().text()] == [str(i) for i in range(25)]
+
+
+@pytest.mark.parametrize("how", ["a key", "time"])
+def test_nothing_is_left_of_a_note(how: str) -> None:
+    """Not beside the guest's screen and not below it, on a terminal that is larger; and though nobody types."""
+    desk = Desk(100, 40)
+    desk.screen.start()
+    desk.write(0, 0, b"guest")
+    desk.look()
+    for _ in range(2):
+        desk.screen.note(b"".join(b"%d" % i + b"x" * 98 + b"\r\n" for i in range(15)))
+        desk.clock.advance(NOTE_NS - 1_000_000_000)
+    text = desk.look().text()
+    assert all(line[99] in "x " and line[0].isdigit() for line in text[:30]), "all of them: each begins the time anew"
+    if how == "a key":
+        desk.screen.clear_note()
+    else:
+        desk.clock.advance(1_000_000_000)
+    assert [line.rstrip() for line in desk.look().text()] == ["guest"] + [""] * 39
+    assert {colours for row in desk.emulator.cells for _, colours in row} <= {"", "\x1b[0m", sgr(7, 0)}
+    desk.close()
+
+
+def test_a_smaller_mode_leaves_nothing_of_a_larger_one() -> None:
+    desk = Desk(80, 50)
+    desk.vga.write(0x14, 2, 0x4709)  # cells of eight lines: fifty rows
+    desk.screen.start()
+    desk.write(49, 0, b"the last row")
+    assert desk.look().text()[49].startswith("the last row")
+    desk.vga.write(0x14, 2, 0x4F09)
+    assert not desk.look().text()[49].strip()
+    desk.close()
 
 
 def test_a_hidden_cursor_is_hidden(desk: Desk) -> None:
