@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import Repr
 from types import NoneType
 from typing import Final, Literal, get_args
 
+from pyvmm import guests
 from pyvmm.errors import UserError
-from pyvmm.trace import CHANNELS
 from pyvmm.units import GIB, MIB, size_text
 
 HUGE_PAGE_SIZES: Final = (2 * MIB, GIB)
@@ -20,6 +20,7 @@ HUGE_PAGE_SIZES: Final = (2 * MIB, GIB)
 MIN_MEMORY: Final = MIB
 MAX_MEMORY: Final = 64 << 40
 """What 46 bits of physical address reach, the fewest that a processor with KVM has had for long."""
+DEFAULT_KERNEL_MEMORY: Final = 512 * MIB
 MAX_CPUS: Final = 255
 MAX_ROOT_PORTS: Final = 4
 
@@ -68,7 +69,8 @@ class MachineConfig:
     *guest*, one of the guests that come with pyvmm.
     """
 
-    memory: int = 128 * MIB
+    memory: int | None = None
+    """None is what the guest needs, or DEFAULT_KERNEL_MEMORY for a kernel."""
     memory_shared: bool = False
     """Guest RAM in a memfd, which other processes can map; else it is anonymous memory in transparent huge pages."""
     memory_hugetlb: int | None = None
@@ -84,7 +86,8 @@ class MachineConfig:
     guest: str | None = None
     guest_parameters: tuple[tuple[str, int], ...] = ()
     irqchip: Irqchip = "kernel"
-    virtio_input: VirtioInputIdentity = "none"
+    virtio_input: VirtioInputIdentity | None = None
+    """None is standard for a kernel, and none for a guest that comes with pyvmm."""
     tablet: bool = False
     rng: bool = False
     root_ports: int = 0
@@ -98,6 +101,12 @@ class MachineConfig:
     trace: frozenset[str] = frozenset()
 
     @property
+    def ram_size(self) -> int:
+        """*memory*, once complete() has chosen it."""
+        assert self.memory is not None
+        return self.memory
+
+    @property
     def modules(self) -> tuple[Module, ...]:
         """*initrd*, whichever way it was written."""
         if self.initrd is None:
@@ -105,19 +114,36 @@ class MachineConfig:
         several = self.initrd if isinstance(self.initrd, tuple) else (self.initrd,)
         return tuple(one if isinstance(one, Module) else Module(one) for one in several)
 
+    def complete(self) -> MachineConfig:
+        """The same machine with every default chosen, and checked. Raises ConfigError."""
+        self._check_kinds()
+        memory, virtio_input = self.memory, self.virtio_input
+        if memory is None:
+            memory = DEFAULT_KERNEL_MEMORY
+            if self.kernel is None:
+                memory = max(MIN_MEMORY, guests.load(guests.DEFAULT if self.guest is None else self.guest).memory)
+        if virtio_input is None:
+            virtio_input = "none" if self.kernel is None else "standard"
+        config = replace(self, memory=memory, virtio_input=virtio_input)
+        config.check()
+        return config
+
     def check(self) -> None:
         """Raises ConfigError for values of another type, that there are not, or that do not go together."""
+        self._check_kinds()
+        self._check_values()
+        self._check_together()
+
+    def _check_kinds(self) -> None:
         for field, (kinds, what) in _KINDS.items():
             if not _is_a(getattr(self, field), kinds):
                 raise self._error(f"{field} is {what}", field)
         for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
+            if getattr(self, field) not in choices and not (field == "virtio_input" and self.virtio_input is None):
                 raise self._error(f"there are {', '.join(choices)}", field)
-        self._check_values()
-        self._check_together()
 
     def _check_values(self) -> None:
-        if not MIN_MEMORY <= self.memory <= MAX_MEMORY or self.memory % 4096:
+        if self.memory is not None and (not MIN_MEMORY <= self.memory <= MAX_MEMORY or self.memory % 4096):
             raise self._error("RAM is 1M to 64T, in bytes a multiple of 4096 such as 512 << 20", "memory")
         if self.memory_hugetlb not in (None, *HUGE_PAGE_SIZES):
             raise self._error("the host's huge pages are of 2M or 1G", "memory_hugetlb")
@@ -134,14 +160,14 @@ class MachineConfig:
         pairs = self.guest_parameters
         if not all(_is_a(pair, (tuple,)) and [type(part) for part in pair] == [str, int] for pair in pairs):
             raise self._error("each is a tuple of a name and an int", "guest_parameters")
-        if unknown := frozenset(self.trace) - {"all", *CHANNELS}:
-            raise ConfigError(f"there is no such channel; there are: all, {', '.join(CHANNELS)}", {"trace": unknown})
+        if not all(isinstance(name, str) for name in self.trace):
+            raise self._error("each is the name of a channel", "trace")
         for field in ("kernel", "flat", "guest", "devices"):  # boot/ looks at the others
             if "\0" in str(getattr(self, field)) + "".join(map(str, self.devices)):
                 raise self._error("there is a zero byte in it", field)
 
     def _check_together(self) -> None:
-        if self.memory_hugetlb is not None and self.memory % self.memory_hugetlb:
+        if self.memory_hugetlb is not None and self.memory is not None and self.memory % self.memory_hugetlb:
             pages = size_text(self.memory_hugetlb)
             raise self._error(f"the size is no multiple of {pages}", "memory", "memory_hugetlb")
         if self.kernel is not None and self.guest is not None:
@@ -156,7 +182,8 @@ class MachineConfig:
         if self.irqchip == "user" and self.cpus > 1:
             raise self._error("a PIC serves one CPU: ask for one", "cpus", "irqchip")
         for field, value in (("input", "virtio"), ("tablet", True)):
-            if getattr(self, field) == value and self.virtio_input == "none":
+            none = self.virtio_input == "none" or (self.virtio_input is None and self.kernel is None)
+            if getattr(self, field) == value and none:
                 raise self._error("there are no virtio input devices", field, add={"virtio_input": "standard"})
 
     def _error(self, why: str, *fields: str, add: Mapping[str, object] | None = None) -> ConfigError:
@@ -168,7 +195,7 @@ def _is_a(value: object, kinds: tuple[type, ...]) -> bool:
 
 
 _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
-    "memory": ((int,), "an int, in bytes, such as 512 << 20"),
+    "memory": ((int, NoneType), "an int, in bytes, such as 512 << 20"),
     "memory_shared": ((bool,), "a bool"),
     "memory_hugetlb": ((int, NoneType), "an int, in bytes, or None"),
     "cpus": ((int,), "an int"),
@@ -183,6 +210,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "rng": ((bool,), "a bool"),
     "root_ports": ((int,), "an int"),
     "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',)"),
+    "no_reboot": ((bool,), "a bool"),
     "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),
 }
 """What a field may be, as its annotation says; kept here for who asks before anything of typing is needed."""

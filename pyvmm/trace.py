@@ -11,25 +11,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, TextIO
+from typing import TextIO
 
 from pyvmm.errors import UserError
-
-CHANNELS: Final = (
-    "acpi",
-    "control",
-    "evdev",
-    "exits",
-    "i8042",
-    "input",
-    "irq",
-    "pci",
-    "rtc",
-    "serial",
-    "vga",
-    "x11",
-)
-"""All that there are."""
 
 Sink = Callable[[int, str, str], None]
 """(nanoseconds of CLOCK_MONOTONIC, channel name, message)."""

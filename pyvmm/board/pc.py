@@ -99,7 +99,7 @@ class Pc:
         trace: Trace,
         signals: Signals,
     ) -> None:
-        check_reach(config.memory, phys_bits)
+        check_reach(config.ram_size, phys_bits)
         self.config = config
         self.phys_bits = phys_bits
         """How many bits the guest's physical addresses have."""
@@ -178,7 +178,7 @@ class Pc:
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, control)
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
-        add("fw-cfg", FwCfg(self.config.memory, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
+        add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi"), signals.smi)
         add(
@@ -258,17 +258,18 @@ class Pc:
     def _add_virtio_input(self) -> None:
         """virtio-input at 00:0A, one function a device."""
         config, trace = self.config, self.trace.channel("input")
-        if config.virtio_input == "none":
+        identity = config.virtio_input
+        if identity is None or identity == "none":
             return
         from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 
-        keyboard = VirtioKeyboard(config.virtio_input, trace=trace)
-        mouse = VirtioMouse(config.virtio_input, trace=trace)
+        keyboard = VirtioKeyboard(identity, trace=trace)
+        mouse = VirtioMouse(identity, trace=trace)
         self.router.add_virtio_keyboard(keyboard)
         self.router.add_virtio_mouse(mouse)
         devices: list[VirtioInput] = [keyboard, mouse]
         if config.tablet:
-            tablet = VirtioTablet(config.virtio_input, trace=trace)
+            tablet = VirtioTablet(identity, trace=trace)
             self.router.add_virtio_tablet(tablet)
             devices.append(tablet)
         for function, device in enumerate(virtio_input_functions(devices)):
@@ -286,7 +287,7 @@ class Pc:
     def platform(self) -> Platform:
         """What the tables say of this board."""
         config = self.config
-        return describe(self.parts, config.cpus, config.memory, self.phys_bits, self.pci.last_bus)
+        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus)
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

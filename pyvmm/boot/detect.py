@@ -107,4 +107,4 @@ def _describe(image: Image, head: bytes) -> str:
         return why
     kind = "no kernel format that is known" if head.translate(None, _TEXT) else "a text file"
     size = f"{image.size} bytes" if image.size < 4096 else f"{image.size >> 10} KiB"
-    return f"{kind} ({size}): {_KERNEL_WANTED}; a flat binary needs --flat"
+    return f"{kind} ({size}): {_KERNEL_WANTED}; for a flat binary say so"

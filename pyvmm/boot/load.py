@@ -50,7 +50,7 @@ def load(
             _need_low_memory(memory)
             return _load(memory, image, cmdline, modules, entries, rsdp, flat, fresh)
         except GuestMemoryError as error:
-            raise BootError(f"{image.name}: does not fit ({error}): give the guest more RAM with -m") from None
+            raise BootError(f"{image.name}: does not fit ({error}): give the guest more RAM") from None
 
 
 def _need_low_memory(memory: GuestMemory) -> None:
@@ -58,7 +58,7 @@ def _need_low_memory(memory: GuestMemory) -> None:
         memory.view(0, BASE_MEMORY_END)
         memory.view(MIB, MIB)
     except GuestMemoryError:
-        raise BootError("a kernel needs 2 MiB of RAM at the very least: give the guest more with -m") from None
+        raise BootError("a kernel needs 2 MiB of RAM at the very least: give the guest more RAM") from None
 
 
 def _load(

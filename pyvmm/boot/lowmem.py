@@ -51,7 +51,7 @@ def no_ram_advice(start: int, end: int, elsewhere: str) -> str:
         return f"from {HOLE_GPA:#x} to 4 GiB a PC has devices, whatever its RAM: {elsewhere}"
     if start < VIDEO_END and end > BASE_MEMORY_END:
         return f"from {BASE_MEMORY_END:#x} to {VIDEO_END - 1:#x} a PC has video memory: {elsewhere}"
-    return "give the guest more with -m"
+    return "give the guest more RAM"
 
 
 def align_up(value: int, alignment: int) -> int:

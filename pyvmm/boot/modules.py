@@ -68,7 +68,7 @@ def load_at_top(
                 image.load(memory, place.gpa, 0, place.size)
             return placed
     name = images[0].name if len(images) == 1 else f"{len(images)} initrds or modules"
-    advice = "this kernel takes none above: use a smaller one" if top == limit else "give the guest more RAM with -m"
+    advice = "this kernel takes none above: use a smaller one" if top == limit else "give the guest more RAM"
     raise _no_room(memory, name, size, floor, top, advice)
 
 
@@ -87,7 +87,7 @@ def load_behind(memory: GuestMemory, images: Sequence[Image], e820: Iterable[E82
                 break
         else:
             top = max((end for _, end in ram), default=gpa)
-            raise _no_room(memory, image.name, image.size, gpa, top, "give the guest more RAM with -m")
+            raise _no_room(memory, image.name, image.size, gpa, top, "give the guest more RAM")
         image.load(memory, at, 0, image.size)
         placed.append(Placed(at, image.size))
         gpa = at + image.size
@@ -104,6 +104,6 @@ def _ram(e820: Iterable[E820Entry], floor: int, limit: int, highest_first: bool 
 
 def _no_room(memory: GuestMemory, name: str, size: int, floor: int, top: int, advice: str) -> BootError:
     if size > memory.size:
-        return BootError(f"{name}: {size / MIB:.1f} MiB, larger than RAM: give the guest more with -m")
+        return BootError(f"{name}: {size / MIB:.1f} MiB, larger than RAM: give the guest more RAM")
     room = f"{max(0, top - floor) / MIB:.1f} MiB between {floor:#x} and {top:#x}"
     return BootError(f"{name}: {size / MIB:.1f} MiB do not fit into the {room}: {advice}")

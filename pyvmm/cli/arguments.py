@@ -15,10 +15,9 @@ from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from pyvmm.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
-    from pyvmm.config import HostConfig, MachineConfig, Module, VirtioInputIdentity
+    from pyvmm.config import HostConfig, MachineConfig, Module
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
-DEFAULT_KERNEL_MEMORY = 512 * MIB
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,7 +48,7 @@ def parse_size(text: str) -> int:
 class Memory(NamedTuple):
     """What -m says: sizes in bytes."""
 
-    size: int
+    size: int | None
     shared: bool = False
     hugetlb: int | None = None
     """The size of the host's pages."""
@@ -243,7 +242,6 @@ def make_parser() -> Parser:
 
 def make_config(arguments: argparse.Namespace) -> MachineConfig:
     """The machine that the arguments of `pyvmm run` describe; UserError for what does not go together."""
-    from pyvmm import guests
     from pyvmm.config import MachineConfig
 
     parameters = []
@@ -253,16 +251,10 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
             parameters.append((name, int(value, 0)))
         except ValueError:
             raise UserError(f"--set {text}: write it as NAME=NUMBER") from None
-    memory = arguments.memory
-    if memory is None:
-        memory = Memory(DEFAULT_KERNEL_MEMORY)
-        if arguments.kernel is None:
-            name = guests.DEFAULT if arguments.guest is None else arguments.guest
-            memory = Memory(max(MIB, guests.load(name).memory))
+    memory = arguments.memory or Memory(None)
     channels, _, _ = (arguments.trace or "").partition("=")
     if arguments.trace is not None and not channels.strip(","):
         raise UserError(f"--trace {arguments.trace}: name a channel, or all")
-    virtio_input: VirtioInputIdentity = arguments.virtio_input or ("none" if arguments.kernel is None else "standard")
     modules = tuple(arguments.initrd)
     config = MachineConfig(
         memory=memory.size,
@@ -277,7 +269,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         guest=arguments.guest,
         guest_parameters=tuple(parameters),
         irqchip=arguments.irqchip,
-        virtio_input=virtio_input,
+        virtio_input=arguments.virtio_input,
         tablet=arguments.tablet,
         rng=arguments.rng,
         root_ports=arguments.root_ports,
@@ -287,8 +279,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         no_reboot=getattr(arguments, "no_reboot", False),  # which `acpi` has not
         trace=frozenset(filter(None, channels.split(","))),
     )
-    config.check()
-    return config
+    return config.complete()
 
 
 def trace_file(arguments: argparse.Namespace) -> Path | None:

@@ -24,10 +24,22 @@ FLAGS: Final = {
 """Where it is not -- and the name of the field."""
 
 
+PHRASES: Final = {
+    "give the guest more RAM": "give the guest more RAM with -m",
+    "for a flat binary say so": "a flat binary needs --flat",
+    "does not exist or is taken": "does not exist or is taken: see --root-ports",
+    "leave a device away": "leave a --device away",
+}
+"""What deeper code advises, and the flag for it."""
+
+
 def in_flags(error: UserError) -> str:
     """The error's line, with flags in place of the names that Python has."""
     if not isinstance(error, ConfigError):
-        return str(error)
+        text = str(error)
+        for said, with_flag in PHRASES.items():
+            text = text.replace(said, with_flag)
+        return f"--{text}" if text.startswith("device ") else text
     missing = f": add {_flags(error.add)}" if error.add else ""
     return f"{_flags(error.fields)}: {error.why}{missing}"
 

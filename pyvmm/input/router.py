@@ -18,7 +18,7 @@ from pyvmm.input.codes import BTN_MISC, KEY_OK, LED_CAPSL, LED_NUML, LED_SCROLLL
 from pyvmm.trace import OFF, Channel
 
 InputMode = Literal["auto", "ps2", "virtio"]
-"""`--input`: which side the guest's input goes to; auto is virtio while its driver is there, else PS/2."""
+"""Which side the guest's input goes to; auto is virtio while its driver is there, else PS/2."""
 
 T = TypeVar("T")
 
@@ -283,7 +283,7 @@ class Router:
 
     def _trace_side(self, what: str, ok: bool) -> None:
         if self._trace.enabled:
-            self._trace(f"virtio {what} {'has its driver' if ok else 'is reset'}, --input {self._mode}")
+            self._trace(f"virtio {what} {'has its driver' if ok else 'is reset'}, input goes by {self._mode}")
 
     @property
     def _keys(self) -> _KeyQueue | None:

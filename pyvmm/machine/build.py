@@ -7,12 +7,13 @@ import os
 import resource
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from kvm_cffi import KvmError, System
 from pyvmm.board.memslots import Ram
 from pyvmm.board.pc import Pc
 from pyvmm.boot.entry import CpuState
-from pyvmm.config import MachineConfig
+from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
@@ -26,6 +27,9 @@ from pyvmm.vcpu.kernel_time import KernelTime
 from pyvmm.vcpu.model import CpuModel
 from pyvmm.vcpu.observer import ExitTrace
 from pyvmm.vcpu.registers import set_cpu_state, virtual_wire
+
+OTHER_CHANNELS: Final = ("evdev", "exits", "x11")
+"""Those that are not the board's: of what ties the machine to this host, later, and of the vCPUs."""
 
 
 @dataclass
@@ -54,7 +58,7 @@ class Built:
 
 def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None) -> Built:
     """A machine as *config* says; raises UserError."""
-    config.check()
+    config = config.complete()
     try:
         with ExitStack() as resources:
             return _build(config, serial, trace_sink, resources)
@@ -76,7 +80,7 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
     trace = Trace(config.trace, trace_sink)
     system = open_kvm()
     keep(system.close)
-    ram = Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
+    ram = Ram(config.ram_size, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
     keep(ram.close)
     vm = system.create_vm()
     keep(vm.close)
@@ -129,11 +133,22 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
 
     exit_trace = ExitTrace(trace.channel("exits"))
     trace.watch("exits", lambda on: cpus.observe(exit_trace) if on else cpus.unobserve(exit_trace))
+    check_channels(trace)
     time = KernelTime(vm, cpus.vcpus, local_apic=board.irqchip.local_apic, pit=config.irqchip == "kernel")
     verdicts.adopt(cpus, board)
     life.adopt(cpus, time, restart, verdicts.report, verdicts.on_error)
     whole = True
     return Built(life, board, verdicts, trace, resources.pop_all())
+
+
+def check_channels(trace: Trace) -> None:
+    """Raises ConfigError for a channel that the user asked for and that a whole machine has not made."""
+    for name in OTHER_CHANNELS:
+        trace.channel(name)
+    if trace.unknown:
+        raise ConfigError(
+            f"there is no such channel; there are: all, {', '.join(trace.names)}", {"trace": frozenset(trace.unknown)}
+        )
 
 
 def _plug_in(config: MachineConfig, board: Pc, trace: Trace) -> None:

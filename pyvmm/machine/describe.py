@@ -15,7 +15,7 @@ from pyvmm.board.pc import Pc
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
-from pyvmm.machine.build import open_kvm
+from pyvmm.machine.build import check_channels, open_kvm
 from pyvmm.machine.payload import Payload
 from pyvmm.machine.slots import plug_in
 from pyvmm.trace import Trace
@@ -41,6 +41,10 @@ class _NoSignals:
     def catch_up(self) -> None: ...
 
 
+def _unseen(ns: int, channel: str, message: str) -> None:
+    """A trace that nobody reads."""
+
+
 def host_phys_bits() -> int:
     """How many physical address bits a guest has on this host: what its KVM says or, where that cannot be asked, its
     processor."""
@@ -58,19 +62,21 @@ def host_phys_bits() -> int:
 def described(config: MachineConfig) -> Iterator[Pc]:
     """The board of *config* with all that is plugged in and what it boots in its RAM; raises the UserError that running
     it would raise, but for what this host's KVM limits."""
-    config.check()
+    config = config.complete()
     with ExitStack() as resources:
-        ram = Ram(config.memory, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
+        ram = Ram(config.ram_size, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
         resources.callback(ram.close)
         loop = Loop(threading.Lock())
+        trace = Trace(config.trace, _unseen)
         resources.callback(loop.close)
         bits = CpuModel.parse(config.cpu).address_bits(host_phys_bits())
-        board = Pc(config, FakeVm(), ram, bits, loop, loop, Trace(), _NoSignals())
+        board = Pc(config, FakeVm(), ram, bits, loop, loop, trace, _NoSignals())
         resources.callback(board.close)
         if config.root_ports or config.devices or config.rng:
             plug_in(config, board, board.trace.channel("pci"))
         board.assign_pci_resources()
         Payload(config).load(board, fresh=True)
+        check_channels(trace)
         yield board
 
 

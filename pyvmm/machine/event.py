@@ -10,7 +10,7 @@ State = Literal["built", "running", "paused", "ended"]
 
 
 @dataclass(frozen=True)
-class Event:
+class MachineEvent:
     """*message* is the reason, for a person: of a pause or reset, how a guest panicked, the outcome."""
 
     kind: Kind

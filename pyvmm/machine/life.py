@@ -20,7 +20,7 @@ from pyvmm import threads
 from pyvmm.clock import GuestClock
 from pyvmm.errors import UserError, one_line
 from pyvmm.loop import Loop
-from pyvmm.machine.event import Event, Kind, State
+from pyvmm.machine.event import Kind, MachineEvent, State
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.tap import Tap
 
@@ -51,7 +51,7 @@ class Life:
         self.lock = threading.Lock()
         self.loop = Loop(self.lock)
         self.clock = GuestClock(self.loop)
-        self.events: Tap[Event] = Tap()
+        self.events: Tap[MachineEvent] = Tap()
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         """What a device or callback of ours raised; run() raises it again."""
@@ -237,7 +237,7 @@ class Life:
 
     def _emit(self, kind: Kind, message: str = "") -> None:
         with self.lock:
-            self.events(Event(kind, message))
+            self.events(MachineEvent(kind, message))
 
     # Pause and resume
 

@@ -19,7 +19,7 @@ from kvm_cffi import Translation, Vcpu
 from pyvmm.config import MachineConfig
 from pyvmm.input.typist import Typist
 from pyvmm.machine.build import Built, build
-from pyvmm.machine.event import Event, State
+from pyvmm.machine.event import MachineEvent, State
 from pyvmm.machine.inject import Hands, Keyboard, Mouse, Tablet
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
@@ -41,12 +41,12 @@ class Machine:
     """
 
     def __init__(self, config: MachineConfig, trace_sink: Sink | None = None) -> None:
-        self.config = config
+        self.config = config = config.complete()
         self.serial: Tap[bytes] = Tap()
         """What the guest sends on COM1 and the debug console."""
         self._built: Built = build(config, self.serial, trace_sink)
         life = self._built.life
-        self.events: Tap[Event] = life.events
+        self.events: Tap[MachineEvent] = life.events
         self.trace = self._built.trace
         self.memory: GuestMemory = self._built.board.memory
         self.vcpus: list[Vcpu] = life.cpus.vcpus

@@ -14,7 +14,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyvmm.machine.event import Event
+from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.outcome import End, Outcome
 
 if TYPE_CHECKING:
@@ -107,5 +107,5 @@ class DeathWatch:
         elif looks > 1:
             self._look_later(looks - 1)
         else:
-            self._life.events(Event("panicked", self._watch.message))
+            self._life.events(MachineEvent("panicked", self._watch.message))
             self._life.end(Outcome(End.PANIC, message=self._watch.message))

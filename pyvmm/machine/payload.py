@@ -76,8 +76,10 @@ def _load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
     """The guest that *config* names, or the default one."""
     name = guests.DEFAULT if config.guest is None else config.guest
     guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
-    if guest.memory > config.memory:
-        raise ConfigError(f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that", {"memory": config.memory})
+    if guest.memory > config.ram_size:
+        raise ConfigError(
+            f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that", {"memory": config.ram_size}
+        )
     memory.write(guest.address, guest.image)
     if guest.mode == "real":
         return real_mode(0, guest.entry, sp=REAL_MODE_STACK)

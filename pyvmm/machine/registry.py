@@ -53,13 +53,13 @@ def parse_device(option: str) -> tuple[Path | None, str, dict[str, int | str]]:
     if head not in BUILTIN and (not colon or not file or not name.isidentifier()):
         names = ", ".join(BUILTIN)
         raise UserError(
-            f"--device {option}: write it as FILE.py:CLASS or FILE.py:CLASS,KEY=VALUE, or name one of {names}"
+            f"device {option}: write it as FILE.py:CLASS or FILE.py:CLASS,KEY=VALUE, or name one of {names}"
         )
     arguments: dict[str, int | str] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key.isidentifier():
-            raise UserError(f"--device {option}: {setting!r} is no KEY=VALUE")
+            raise UserError(f"device {option}: {setting!r} is no KEY=VALUE")
         arguments[key] = _value(value)
     return Path(file) if colon else None, name, arguments
 
@@ -68,7 +68,7 @@ def device_port(option: str) -> int | None:
     """The number of the root port that the key `port` names; None for the root bus. Raises UserError."""
     port = parse_device(option)[2].get("port")
     if isinstance(port, str):
-        raise UserError(f"--device {option}: port={port} is no number of a root port")
+        raise UserError(f"device {option}: port={port} is no number of a root port")
     return port
 
 
@@ -84,20 +84,20 @@ def make_device(option: str, services: Services) -> PciDevice | BoardDevice:
     keys = [key for key in parameters if key not in services]
     if wrong := sorted(arguments.keys() - set(keys)):
         there_are = f"it has {', '.join(keys)}" if keys else "it has none"
-        raise UserError(f"--device {option}: {name} has no key {wrong[0]}: {there_are}")
+        raise UserError(f"device {option}: {name} has no key {wrong[0]}: {there_are}")
     try:
         return make(**arguments, **{key: services[key]() for key in parameters if key in services})
     except (TypeError, ValueError) as error:
-        raise UserError(f"--device {option}: {error}") from None
+        raise UserError(f"device {option}: {error}") from None
 
 
 def load_device(option: str) -> PciDevice:
     """Import the user's file and make the device; UserError says what is wrong with either, and in which line."""
     path, name, arguments = parse_device(option)
     if path is None:
-        raise UserError(f"--device {option}: {name} comes with pyvmm, it is in no file")
+        raise UserError(f"device {option}: {name} comes with pyvmm, it is in no file")
     arguments.pop("port", None)
-    with blaming(f"--device {option}", path):
+    with blaming(f"device {option}", path):
         module = load_module(path)
         kind = getattr(module, name, None)
         if kind is None:

@@ -25,7 +25,7 @@ def plug_in(config: MachineConfig, board: Pc, trace: Channel) -> None:
     for number, port in enumerate(ports):
         root.add(port, layout.ROOT_PORT_SLOT + number)
     for option in config.devices:
-        what = f"--device {option}"
+        what = f"device {option}"
         device, behind = make_device(option, services), device_port(option)
         if not isinstance(device, PciDevice):
             if behind is not None:
@@ -36,9 +36,9 @@ def plug_in(config: MachineConfig, board: Pc, trace: Channel) -> None:
         elif 0 <= behind < len(ports) and not ports[behind].child.functions:
             _add(option, device, ports[behind].child, 0)
         else:
-            raise UserError(f"{what}: root port {behind} does not exist or is taken: see --root-ports")
+            raise UserError(f"{what}: root port {behind} does not exist or is taken")
     if config.rng:
-        root.add(VirtioPci(VirtioRng(trace=trace)), _free_slot("--rng", root))
+        root.add(VirtioPci(VirtioRng(trace=trace)), _free_slot("the entropy source", root))
 
 
 def _add_to_board(option: str, device: BoardDevice, board: Pc) -> None:
@@ -49,14 +49,14 @@ def _add_to_board(option: str, device: BoardDevice, board: Pc) -> None:
     try:
         board.parts.add(parse_device(option)[1], device, ports=device.ports, memory=device.memory)
     except ValueError as error:
-        raise UserError(f"--device {option}: {error}: leave it away, or what is there") from None
+        raise UserError(f"device {option}: {error}: leave it away, or what is there") from None
 
 
 def _free_slot(what: str, root: PciBus) -> int:
     try:
         return root.free_slot()
     except ValueError as error:
-        raise UserError(f"{what}: {error}: leave a --device away, or put one behind a root port") from None
+        raise UserError(f"{what}: {error}: leave a device away, or put one behind a root port") from None
 
 
 def _add(option: str, device: PciDevice, bus: PciBus, slot: int) -> None:
@@ -64,5 +64,5 @@ def _add(option: str, device: PciDevice, bus: PciBus, slot: int) -> None:
     if file is None:
         bus.add(device, slot)
         return
-    with blaming(f"--device {option}", file):  # attached() is the user's own code
+    with blaming(f"device {option}", file):  # attached() is the user's own code
         bus.add(device, slot)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from kvm_cffi import KvmError, Vcpu
 from pyvmm.boot.no_bios import BIOS_CALL
 from pyvmm.config import MachineConfig
-from pyvmm.machine.event import Event
+from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import DeathWatch
@@ -47,7 +47,7 @@ class Verdicts:
     def reset_requested(self, how: str) -> None:
         """The guest pulled one of the reset lines; a kernel that resets after a panic has panicked."""
         if self._panic.message:
-            self._life.events(Event("panicked", self._panic.message))
+            self._life.events(MachineEvent("panicked", self._panic.message))
             self._life.end(Outcome(End.PANIC, message=self._panic.message))
         elif self._config.no_reboot:
             self._life.end(Outcome(End.RESET, message=how))
@@ -55,7 +55,7 @@ class Verdicts:
             self._life.reset(how)
 
     def power_off(self) -> None:
-        self._life.events(Event("powered-off"))
+        self._life.events(MachineEvent("powered-off"))
         self._life.end(Outcome(End.POWER_OFF))
 
     def debug_exit(self, value: int) -> None:

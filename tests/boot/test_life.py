@@ -52,6 +52,7 @@ def guests() -> Iterator[dict[tuple[str, int], Guest]]:
                 initrd=INITRAMFS_CLOUD,
                 cmdline="console=ttyS0 quiet",
                 irqchip=irqchip,  # type: ignore[arg-type]
+                virtio_input="none",
             )
             guest = stack.enter_context(Guest(config))
             guest.expect(USERSPACE)

@@ -27,6 +27,7 @@ def test_2_6_10_takes_a_typed_command_and_shows_the_result(guests26: Path, irqch
         initrd=guests26 / "initrd-2.6.10",
         cmdline="console=tty0 " + LINUX_2_6_10.format("acpi=off noapic nolapic"),
         irqchip=irqchip,
+        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect_screen("# ")
@@ -100,6 +101,7 @@ def test_2_6_10_powers_off_through_acpi(guests26: Path, tmp_path: Path) -> None:
         kernel=guests26 / "vmlinuz-2.6.10",
         initrd=initramfs(tmp_path, POWER_OFF_C),
         cmdline="console=ttyS0 panic=1 noapic",
+        virtio_input="none",
     )
     with Guest(config) as guest:
         assert guest.wait().end is End.POWER_OFF
@@ -117,6 +119,7 @@ def test_2_6_20_has_a_shell_on_the_serial_port(guests26: Path, irqchip: Irqchip)
         initrd=guests26 / "root.bin",
         cmdline="console=ttyS0 root=/dev/ram0 rw init=/bin/sh",
         irqchip=irqchip,
+        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect("/ # ")

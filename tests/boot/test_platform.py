@@ -31,6 +31,7 @@ def guest() -> Iterator[Guest]:
         initrd=INITRAMFS_CLOUD,
         cmdline="console=ttyS0 quiet",
         rng=True,
+        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)
@@ -116,6 +117,7 @@ def test_without_acpi_the_mp_table_is_enough() -> None:
         initrd=INITRAMFS_GENERIC,
         cmdline="console=ttyS0 quiet acpi=off pci=nomsi",
         rng=True,
+        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)
@@ -150,6 +152,7 @@ def test_four_cpus_from_the_32_bit_entry(tmp_path: Path) -> None:
         kernel=kernel,
         initrd=INITRAMFS_CLOUD,
         cmdline="console=ttyS0 quiet pyvmm.modules=none",
+        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)

@@ -35,6 +35,7 @@ def guest(irqchip: Irqchip) -> Iterator[Guest]:
         initrd=INITRAMFS_GENERIC,
         cmdline="console=tty0 quiet",
         irqchip=irqchip,
+        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect_screen("# ")

@@ -14,7 +14,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.errors import UserError
 from pyvmm.input.codes import KEY_A
-from pyvmm.machine.event import Event
+from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
 from tests.rig.board import Board, board
@@ -83,7 +83,7 @@ def test_the_guests_timer_stands_with_it(irqchip: str) -> None:
 
 
 def test_reasons_are_a_set() -> None:
-    events: list[Event] = []
+    events: list[MachineEvent] = []
     with board("hello") as machine:
         machine.events.add(events.append)
         machine.pause("one")

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.clock import FakeClock
+from pyvmm.errors import UserError
 from pyvmm.irq import FakeIrq, LevelIrq, SharedLine
-from pyvmm.trace import CHANNELS, OFF, Trace, text_sink
+from pyvmm.trace import OFF, Trace, text_sink
 
 # Trace
 
@@ -29,19 +30,32 @@ def test_only_the_channels_asked_for_are_on() -> None:
 
 def test_all() -> None:
     trace = Trace({"all"}, lambda ns, channel, message: None)
-    assert all(trace.channel(name).enabled for name in CHANNELS)
+    assert trace.channel("irq").enabled and trace.channel("a part's own").enabled
 
 
-def test_no_sink_means_off() -> None:
-    assert not Trace({"all"}).channel("irq").enabled
+def test_without_a_sink_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    Trace({"all"}).channel("irq")("a line")
+    assert capsys.readouterr().err == "    0.000000 irq      a line\n"
     assert not OFF.enabled
     OFF("nothing happens")
 
 
-def test_only_the_channels_that_the_user_can_name() -> None:
-    assert sorted(CHANNELS) == list(CHANNELS)
-    with pytest.raises(AssertionError, match="typo"):
-        Trace().channel("typo")
+def test_channels_are_switched() -> None:
+    got: list[str] = []
+    trace = Trace({"irq", "nope"}, lambda ns, channel, message: got.append(f"{channel} {message}"))
+    irq, pci = trace.channel("irq"), trace.channel("pci")
+    told: list[bool] = []
+    trace.watch("pci", told.append)
+    assert (trace.names, trace.enabled, trace.unknown) == (("irq", "pci"), ("irq",), ("nope",))
+    trace.on("pci")
+    trace.off("irq")
+    irq("one")
+    pci("two")
+    trace.off("all")
+    assert (got, told, trace.enabled) == (["pci two"], [True, False], ())
+    with pytest.raises(UserError, match="trace: no channel typo; there are: all, irq, pci"):
+        trace.on("irq", "typo")
+    assert trace.enabled == ()
 
 
 def test_text_sink_counts_from_the_first_line() -> None:

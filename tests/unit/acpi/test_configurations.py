@@ -134,7 +134,10 @@ def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int)
         (["--out", "x", "--device", "/no/such.py:Device"], "/no/such.py is no Python file"),
         (["--out", "x", "--device", str(IDIO16), "--device", f"{IDIO16}:Idio16"], "write it as FILE.py:CLASS"),
         (["--out", "x", "--device", f"{IDIO16}:Idio16,port=1", "--root-ports", "1"], "root port 1 does not exist"),
-        (["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--rng"], "--rng: no free PCI slot"),
+        (
+            ["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--rng"],
+            "the entropy source: no free PCI slot: leave a --device away",
+        ),
         (["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--virtio-input", "aero"], "no free PCI slot"),
         (["--out", "x", "-k", "/no/kernel"], "kernel /no/kernel: No such file or directory"),
         (["--out", "x", "-k", str(IDIO16)], "a text file"),

@@ -61,7 +61,7 @@ def test_real_files_that_are_no_kernel(tmp_path: Path) -> None:
         (GUESTS26 / "initrd-2.6.10", "a cramfs file system"),
         (GUESTS26 / "root.bin", "an ext2, ext3 or ext4 file system"),
         (GUESTS26 / "README.md", "a text file"),
-        (GUESTS26 / "vmlinux-2.6.20.bin", "a flat binary needs --flat"),
+        (GUESTS26 / "vmlinux-2.6.20.bin", "for a flat binary say so"),
         (Path(sys.executable).resolve(), "an ELF file without PVH note"),
     ):
         with pytest.raises(BootError) as caught:
@@ -80,7 +80,7 @@ def test_initrd_that_cannot_be_read_leaves_no_descriptor(tmp_path: Path) -> None
 
 
 def test_kernels_need_2_mib() -> None:
-    with pytest.raises(BootError, match=r"2 MiB of RAM at the very least: give the guest more with -m"):
+    with pytest.raises(BootError, match=r"2 MiB of RAM at the very least: give the guest more RAM"):
         load(ram(1), KERNEL)
 
 

@@ -152,7 +152,7 @@ def test_what_modules_have_room_for() -> None:
         ([Module(b"x")] * 300, "300 modules and a memory map of 4 entries are more than"),
         ([Module(b"x", "y" * 10000)] * 2, "have 21024 bytes, there is room for 20480: shorten"),
         ([Module(b"x", "\0")], "the command line of a module holds a zero byte"),
-        ([Module(b"x")] * 3 + [Module(bytes(3 * MIB))], "module: 3.0 MiB do not fit .* more RAM with -m"),
+        ([Module(b"x")] * 3 + [Module(bytes(3 * MIB))], "module: 3.0 MiB do not fit .* more RAM"),
         ([Module(bytes(5 * MIB))], "module: 5.0 MiB, larger than RAM"),
     ):
         with pytest.raises(BootError, match=message) as caught:

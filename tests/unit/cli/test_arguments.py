@@ -83,7 +83,8 @@ def test_any_text_is_a_time_or_one_line(text: str) -> None:
 
 
 def test_defaults() -> None:
-    assert config() == MachineConfig(memory=16 * MIB)
+    assert config() == MachineConfig(memory=16 * MIB, virtio_input="none") == MachineConfig().complete()
+    assert config("-k", "x") == MachineConfig(kernel=Path("x")).complete()
     assert config("-k", "bzImage") == MachineConfig(memory=512 * MIB, kernel=Path("bzImage"), virtio_input="standard")
     assert host() == HostConfig()
 
