@@ -96,7 +96,8 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
 
     def close_board() -> None:
         try:
-            board.close()
+            with life.lock:  # a device's close() is called as all else of it
+                board.close()
         except BaseException:
             if whole:
                 raise  # else what has kept the machine from being made is told

@@ -185,7 +185,9 @@ def test_a_virtio_device(edu: Path, what: str) -> None:
 def test_wait_and_run_after_a_fault(edu: Path, tmp_path: Path) -> None:
     """From Python it is an outcome as any other."""
     (tmp_path / "code").write_bytes(bytes.fromhex(READ))
-    config = MachineConfig(memory=16 * MIB, kernel=tmp_path / "code", flat="32", devices=(f"{edu}:Edu,what=none",))
+    config = MachineConfig(
+        memory=16 * MIB, kernel=tmp_path / "code", flat="32", devices=(f"{edu}:Edu,what=none",), virtio_input="none"
+    )
     with Board(config) as machine:
         assert not machine.wait(lambda: False)
         assert machine.outcome is not None and machine.outcome.end is End.DEVICE_FAULT

@@ -56,8 +56,8 @@ def test_an_echo_with_pauses_loses_nothing(irqchip: str) -> None:
     """Paused wherever it happens to be: in HLT, in an exit, in an interrupt."""
     text = b"Some text that is longer than the FIFO of sixteen bytes, a pause a byte."
     with board("hello", irqchip=irqchip) as machine:
-        assert machine.wait(lambda: b"powers off" in machine.output, 60)
-        machine.output.clear()
+        assert machine.wait(lambda: machine.output.endswith(b"powers off.\r\n"), 60)
+        machine.call(machine.output.clear)
         for n, byte in enumerate(text):
             assert machine.call(lambda byte=byte: machine.board.com1.receive(bytes((byte,)))) == 1  # type: ignore[misc]
             with machine.paused("test"):
