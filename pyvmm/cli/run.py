@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,8 +32,7 @@ from pyvmm.machine.outcome import DeviceFault, End, Outcome
 def _trace_writer(file: Path | None) -> TraceWriter:
     """Where the trace goes: *file*, or stderr."""
     if file is None:
-        # A stream of its own: a reader that stops has its thread wait inside, and Python would wait there at its end.
-        return TraceWriter(open(2, "w", errors="backslashreplace", closefd=False))
+        return TraceWriter(sys.stderr)
     try:
         return TraceWriter(open(file, "w"))  # open as long as the process
     except OSError as error:

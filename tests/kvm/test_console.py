@@ -373,7 +373,10 @@ def test_a_signal_ends_a_process_whose_terminal_nobody_reads(tmp_path: Path, als
         os.read(ours, 1)
         assert also or rests(process.pid)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 143
+        try:
+            assert process.wait(60) == 143
+        finally:
+            process.kill()
     os.close(ours)
 
 
