@@ -148,8 +148,7 @@ def test_a_guest_that_looks_for_a_key_between_its_output_gets_it(tmp_path: Path)
 
 def test_what_was_typed_before_the_guest_listens_is_not_lost() -> None:
     with Console([PYVMM, "run", "hello"], on_pty=True) as console:
-        while local_flags(console) & termios.ICANON:
-            time.sleep(0.001)
+        wait_until_raw(console)
         console.send("early and longer than sixteen bytes q")
         assert console.wait() == 0
         assert "early and longer than sixteen bytes" in console.output
@@ -157,8 +156,7 @@ def test_what_was_typed_before_the_guest_listens_is_not_lost() -> None:
 
 def test_ctrl_a_x_after_typing_at_a_guest_that_does_not_listen(tmp_path: Path) -> None:
     with Console([PYVMM, *flat(tmp_path, HLT)], on_pty=True) as console:
-        while local_flags(console) & termios.ICANON:
-            time.sleep(0.001)
+        wait_until_raw(console)
         console.send("anybody there?")
         assert rests(console.pid)
         console.send("\x01x")
@@ -188,13 +186,13 @@ def test_each_end_gives_the_terminal_back(guest: str, status: int) -> None:
 def test_lines_of_ours_on_the_raw_terminal(tmp_path: Path) -> None:
     """A trace and a complaint: what follows starts at the left edge, though the terminal goes there by itself no more.
 
-    The trace's lines come when they come, between the guest's CR and its LF too.
+    The trace's lines come when they come: within the guest's, and between its CR and its LF too.
     """
     picture = tmp_path / "gone" / "place.png"
     picture.parent.mkdir()
     arguments: list[str | Path] = [PYVMM, "run", "hello", "--trace", "serial,irq", "--screenshot", picture]
     with Console(arguments, on_pty=True) as console:
-        console.expect(GREETING)
+        wait_until_raw(console)
         shutil.rmtree(picture.parent)
         console.send("a\x01s")
         console.expect(f"pyvmm: cannot write {picture}: No such file or directory")
@@ -402,6 +400,12 @@ def local_flags(console: Console) -> int:
     flags = console.terminal()[3]
     assert isinstance(flags, int)
     return flags
+
+
+def wait_until_raw(console: Console) -> None:
+    while local_flags(console) & termios.ICANON:
+        assert console.is_running, console.output
+        time.sleep(0.001)
 
 
 def small_pipe(on_pty: bool) -> tuple[int, int]:

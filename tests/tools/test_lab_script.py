@@ -52,6 +52,42 @@ def test_a_processor_is_silent_while_its_file_does_not_change(tmp_path: Path) ->
     assert heartbeats.silent(30) == {"0": 5, "1": 10}
 
 
+class Process:
+    """In the place of QEMU: how long it ran, and whether it would."""
+
+    def __init__(self, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.clock = 0.0
+        self._task = directory / "task" / "1"
+        self._task.mkdir(parents=True)
+        self._stat = directory / "stat"
+        self.ran(0, "S")
+        monkeypatch.setattr(lab.time, "monotonic", lambda: self.clock)
+        monkeypatch.setattr(lab, "Path", lambda path: directory)
+
+    def ran(self, seconds: float, state: str) -> None:
+        ticks = int(seconds * os.sysconf("SC_CLK_TCK"))
+        stat = f"1 (qemu) of ) {state} " + "0 " * 10 + f"{ticks} 0 0 0"
+        self._stat.write_text(stat)
+        (self._task / "stat").write_text(stat)
+
+
+def test_qemus_own_time_stands_while_it_waits_for_a_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(tmp_path, monkeypatch)
+    own_time = lab.OwnTime(1)
+    process.clock = 4
+    assert own_time.now() == 4, "it sleeps"
+    process.ran(0.5, "R")
+    process.clock = 8
+    assert own_time.now() == 4.5, "it ran for half a second, and would have run for four"
+    process.clock = 9
+    assert own_time.now() == 4.5
+    process.ran(1.5, "S")
+    process.clock = 11
+    assert own_time.now() == 6.5
+    process.clock = 3600
+    assert own_time.now() == 6.5 + lab.LOOK_AGAIN, "a host that slept"
+
+
 # --- arguments
 
 
@@ -112,6 +148,12 @@ def test_qemu_gets_its_size_and_its_kernel() -> None:
     assert values(command, "-kernel") == ["/cache/lab/vmlinux"]
     (append,) = values(command, "-append")
     assert {"softlockup_panic=1", "panic=-1", "nokaslr"} <= set(append.split())
+
+
+def test_a_clock_of_instructions_has_one_thread() -> None:
+    assert values(qemu(), "-accel") == ["tcg,thread=multi"] and not values(qemu(), "-icount")
+    assert values(qemu("--icount"), "-accel") == ["tcg,thread=single"]
+    assert values(qemu("--icount"), "-icount") == ["shift=2"]
 
 
 def test_the_hosts_files_are_read_only_and_the_shared_directory_is_not() -> None:
