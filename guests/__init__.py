@@ -7,6 +7,7 @@ Importing this costs a dataclass and nothing else: the default guest is on the w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from pyvmm.errors import UserError
 
@@ -14,8 +15,13 @@ DEFAULT = "keyboard"
 """The guest that runs when the user names none."""
 
 
+MODES: Final = ("real", "protected", "long")
+ENDS: Final = ("power-off", "debug-exit", "reset", "shutdown", "internal-error", "system-event")
+T = TypeVar("T", str, int)
+
+
 class GuestError(UserError):
-    """There is no guest of that name, or no parameter of that name; the text is one line for the user."""
+    """There is no guest of that name, or no parameter of that name, or its files are wrong; one line for the user."""
 
 
 @dataclass(frozen=True)
@@ -51,42 +57,83 @@ class Guest:
             if not 0 <= value < 1 << 64:
                 raise GuestError(f"guest {self.name}: {value} does not fit into the 8 bytes of {name}")
             offset = self.symbols[name] - self.address
+            if not 0 <= offset <= len(image) - 8:
+                raise GuestError(f"guest {self.name}: {name} is not in the image: the guest sets it")
             image[offset : offset + 8] = value.to_bytes(8, "little")
         return replace(self, image=bytes(image))
 
 
 def names() -> list[str]:
-    """The guests that there are, in alphabetical order."""
+    """The guests that there are, in alphabetical order; load() says which of them can be read."""
     from importlib import resources
 
-    return sorted(folder.name for folder in resources.files(__name__).iterdir() if (folder / "guest.toml").is_file())
+    folders = resources.files(__name__).iterdir()
+    return sorted(folder.name for folder in folders if _is_name(folder.name) and (folder / "guest.toml").is_file())
+
+
+def _is_name(name: str) -> bool:
+    return name.replace("-", "").isalnum()
 
 
 def load(name: str) -> Guest:
-    """Read a guest; raises GuestError if there is none of that name."""
+    """Read a guest; raises GuestError if there is none of that name, or something in its folder is wrong."""
+    text = _data(name, "guest.toml") if _is_name(name) else None
+    if text is None:
+        raise GuestError(f"there is no guest {name!r}; there are: {', '.join(names())}")
+    image = _data(name, "guest.bin")
+    if image is None:
+        raise GuestError(f"guest {name} has no guest.bin: scripts/build-guests makes it")
+    try:
+        return parse(name, text, image)
+    except ValueError as error:
+        raise GuestError(f"guest {name}: guest.toml: {error}") from None
+
+
+def _data(name: str, file: str) -> bytes | None:
+    """A file in a guest's folder; None where there is none that can be read."""
     from pkgutil import get_data  # importlib.resources alone would take as long as all the rest
 
     try:
-        if not name.replace("-", "").isalnum():
-            raise OSError
-        text = get_data(__name__, f"{name}/guest.toml")
-        image = get_data(__name__, f"{name}/guest.bin")
+        return get_data(__name__, f"{name}/{file}")
     except OSError:
-        raise GuestError(f"there is no guest {name!r}; there are: {', '.join(names())}") from None
-    assert text is not None and image is not None  # only a loader that cannot read data gives None
+        return None
+
+
+def parse(name: str, text: bytes, image: bytes) -> Guest:
+    """The guest whose guest.toml and guest.bin these are; ValueError says in one line what is wrong in the former."""
     fields, symbols = _parse(text.decode())
-    return Guest(
+    guest = Guest(
         name=name,
-        description=str(fields["description"]),
-        mode=str(fields["mode"]),
-        address=int(fields["address"]),
-        entry=int(fields["entry"]),
-        memory=int(fields["memory"]),
-        end=str(fields["end"]),
-        value=int(fields["value"]),
+        description=_field(fields, "description", str),
+        mode=_field(fields, "mode", str),
+        address=_field(fields, "address", int),
+        entry=_field(fields, "entry", int),
+        memory=_field(fields, "memory", int),
+        end=_field(fields, "end", str),
+        value=_field(fields, "value", int),
         symbols=symbols,
         image=image,
     )
+    if guest.mode not in MODES:
+        raise ValueError(f"mode {guest.mode!r} is none of {', '.join(MODES)}")
+    if guest.end not in ENDS:
+        raise ValueError(f"end {guest.end!r} is none of {', '.join(ENDS)}")
+    if guest.memory % 4096 or not 0 <= guest.address <= guest.memory - len(image):
+        raise ValueError(
+            f"{len(image)} bytes at {guest.address:#x} are not in {guest.memory:#x} bytes of memory, whole pages"
+        )
+    if not guest.address <= guest.entry < guest.address + len(image):
+        raise ValueError(f"entry {guest.entry:#x} is not in the image")
+    return guest
+
+
+def _field(fields: dict[str, str | int], key: str, kind: type[T]) -> T:
+    if key not in fields:
+        raise ValueError(f"there is no {key}")
+    value = fields[key]
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {value!r}, no {kind.__name__}")
+    return value
 
 
 def _parse(text: str) -> tuple[dict[str, str | int], dict[str, int]]:
@@ -94,16 +141,18 @@ def _parse(text: str) -> tuple[dict[str, str | int], dict[str, int]]:
     fields: dict[str, str | int] = {}
     symbols: dict[str, int] = {}
     in_symbols = False
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         key, equals, value = line.partition(" = ")
         if line == "[symbols]":
             in_symbols = True
         elif not equals or line.startswith("#"):
             continue
-        elif value.startswith('"'):
+        elif value.startswith('"') and not in_symbols:
             fields[key] = value[1 : value.rindex('"')]
-        elif in_symbols:
-            symbols[key] = int(value.partition("#")[0], 0)
         else:
-            fields[key] = int(value.partition("#")[0], 0)
+            try:
+                parsed = int(value.partition("#")[0], 0)
+            except ValueError:
+                raise ValueError(f"line {number}: {value!r} is no number") from None
+            (symbols if in_symbols else fields)[key] = parsed
     return fields, symbols

@@ -11,8 +11,16 @@ def main() -> int:
     handler = signal.getsignal(signal.SIGINT)
     if handler is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from pyvmm.cli import arguments as cli
+    from pyvmm.cli import limits
 
+    try:
+        from pyvmm.cli import arguments as cli
+    except (OSError, MemoryError, ImportError) as error:
+        line = limits.why(error)
+        if line is None:
+            raise
+        sys.stderr.write(f"pyvmm: {line}\n")
+        return 2
     signal.signal(signal.SIGINT, handler)
     return cli.main()
 

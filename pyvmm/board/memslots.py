@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import resource
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -155,7 +156,9 @@ class MemorySlots:
 def _refused(size: int, hugetlb: int | None, error: OSError) -> ConfigError:
     """Why there is no RAM of *size*, and what to do."""
     if hugetlb is None:
-        return ConfigError(f"{error.strerror}: ask for less", {"memory": size})
+        most, _ = resource.getrlimit(resource.RLIMIT_AS)
+        limit = "" if most == resource.RLIM_INFINITY else f", or raise ulimit -v (it is {most >> 10} KiB)"
+        return ConfigError(f"{error.strerror}: ask for less{limit}", {"memory": size})
     pages = size_text(hugetlb)
     what = {"memory": size, "memory_hugetlb": hugetlb}
     pool = POOLS / f"hugepages-{hugetlb // KIB}kB"

@@ -317,9 +317,14 @@ def _tell(arguments: argparse.Namespace) -> int:
         case "guests":
             from pyvmm import guests
 
+            status = 0
             for name in guests.names():
-                print(f"{name:<16} {guests.load(name).description}")
-            return 0
+                try:
+                    print(f"{name:<16} {guests.load(name).description}")
+                except guests.GuestError as error:
+                    complain(f"pyvmm: {error}")
+                    status = 2
+            return status
         case _:
             from pyvmm.cli.doctor import doctor
 
@@ -346,6 +351,14 @@ def main(argv: list[str] | None = None) -> int:
             from pyvmm.cli.flags import in_flags
 
             complain(f"pyvmm: {in_flags(error)}")
+            return 2
+        except (OSError, MemoryError, RuntimeError, ImportError) as error:
+            from pyvmm.cli.limits import why
+
+            line = why(error)
+            if line is None:
+                raise
+            complain(f"pyvmm: {line}")
             return 2
         except KeyboardInterrupt:  # before or after the machine, which takes the signal for itself
             return 128 + signal.SIGINT

@@ -11,7 +11,7 @@ from kvm_cffi import CpuidEntry, System
 from pyvmm.board.memslots import POOLS, free_pages
 from pyvmm.cli.backend import INSTEAD, backend
 from pyvmm.errors import UserError
-from pyvmm.machine.build import open_kvm
+from pyvmm.machine.kvm import open_kvm
 from pyvmm.units import KIB, size_text
 from pyvmm.vcpu.cpuid import phys_bits
 from pyvmm.vcpu.dependencies import closed

@@ -24,7 +24,7 @@ from pyvmm.errors import UserError
 from pyvmm.host.console import Console
 from pyvmm.host.session import Session
 from pyvmm.host.trace_file import TraceWriter
-from pyvmm.machine.build import open_kvm
+from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import DeviceFault, End, Outcome
 

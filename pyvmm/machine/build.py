@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
-from kvm_cffi import KvmError, System
 from pyvmm.board.memslots import Ram
 from pyvmm.board.pc import Pc
 from pyvmm.boot.entry import CpuState
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.errors import UserError
+from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
 from pyvmm.machine.payload import Payload
@@ -66,9 +65,9 @@ def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None) ->
         if error.errno != errno.EMFILE:
             raise
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        fewer = ", or ask for fewer vCPUs, each of which takes one" if config.cpus > 1 else ""
         raise UserError(
-            f"the machine needs more than the {most} descriptors that this process may have (each vCPU takes one): "
-            "raise ulimit -n, or ask for fewer vCPUs"
+            f"the machine needs more than the {most} descriptors that this process may have: raise ulimit -n{fewer}"
         ) from None
 
 
@@ -165,20 +164,3 @@ def _start_at(cpus: VcpuGroup, board: Pc, state: CpuState) -> None:
     set_cpu_state(boot_cpu, state)
     if board.irqchip.local_apic:
         boot_cpu.set_lapic(virtual_wire(boot_cpu.get_lapic()))
-
-
-def open_kvm(path: str = "/dev/kvm") -> System:
-    """/dev/kvm; UserError says what to do where it cannot be opened."""
-    try:
-        return System(path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist: load kvm_intel or kvm_amd, enable virtualization in the firmware, "
-            "or ask `pyvmm doctor`"
-        ) from None
-    except PermissionError:
-        raise UserError(f"no permission for {path}: add yourself to group kvm (usermod -aG kvm $USER)") from None
-    except KvmError as error:
-        raise UserError(str(error)) from None
-    except OSError as error:
-        raise UserError(f"{path}: {os.strerror(error.errno or 0)}: ask `pyvmm doctor`") from None

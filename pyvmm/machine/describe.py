@@ -15,7 +15,8 @@ from pyvmm.board.pc import Pc
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
-from pyvmm.machine.build import check_channels, open_kvm
+from pyvmm.machine.build import check_channels
+from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.payload import Payload
 from pyvmm.machine.slots import plug_in
 from pyvmm.trace import Trace

@@ -21,7 +21,7 @@ from pyvmm.cli.arguments import main, make_config, make_parser
 from pyvmm.cli.run import allow_all_descriptors
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine import build
+from pyvmm.machine import kvm
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from tests.rig.images import FIELDS, make_bzimage, make_elf, multiboot_header, pvh_note
@@ -288,7 +288,7 @@ def test_a_mistake_before_that(mistake: Callable[..., str], arguments: list[str]
     ("error", "says"),
     [
         (FileNotFoundError(2, "No such file or directory"), "does not exist: load kvm_intel or kvm_amd"),
-        (PermissionError(13, "Permission denied"), "no permission for /dev/kvm: add yourself to group kvm"),
+        (PermissionError(13, "Permission denied"), "no permission for /dev/kvm ("),
         (OSError(16, "Device or resource busy"), "/dev/kvm: Device or resource busy: ask `pyvmm doctor`"),
     ],
 )
@@ -303,7 +303,7 @@ def test_no_kvm(
         def __init__(self, path: str) -> None:
             raise error
 
-    monkeypatch.setattr(build, "System", NoSystem)
+    monkeypatch.setattr(kvm, "System", NoSystem)
     assert says in mistake("run", "pio")
     assert main(["doctor"]) == 2
     assert "MISS  /dev/kvm" in capfd.readouterr().out
@@ -312,7 +312,41 @@ def test_no_kvm(
 def test_a_file_that_is_not_kvm(tmp_path: Path) -> None:
     for path, says in ((tmp_path / "none", "does not exist"), (Path("/dev/null"), "Inappropriate ioctl")):
         with pytest.raises(UserError, match=says):
-            build.open_kvm(str(path))
+            kvm.open_kvm(str(path))
+
+
+@pytest.mark.parametrize(
+    "command", [["run", "pio"], ["run", "pio", "-c", "4", "--rng"], ["run", "pio", "-m", "16M,shared"], ["doctor"]]
+)
+@pytest.mark.parametrize("descriptors", [5, 8, 9, 10, 12])
+def test_few_descriptors(command: list[str], descriptors: int) -> None:
+    """It works, or one line says which limit it was, and nothing else."""
+    limited(command, resource.RLIMIT_NOFILE, descriptors, rb"needs more than the \d+ descriptors .*: raise ulimit -n")
+
+
+@pytest.mark.parametrize("command", [["run", "pio"], ["run", "pio", "--trace", "irq=/dev/null"], ["doctor"]])
+@pytest.mark.parametrize("megabytes", [18, 20, 30, 41, 47, 54, 58, 62])
+def test_little_memory(command: list[str], megabytes: int) -> None:
+    """The addresses that a process may have: what is missing is told, be it for Python, RAM or a thread."""
+    limited(
+        command,
+        resource.RLIMIT_AS,
+        megabytes << 20,
+        rb"(no memory for|-m 16M: Cannot allocate memory).*raise ulimit -v",
+    )
+
+
+def limited(command: list[str], limit: int, value: int, says: bytes) -> None:
+    ran = subprocess.run(
+        [PYVMM, *command],
+        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
+        capture_output=True,
+        timeout=100,
+    )
+    if ran.returncode == 2:
+        assert re.fullmatch(rb"pyvmm: [^\n]*" + says + rb"[^\n]*\n", ran.stderr), ran.stderr
+    else:
+        assert (ran.returncode, b"Traceback" in ran.stderr) == (0 if command == ["doctor"] else 16, False), ran.stderr
 
 
 # Devices of the user's own

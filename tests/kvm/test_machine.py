@@ -18,7 +18,7 @@ from pyvmm.board.layout import COM1, DEBUGCON
 from pyvmm.bus import Bus
 from pyvmm.config import Irqchip, MachineConfig
 from pyvmm.devices.debug_exit import DebugExit
-from pyvmm.machine.build import open_kvm
+from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB

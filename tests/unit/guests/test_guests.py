@@ -10,15 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pyvmm import guests
+from pyvmm.cli.arguments import main
+from pyvmm.errors import UserError
 from pyvmm.guests import Guest, GuestError
 
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = sorted(p.parent for p in (ROOT / "guests").glob("*/guest.toml"))
 NAMES = [folder.name for folder in FOLDERS]
-MODES = {"real", "protected", "long"}
-ENDS = {"power-off", "debug-exit", "reset", "shutdown", "internal-error", "system-event"}
 
 
 def test_names_are_the_folders() -> None:
@@ -43,8 +45,8 @@ def test_load_gives_what_the_files_say(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_guest_can_be_started(name: str) -> None:
     guest = guests.load(name)
-    assert guest.mode in MODES
-    assert guest.end in ENDS
+    assert guest.mode in guests.MODES
+    assert guest.end in guests.ENDS
     assert 0 <= guest.value <= 255
     assert guest.description
     end = guest.address + len(guest.image)
@@ -109,3 +111,89 @@ def test_check_sees_a_difference_and_builds_the_same_bytes_elsewhere(tmp_path: P
     assert "guests/timer/guest.bin" in done.stdout
     assert "hlt" not in done.stdout
     assert image.read_bytes()[-1] == 0, "--check writes nothing"
+
+
+TOML = b"""description = "x"
+mode = "real"
+address = 0x7C00
+entry = 0x7C00
+memory = 0x100000
+end = "debug-exit"
+value = 0
+
+[symbols]
+count = 0x7C08
+later = 0x8000
+"""
+
+
+def put(folder: Path, toml: bytes | None, image: bytes | None = bytes(16)) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, data in (("guest.toml", toml), ("guest.bin", image)):
+        if data is not None:
+            (folder / name).write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        *((f"{key} = ".encode(), b"other = ", f"there is no {key}$") for key in
+          ("description", "mode", "address", "entry", "memory", "end", "value")),
+        (b'"real"', b'"virtual"', "mode 'virtual' is none of real, protected, long$"),
+        (b'"real"', b"7", "mode is 7, no str$"),
+        (b'"debug-exit"', b'"never"', "end 'never' is none of power-off, "),
+        (b"value = 0", b'value = "0"', "value is '0', no int$"),
+        (b"value = 0", b"value = zero", "line 7: 'zero' is no number$"),
+        (b"0x7C08", b'"0x7C08"', "line 10: '\"0x7C08\"' is no number$"),
+        (b"address = 0x7C00", b"address = -1", "16 bytes at -0x1 are not in 0x100000 bytes"),
+        (b"address = 0x7C00", b"address = 0xFFFF8", "16 bytes at 0xffff8 are not in 0x100000 bytes"),
+        (b"0x100000", b"0x100001", "not in 0x100001 bytes of memory, whole pages"),
+        (b"entry = 0x7C00", b"entry = 0x7C10", "entry 0x7c10 is not in the image"),
+        (b'"x"', b'"\xff"', "'utf-8' codec can't decode byte 0xff"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_is_wrong(
+    old: bytes,
+    new: bytes,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(guests, "_data", lambda name, file: (tmp_path / name / file).read_bytes())
+    monkeypatch.setattr(guests, "names", lambda: ["good", "wrong", "later"])
+    put(tmp_path / "good", TOML)
+    put(tmp_path / "wrong", TOML.replace(old, new))
+    put(tmp_path / "later", TOML.replace(b'"x"', b'"y"'))
+    with pytest.raises(GuestError, match=f"^guest wrong: guest.toml: .*{says}"):
+        guests.load("wrong")
+    assert main(["guests"]) == 2
+    out, err = capfd.readouterr()
+    assert out.splitlines() == ["good             x", "later            y"], "the list goes on"
+    assert err.startswith("pyvmm: guest wrong: guest.toml: ") and err.count("\n") == 1
+
+
+def test_a_folder_without_its_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guests, "_data", lambda name, file: TOML if file == "guest.toml" else None)
+    with pytest.raises(GuestError, match=r"^guest x has no guest.bin: scripts/build-guests makes it$"):
+        guests.load("x")
+    with pytest.raises(UserError, match=r"there is no guest '../x'"):
+        guests.load("../x")
+
+
+def test_a_parameter_outside_the_image() -> None:
+    guest = guests.parse("x", TOML, bytes(16))
+    assert guest.with_parameters(count=7).image[8:] == (7).to_bytes(8, "little")
+    with pytest.raises(GuestError, match="later is not in the image"):
+        guest.with_parameters(later=7)
+
+
+@given(st.binary(max_size=200), st.integers(0, len(TOML)), st.integers(0, 20), st.integers(0, 40))
+def test_any_bytes_are_a_guest_or_one_line(junk: bytes, at: int, cut: int, size: int) -> None:
+    for text in (junk, TOML[:at] + junk[:20] + TOML[at + cut :]):
+        try:
+            guest = guests.parse("x", text, bytes(size))
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            assert guest.mode in guests.MODES and 0 <= guest.address <= guest.entry < guest.memory
