@@ -209,6 +209,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "tablet": ((bool,), "a bool"),
     "rng": ((bool,), "a bool"),
     "root_ports": ((int,), "an int"),
+    "no_reboot": ((bool,), "a bool"),
     "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',)"),
     "no_reboot": ((bool,), "a bool"),
     "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),

@@ -246,7 +246,7 @@ class Pc:
             defer=self.loop.post,
             trace=self.trace.channel("pci"),
         )
-        self._resources.callback(self.pci.close)
+        self._resources.callback(self._close_pci, doorbells)
         self.parts.add(
             "pci",
             self.pci,
@@ -302,6 +302,12 @@ class Pc:
     def _vga_memory_changed(self) -> bool:
         self._signals.catch_up()  # its registers too
         return self.slots.changed(layout.VGA_TEXT, layout.VGA_TEXT_SIZE)
+
+    def _close_pci(self, doorbells: IoeventfdDoorbells) -> None:
+        try:
+            doorbells.close()  # first, for a doorbell that was rung is still answered
+        finally:
+            self.pci.close()
 
     def close(self) -> None:
         """Give eventfds back; once is enough."""

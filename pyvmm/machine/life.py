@@ -144,8 +144,13 @@ class Life:
             self._started = True
             if self._reasons:  # paused before it began: the vCPUs stand before their first instruction
                 self.cpus.hold()
-            self.cpus.start()
-            threads.start(self._thread)
+            try:
+                self.cpus.start()
+                threads.start(self._thread)
+            except BaseException:  # no memory for one of them: those that run must not outlive the machine
+                self.cpus.stop()
+                self.cpus.join()
+                raise
 
     def run(self, timeout: float | None = None) -> Outcome:
         """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""

@@ -180,3 +180,17 @@ def test_a_callback_of_the_loop_that_raises() -> None:
     with pytest.raises(ZeroDivisionError), board("hlt", cpus=2) as machine:
         machine.life.loop.post(broken)
         machine.finish()
+
+
+@pytest.mark.parametrize("which", ["loop", "second vCPU"])
+def test_a_thread_that_cannot_be_started(which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where there is no memory for its stack: the threads that run end before the VM is closed under them."""
+
+    def refuse() -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="can't start new thread"), board("hlt", cpus=2) as machine:
+        starter = machine.life._thread if which == "loop" else machine.life.cpus.threads[1]
+        monkeypatch.setattr(starter, "start", refuse)
+        machine.finish()
+    assert threading.active_count() == 1
