@@ -211,7 +211,6 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "root_ports": ((int,), "an int"),
     "no_reboot": ((bool,), "a bool"),
     "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',)"),
-    "no_reboot": ((bool,), "a bool"),
     "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),
 }
 """What a field may be, as its annotation says; kept here for who asks before anything of typing is needed."""

@@ -525,7 +525,7 @@ def test_initrds(mistake: Callable[..., str], tmp_path: Path) -> None:
         file.truncate(65 << 20)
     (tmp_path / "empty").write_bytes(b"")
     arguments = ["run", "-m", "64M", "-k", kernel, "-i"]
-    assert f"initrd {large}: 65.0 MiB, larger than RAM: give the guest more with -m" in mistake(*arguments, large)
+    assert f"initrd {large}: 65.0 MiB, larger than RAM: give the guest more RAM with -m" in mistake(*arguments, large)
     assert "the file is empty" in mistake(*arguments, tmp_path / "empty")
     assert "is a directory" in mistake(*arguments, tmp_path)
     assert "No such file" in mistake(*arguments, tmp_path / "none")
