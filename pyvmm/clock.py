@@ -11,6 +11,9 @@ NS_PER_SECOND = 1_000_000_000
 class Timer(Protocol):
     """One pending call. Arming it again moves it; it fires once per arm, under the machine lock."""
 
+    deadline: int | None
+    """In ns on the same clock; None while it is not armed."""
+
     def arm(self, deadline: int) -> None:
         """Call back when the clock reaches *deadline* (ns on the same clock); at once if that has passed."""
 
@@ -123,6 +126,10 @@ class FakeClock:
         timer = FakeTimer(callback)
         self.timers.append(timer)
         return timer
+
+    def set(self, now: int) -> None:
+        """Let the clock say *now*; no timer fires."""
+        self._now = now
 
     def advance(self, ns: int) -> None:
         """Let *ns* nanoseconds pass."""

@@ -19,6 +19,8 @@ class Irq(Protocol):
 class LevelIrq:
     """A wire, driven through a function that is called only when the level changes."""
 
+    STATE = ("level",)
+
     def __init__(self, drive: Callable[[bool], None]) -> None:
         self._drive = drive
         self.level = False
@@ -38,19 +40,40 @@ class SharedLine:
 
     def __init__(self, target: Irq) -> None:
         self._target = target
-        self._asserted = 0
-        self._sources = 0
+        self._sources: list[LevelIrq] = []
 
     def source(self) -> LevelIrq:
-        """A new source of this line."""
-        bit = 1 << self._sources
-        self._sources += 1
+        """A new source of this line, whose level is the state of whoever has it."""
+        source = LevelIrq(self._drive)
+        self._sources.append(source)
+        return source
 
-        def drive(level: bool) -> None:
-            self._asserted = self._asserted | bit if level else self._asserted & ~bit
-            self._target.set_level(self._asserted != 0)
+    def _drive(self, level: bool) -> None:
+        self._target.set_level(level or any(source.level for source in self._sources))
 
-        return LevelIrq(drive)
+
+class Wires:
+    """The wires that an interrupt controller has given out. Their levels are its state, and come back silently: driving
+    a wire again would be a second interrupt."""
+
+    STATE = ("levels",)
+
+    def __init__(self) -> None:
+        self._wires: list[LevelIrq] = []
+
+    def add(self, wire: LevelIrq) -> LevelIrq:
+        self._wires.append(wire)
+        return wire
+
+    @property
+    def levels(self) -> list[bool]:
+        """In the order in which they were given out."""
+        return [wire.level for wire in self._wires]
+
+    @levels.setter
+    def levels(self, levels: list[bool]) -> None:
+        for wire, level in zip(self._wires, levels, strict=True):
+            wire.level = level
 
 
 def swizzle(slot: int, pin: int) -> int:
@@ -64,6 +87,8 @@ def swizzle(slot: int, pin: int) -> int:
 
 class FakeIrq:
     """The line of the unit tests: remembers its level and counts rising edges."""
+
+    STATE = ("level",)
 
     def __init__(self) -> None:
         self.level = False

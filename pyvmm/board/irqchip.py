@@ -7,7 +7,7 @@ the same number (IRQ 0 at pin 2); PIRQA-PIRQD at IOAPIC pins 16-19 and at the PI
 from __future__ import annotations
 
 import struct
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from kvm_cffi import Vm, constants
 from pyvmm.board import layout
@@ -15,7 +15,7 @@ from pyvmm.board.bios import PIC_BASES, PIC_MASKS, PIT_COUNT, PIT_MODE
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import IRQ_CASCADE, IRQ_SCI, PCI_GSIS, PCI_IRQS
 from pyvmm.board.placement import Parts, Places
-from pyvmm.irq import Irq, LevelIrq, SharedLine
+from pyvmm.irq import Irq, LevelIrq, SharedLine, Wires
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 
@@ -90,9 +90,10 @@ class KernelIrqchip:
         self.gsi = GsiTable(vm, kernel_pins())
         self._vm = vm
         self._trace = trace
+        self._wires = Wires()
         self._isa_pci = {irq: SharedLine(self.line(irq)) for irq in sorted(set(PCI_IRQS))}
         self._leave_as_a_bios_does()
-        self._made = self.save()
+        self._made = self._chips()
         for name, place in KERNEL_CHIPS.items():
             parts.note(name, **place)
 
@@ -112,19 +113,27 @@ class KernelIrqchip:
         PIT_CHANNEL_STATES.pack_into(pit, 9, PIT_RW_WORD, PIT_RW_WORD, 0, PIT_RW_WORD, PIT_MODE, 0)
         vm.set_pit2(bytes(pit))
 
-    def save(self) -> tuple[list[bytes], bytes]:
-        """The state of the chips in the kernel: both PICs and the IOAPIC, and the PIT."""
+    def save(self) -> dict[str, object]:
+        """The state of the chips in the kernel, both PICs and the IOAPIC, and the PIT; the levels of all lines."""
+        chips, pit = self._chips()
+        return {"chips": chips, "pit": pit, "levels": self._wires.levels}
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Put it back."""
+        self._put_chips((saved["chips"], saved["pit"]))
+        self._wires.levels = saved["levels"]
+
+    def _chips(self) -> tuple[list[bytes], bytes]:
         return [self._vm.get_irqchip(chip) for chip in CHIPS], self._vm.get_pit2()
 
-    def load(self, state: tuple[list[bytes], bytes]) -> None:
-        """Put it back."""
+    def _put_chips(self, state: tuple[list[bytes], bytes]) -> None:
         chips, pit = state
         self._vm.set_pit2(pit)
         for chip, data in zip(CHIPS, chips, strict=True):
             self._vm.set_irqchip(chip, data)
 
     def reset(self) -> None:
-        self.load(self._made)
+        self._put_chips(self._made)
 
     def line(self, irq: int) -> LevelIrq:
         irq_line, trace = self._vm.irq_line, self._trace
@@ -134,10 +143,11 @@ class KernelIrqchip:
                 trace(f"KVM_IRQ_LINE: IRQ {irq} {'up' if level else 'down'}")
             irq_line(irq, level)
 
-        return LevelIrq(drive)
+        return self._wires.add(LevelIrq(drive))
 
     def pci_line(self, pirq: int) -> Irq:
-        return both(self.line(PCI_GSIS[pirq]), self._isa_pci[PCI_IRQS[pirq]].source())
+        isa = self._wires.add(self._isa_pci[PCI_IRQS[pirq]].source())
+        return self._wires.add(both(self.line(PCI_GSIS[pirq]), isa))
 
     def eoi(self, vector: int) -> None:
         """Never called: the IOAPIC is in the kernel."""

@@ -134,6 +134,7 @@ class Pc:
         self._add_vga()
         self._add_pci()
         self._add_virtio_input()
+        self.parts.keep("irqchip", self.irqchip)
 
     def _make_irqchip(self) -> Irqchip:
         irq, vm = self.trace.channel("irq"), self.vm

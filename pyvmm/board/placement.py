@@ -5,15 +5,18 @@ Whoever needs to know what is where asks here: ACPI and MP tables, a reset, a li
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypedDict, TypeVar
 
+from pyvmm import state
 from pyvmm.bus import Bus, Device
 
 
 class Part(Protocol):
-    """Something on the board that has a RESET pin."""
+    """Something on the board that has a RESET pin, and a state: STATE, or save() and load(); see pyvmm/state.py.
+
+    One that has parts of its own (the functions on a PCI bus) names them in parts()."""
 
     def reset(self) -> None: ...
 
@@ -53,6 +56,7 @@ class Parts:
         self.pio = pio
         self.mmio = mmio
         self._placements: dict[str, Placement] = {}
+        self._kept: dict[str, object] = {}
 
     def add(
         self,
@@ -101,6 +105,10 @@ class Parts:
         """A part that the kernel has: where it is, for those who ask."""
         self._placements[name] = Placement(name, None, tuple(ports), tuple(memory), tuple(irqs))
 
+    def keep(self, name: str, part: object) -> None:
+        """Something that has a state, and neither a place nor a RESET pin."""
+        self._kept[name] = part
+
     def __iter__(self) -> Iterator[Placement]:
         return iter(self._placements.values())
 
@@ -115,3 +123,23 @@ class Parts:
         for placement in list(self):
             if placement.part is not None:
                 placement.part.reset()
+
+    def with_state(self) -> dict[str, object]:
+        """All that a snapshot keeps, by name, in the order of a load: "com1", "pci", "pci/0a.0", "irqchip" …"""
+        found: dict[str, object] = {}
+        for placement in self:
+            if placement.part is not None:
+                found[placement.name] = placement.part
+                inner = getattr(placement.part, "parts", None)
+                if inner is not None:
+                    found |= {f"{placement.name}/{name}": part for name, part in inner()}
+        return found | self._kept
+
+    def save(self) -> dict[str, state.Plain]:
+        """The state of every part, by name, as plain data; StateError names the part that cannot be saved, and why."""
+        return state.save_all(self.with_state())
+
+    def load(self, saved: Mapping[str, state.Plain]) -> None:
+        """Put back what save() gave, of this board or one made alike; under the machine lock, while no vCPU runs, RAM
+        being back already. Raises StateError where it is of another board."""
+        state.load_all(self.with_state(), saved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from kvm_cffi import Vm
 from pyvmm.board import layout
@@ -17,7 +17,7 @@ from pyvmm.devices.i8254 import I8254, PIT_CONTROL, RW_WORD
 from pyvmm.devices.i8259 import ICW1, ICW1_IC4, I8259Pair
 from pyvmm.devices.ioapic import MSI_DATA_LEVEL, IoApic
 from pyvmm.devices.system_control import SystemControlB
-from pyvmm.irq import Irq, LevelIrq, SharedLine
+from pyvmm.irq import Irq, LevelIrq, SharedLine, Wires
 from pyvmm.trace import Channel
 from pyvmm.vcpu.thread import InterruptController
 
@@ -35,6 +35,7 @@ class UserIrqchip:
     """
 
     local_apic = False
+    STATE: ClassVar[tuple[str, ...]] = ("_wires",)
 
     def __init__(self, vm: Vm, parts: Parts, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
         def intr(level: bool) -> None:
@@ -45,6 +46,7 @@ class UserIrqchip:
             if irq == layout.IRQ_TIMER:
                 self.pit.acknowledged()
 
+        self._wires = Wires()
         self.i8259 = I8259Pair(intr, acknowledged, trace=trace)
         self.pic: InterruptController | None = self.i8259
         self.pit = I8254(self.line(layout.IRQ_TIMER), clock)
@@ -84,7 +86,7 @@ class UserIrqchip:
         return self.i8259.line(irq)
 
     def pci_line(self, pirq: int) -> Irq:
-        return self._isa_pci[PCI_IRQS[pirq]].source()
+        return self._wires.add(self._isa_pci[PCI_IRQS[pirq]].source())
 
     def eoi(self, vector: int) -> None:
         """Never called: there is no IOAPIC."""
@@ -94,6 +96,7 @@ class SplitIrqchip(UserIrqchip):
     """PIC, PIT and IOAPIC of ours, local APICs in the kernel: IOAPIC entries become messages (KVM_SIGNAL_MSI)."""
 
     local_apic = True
+    STATE = ()
 
     def __init__(self, vm: Vm, parts: Parts, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
         vm.enable_split_irqchip(layout.IOAPIC_PINS)
@@ -116,10 +119,10 @@ class SplitIrqchip(UserIrqchip):
         parts.add("ioapic", self.ioapic, memory=[(layout.IOAPIC, layout.IOAPIC_SIZE)])
 
     def line(self, irq: int) -> LevelIrq:
-        return both(self.ioapic.line(2 if irq == layout.IRQ_TIMER else irq), self.i8259.line(irq))
+        return self._wires.add(both(self.ioapic.line(2 if irq == layout.IRQ_TIMER else irq), self.i8259.line(irq)))
 
     def pci_line(self, pirq: int) -> Irq:
-        return both(self.ioapic.line(PCI_GSIS[pirq]), self._isa_pci[PCI_IRQS[pirq]].source())
+        return self._wires.add(both(self.ioapic.line(PCI_GSIS[pirq]), super().pci_line(pirq)))
 
     def eoi(self, vector: int) -> None:
         self.ioapic.eoi(vector)

@@ -75,6 +75,8 @@ TIMER_BITS: Final = 32
 class AcpiPm:
     """The block of PM_LENGTH ports; `apm` is the device of the APM_LENGTH ports of the SMI command."""
 
+    STATE = ("_epoch", "_halves_seen", "_pm1_sts", "_pm1_en", "_pm1_cnt", "_gpe0_sts", "_gpe0_en", "_timer", "apm")
+
     def __init__(
         self,
         sci: Irq,
@@ -203,6 +205,8 @@ class AcpiPm:
 
 class Apm:
     """APM_CNT and APM_STS: a command for the BIOS, and a byte that the two sides may use as they like."""
+
+    STATE = ("_cnt", "_sts")
 
     def __init__(self, pm: AcpiPm, smi: Callable[[int], None]) -> None:
         self._pm = pm

@@ -114,6 +114,13 @@ class CmosRtc:
     guest masks (True) or unmasks the NMI through port 0x70.
     """
 
+    # fmt: off
+    STATE = (
+        "_index", "_nmi_masked", "_ram", "offset", "_flags", "_last_second", "_periodic_start", "_periodic_seen",
+        "_timer",
+    )
+    # fmt: on
+
     def __init__(
         self,
         irq: Irq,
@@ -177,6 +184,11 @@ class CmosRtc:
         self._index = 0
         self._mask_nmi(False)
         self._settle()
+
+    def restored(self) -> None:
+        """After a load: whoever masks NMIs is told again."""
+        if self._nmi_mask is not None:
+            self._nmi_mask(self._nmi_masked)
 
     # The guest's side
 

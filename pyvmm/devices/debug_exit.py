@@ -11,6 +11,8 @@ from collections.abc import Callable
 class DebugExit:
     """*end* is called with each value written, up to 32 bits."""
 
+    STATE = ()
+
     def __init__(self, end: Callable[[int], None]) -> None:
         self._end = end
 

@@ -14,6 +14,8 @@ DEBUGCON_PORT: Final = 0xE9
 class Debugcon:
     """*transmit* gets what the guest prints, a byte a call."""
 
+    STATE = ()
+
     def __init__(self, transmit: Callable[[bytes], None]) -> None:
         self._transmit = transmit
 

@@ -37,6 +37,8 @@ _FILE: Final = struct.Struct(f">I H 2x {FW_CFG_MAX_FILE_PATH}s")
 class FwCfg:
     """*ram_size* is in bytes; *files* are named as QEMU names them, in at most 55 characters: etc/e820."""
 
+    STATE = ("selected", "offset")
+
     def __init__(self, ram_size: int, cpus: int, files: Mapping[str, bytes] | None = None) -> None:
         self._items = {
             FW_CFG_SIGNATURE: b"QEMU",

@@ -86,12 +86,17 @@ OUTPORT_KBD_DATA: Final = 0x80
 CTR_AFTER_FIRMWARE: Final = I8042_CTR_KBDINT | I8042_CTR_SYS | I8042_CTR_AUXDIS | I8042_CTR_XLATE
 RAM_SIZE: Final = 32
 
+CONTROLLER, KEYBOARD, MOUSE = 0, 1, 2
+"""Where a byte in the output buffer came from."""
+
 
 class I8042:
     """The controller. *reset* resets the CPU; *a20* is called when the guest moves the A20 gate, with True for open.
 
     *keyboard* and *mouse* are the devices on the two ports; None is an empty port, on which a send times out.
     """
+
+    STATE = ("_ctr", "_ram", "_command", "_cmddat", "_a20", "_break", "_data", "_full", "_source", "_held")
 
     def __init__(
         self,
@@ -109,6 +114,7 @@ class I8042:
         self._move_a20 = a20
         self._keyboard = keyboard
         self._mouse = mouse
+        self._ports = (None, keyboard, mouse)  # by the number of the port, which KEYBOARD and MOUSE are
         self._trace = trace
         self._power_on()
         for device in (keyboard, mouse):
@@ -124,9 +130,9 @@ class I8042:
         self._break = 0  # BREAK_BIT after the keyboard's break prefix
         self._data = 0  # the output buffer; it keeps its value when read
         self._full = 0  # its bits in the status register, 0 while empty
-        self._source: Ps2Device | None = None  # the device that its byte came from
+        self._source = CONTROLLER  # where its byte came from
         # data, full and source of a device's byte that made way for one of the controller's
-        self._held: tuple[int, int, Ps2Device] | None = None
+        self._held: tuple[int, int, int] | None = None
 
     def reset(self) -> None:
         """Power-on state; keyboard and mouse have a reset of their own."""
@@ -145,8 +151,9 @@ class I8042:
                     self._trace(f"read of port 0x60 returns {data:#04x}, OBF clear")
                 self._full = 0
                 (self._irq12 if full & I8042_STR_AUXDATA else self._irq1).set_level(False)
-                if self._source is not None:
-                    self._source.taken()
+                source = self._ports[self._source]
+                if source is not None:
+                    source.taken()
                 self._load()
             return data
         if offset == COMMAND:
@@ -194,7 +201,7 @@ class I8042:
         if data < 0:
             return False
         self._full = I8042_STR_OBF
-        self._source = keyboard
+        self._source = KEYBOARD
         if self._ctr & I8042_CTR_XLATE:
             while data == BREAK:
                 self._break = BREAK_BIT
@@ -219,17 +226,17 @@ class I8042:
         if data < 0:
             return False
         self._full = I8042_STR_OBF | I8042_STR_AUXDATA
-        self._source = mouse
+        self._source = MOUSE
         self._data = data
         return True
 
     def _put(self, value: int, status: int = I8042_STR_OBF) -> None:
         """The controller's own byte goes before the devices': one of theirs that is in the buffer is set aside."""
-        if self._full and self._source is not None:
+        if self._full and self._source != CONTROLLER:
             self._held = self._data, self._full, self._source
         self._data = value
         self._full = status
-        self._source = None
+        self._source = CONTROLLER
         self._announce()
 
     def _announce(self) -> None:

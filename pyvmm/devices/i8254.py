@@ -66,6 +66,13 @@ def ns_of(ticks: int) -> int:
 class Counter:
     """One of the three. Its times are the numbers of PIT clocks since the machine's clock began, passed in as *now*."""
 
+    # fmt: off
+    STATE = (
+        "gate", "control", "mode", "count", "start", "paused", "edges", "pending", "pending_at", "null_count",
+        "write_lsb", "read_msb", "latched", "latched_msb", "status",
+    )
+    # fmt: on
+
     def __init__(self, gate: bool) -> None:
         self.gate = gate
         self.control = 0  # D5-D0 of the last control word: RW, mode, BCD
@@ -273,21 +280,28 @@ class Counter:
 class I8254:
     """The chip at ports 0x40-0x43. *irq* is IRQ 0, the output of counter 0."""
 
+    # fmt: off
+    STATE = (
+        "_counters", "_timer", "_seen", "_owed", "_earliest", "_in_irr", "_acknowledges", "_row", "_row_since",
+        "_free", "_slow", "_paused_until", "lost",
+    )
+    # fmt: on
+
     def __init__(self, irq: Irq, clock: Clock, reinject: bool = True, trace: Channel = OFF) -> None:
         self._irq = irq
         self._clock = clock
         self._reinject = reinject
         self._trace = trace
         self._timer = clock.timer(self._on_timer)
-        self.lost = 0
-        """Ticks of counter 0 that the guest never got."""
-        self._in_irr = False
-        self._acknowledges = False
         self.reset()
 
     def reset(self) -> None:
         """Power-up: nothing counts until it is programmed."""
         self._counters = (Counter(True), Counter(True), Counter(False))
+        self.lost = 0
+        """Ticks of counter 0 that the guest never got."""
+        self._in_irr = False
+        self._acknowledges = False
         self._seen = 0
         self._owed = 0
         self._earliest = 0

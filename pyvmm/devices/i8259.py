@@ -54,6 +54,13 @@ class I8259:
     *changed* is called when its INT may have changed, *eoi* with each IR whose ISR bit is cleared.
     """
 
+    # fmt: off
+    STATE = (
+        "elcr", "lines", "irr", "isr", "imr", "vector_base", "single", "_highest", "_special_mask",
+        "_special_fully_nested", "_auto_eoi", "_rotate_in_auto_eoi", "_read_isr", "_poll", "_icw4_comes", "_next_icw",
+    )
+    # fmt: on
+
     def __init__(self, changed: Callable[[], None], eoi: Callable[[int], None], elcr_mask: int) -> None:
         self._changed = changed
         self._eoi = eoi
@@ -256,6 +263,8 @@ class I8259Pair:
     in-service bit is cleared; they may drive lines. `master` and `slave` are devices for ports 0x20 and 0xA0, `elcr`
     is one for 0x4D0; two ports each.
     """
+
+    STATE = ("intr", "master", "slave", "_lines")
 
     def __init__(
         self,

@@ -81,6 +81,8 @@ class IoApic:
     *ended*, if given, is called with a pin when its level-triggered interrupt ends; it may lower the line.
     """
 
+    STATE = ("_up", "_lines", "_select", "_id", "_table")
+
     def __init__(
         self,
         deliver: Callable[[int, int], None],
@@ -108,6 +110,12 @@ class IoApic:
         self._id = self._first_id
         for pin in range(IOAPIC_PINS):
             self._set_entry(pin, RTE_MASKED)
+
+    def restored(self) -> None:
+        """After a load: the routes are those of the table."""
+        if self._route is not None:
+            for pin, entry in enumerate(self._table):
+                self._route(pin, *message(entry), bool(entry & RTE_MASKED))
 
     def _make_line(self, pin: int) -> LevelIrq:
         def drive(level: bool) -> None:

@@ -12,7 +12,7 @@ Source: QEMU hw/misc/pc-testdev.c. Lines and pages are the board's, and are aske
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 from pyvmm.bus import ALL_ONES
 from pyvmm.irq import Irq
@@ -32,8 +32,11 @@ class PcTestdev:
     *ports* and *memory* say where it wants to be: (first address, length, who answers there).
     """
 
+    STATE = ("_data", "_store")
+
     def __init__(self, lines: Sequence[Irq], flush_page: Callable[[int], None]) -> None:
         data = self._data = Latch()
+        self._store = Store(TESTDEV_MEMORY_SIZE)
         self._lines = lines
         self.ports = (
             (TESTDEV_DATA, 4, data),
@@ -41,7 +44,7 @@ class PcTestdev:
             (TESTDEV_DATA_BYTES, 4, data),
             (TESTDEV_IRQS, TESTDEV_IRQ_PORTS, IrqLines(lines)),
         )
-        self.memory = ((TESTDEV_MEMORY, TESTDEV_MEMORY_SIZE, Store(TESTDEV_MEMORY_SIZE)),)
+        self.memory = ((TESTDEV_MEMORY, TESTDEV_MEMORY_SIZE, self._store),)
 
     def reset(self) -> None:
         """Lines down, the four bytes zero; the 64 KiB stay."""
@@ -52,6 +55,8 @@ class PcTestdev:
 
 class Store:
     """*size* bytes that are kept."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("bytes",)
 
     def __init__(self, size: int) -> None:
         self.bytes = bytearray(size)
@@ -66,6 +71,8 @@ class Store:
 
 class Latch(Store):
     """The four bytes behind two addresses."""
+
+    STATE = ()
 
     def __init__(self) -> None:
         super().__init__(4)

@@ -11,6 +11,8 @@ from pyvmm.trace import OFF, Channel
 class PostPort:
     """Keeps the last byte written."""
 
+    STATE = ("code",)
+
     def __init__(self, trace: Channel = OFF) -> None:
         self._trace = trace
         self.code = 0

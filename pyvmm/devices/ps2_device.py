@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 PS2_RET_ACK: Final = 0xFA
 PS2_RET_NAK: Final = 0xFE
@@ -32,6 +32,8 @@ def _unplugged() -> None:
 
 class Ps2Device:
     """A device on a PS/2 cable. `write`, `take` and `taken` are the cable, and the controller's to call."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("_answers", "_reports", "_taken_report", "_last_sent")
 
     def __init__(self) -> None:
         self.data_ready: Callable[[], None] = _unplugged

@@ -82,6 +82,13 @@ class Ps2Keyboard(Ps2Device):
     nothing is lost, however slow the guest.
     """
 
+    # fmt: off
+    STATE = (
+        "leds", "_emptied", "_down", "_owed", "_command", "_scanning", "_set", "_repeat_option", "_all_keys",
+        "_key_types", "_overrun", "_row", "_pausing", "_repeat_key", "_repeat_code", "_repeat_timer", "_pause_timer",
+    )
+    # fmt: on
+
     def __init__(self, clock: Clock, leds: Callable[[int], None] = _ignore_leds, trace: Channel = OFF) -> None:
         super().__init__()
         self.on_room: Callable[[], None] | None = None
@@ -91,15 +98,17 @@ class Ps2Keyboard(Ps2Device):
         self._trace = trace
         self._repeat_timer = clock.timer(self._repeat)
         self._pause_timer = clock.timer(self._end_pause)
-        self._emptied = clock.now()  # when the guest read the last code
         self._down: dict[int, bytes] = {}  # each key that is held, and the break code its release sends
         self._owed: deque[bytes] = deque()  # break codes that found no room; at most one for a key
+        self._repeat_code = b""
         self.leds = 0
         self._power_on()
 
     def _power_on(self) -> None:
         self._command = 0
         self._scanning = True
+        self._emptied = self._clock.now()  # when the guest read the last code
+        self._last_sent = PS2_RET_BAT
         self._defaults()
 
     def _defaults(self) -> None:
@@ -257,6 +266,7 @@ class Ps2Keyboard(Ps2Device):
 
     def _stop_repeat(self) -> None:
         self._repeat_key = -1
+        self._repeat_code = b""
         self._repeat_timer.cancel()
 
     @property

@@ -100,6 +100,13 @@ def _double(value: int) -> int:
 class Ps2Mouse(Ps2Device):
     """A mouse on a PS/2 cable. Movement and wheel count as Linux's REL_X, REL_Y and REL_WHEEL do: right, down, up."""
 
+    # fmt: off
+    STATE = (
+        "buttons", "identity", "rate", "resolution", "_rates", "_wrap", "_command", "_remote", "_scale21", "_enabled",
+        "_told", "_waiting", "_sample_timer", "_movement",
+    )
+    # fmt: on
+
     def __init__(self, clock: Clock, trace: Channel = OFF) -> None:
         super().__init__()
         self._clock = clock
@@ -112,6 +119,7 @@ class Ps2Mouse(Ps2Device):
         self.identity = ID_STANDARD
         self._rates: tuple[int, ...] = ()
         self._wrap = False
+        self._last_sent = PS2_RET_BAT
         self._defaults()
 
     def _defaults(self) -> None:
@@ -137,6 +145,19 @@ class Ps2Mouse(Ps2Device):
         self._taken_report = False
         self.buttons = 0
         self._power_on()
+
+    @property
+    def _movement(self) -> list[tuple[int, int, int, int, int, bool]]:
+        """The samples, as a snapshot keeps them."""
+        return [(s.x, s.y, s.z, s.over, s.buttons, s.changed) for s in self._samples]
+
+    @_movement.setter
+    def _movement(self, saved: list[tuple[int, int, int, int, int, bool]]) -> None:
+        self._samples.clear()
+        for x, y, z, over, buttons, changed in saved:
+            sample = _Sample(buttons)
+            sample.x, sample.y, sample.z, sample.over, sample.changed = x, y, z, over, changed
+            self._samples.append(sample)
 
     # The hand
 

@@ -26,6 +26,8 @@ RCR_FULL_RST: Final = 0x08
 class ResetControl:
     """*hard_reset* starts the whole machine again, *soft_reset* only the processors."""
 
+    STATE = ("_rcr",)
+
     def __init__(self, hard_reset: Callable[[], None], soft_reset: Callable[[], None], trace: Channel = OFF) -> None:
         self._hard_reset = hard_reset
         self._soft_reset = soft_reset

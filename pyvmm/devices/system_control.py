@@ -36,6 +36,8 @@ REFRESH_PERIOD: Final = 15_085
 class SystemControlA:
     """Port 0x92. *reset* resets the processor; *a20* is told of each change of the A20 gate, which starts open."""
 
+    STATE = ("_value",)
+
     def __init__(self, reset: Callable[[], None], a20: Callable[[bool], None], trace: Channel = OFF) -> None:
         self._reset = reset
         self._a20 = a20
@@ -67,6 +69,8 @@ class SystemControlB:
 
     *speaker*, if given, is told of each change of the speaker data bit.
     """
+
+    STATE = ("_value", "_nmi")
 
     def __init__(
         self,

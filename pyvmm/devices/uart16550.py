@@ -115,6 +115,14 @@ class Uart16550:
     The modem at the other end is connected and ready: CTS, DSR and DCD are up.
     """
 
+    # fmt: off
+    STATE = (
+        "_modem", "_dl", "_scr", "_rbr", "_ier", "_fcr", "_lcr", "_mcr", "_lines", "_deltas", "_errors", "_flawed",
+        "_fifo", "_depth", "_trigger", "_starved", "_looked", "_idle_polls", "_thre_pending", "_thre_count",
+        "_thre_timer", "_timed_out", "_timeout_deadline", "_timeout_armed", "_timeout_timer",
+    )
+    # fmt: on
+
     def __init__(self, irq: Irq, transmit: Callable[[bytes], None], clock: Clock, trace: Channel = OFF) -> None:
         self._irq = irq
         self._transmit = transmit
@@ -155,6 +163,11 @@ class Uart16550:
         self._timeout_timer.cancel()
         self._thre_timer.cancel()
         self._update()
+        self._tell_room()
+
+    def tell_room(self) -> None:
+        """After a load, once all is back: whoever waits for on_room with bytes left over is called."""
+        self._starved = True
         self._tell_room()
 
     # The host's side

@@ -127,6 +127,13 @@ class VgaText:
     one, every look at the screen takes the memory as changed.
     """
 
+    # fmt: off
+    STATE = (
+        "_memory", "_seq", "_crtc", "_gfx", "_atc", "_misc", "_feature", "_seq_index", "_crtc_index", "_gfx_index",
+        "_atc_index", "_atc_data_next", "_dac", "_dac_mask", "_dac_index", "_dac_reading", "_dac_latch",
+    )
+    # fmt: on
+
     def __init__(
         self,
         memory: memoryview,
@@ -160,6 +167,10 @@ class VgaText:
         self._dac_index = 0
         self._dac_reading = False
         self._dac_latch: list[int] = []
+        self._generation += 1
+
+    def restored(self) -> None:
+        """After a load: the picture is another."""
         self._generation += 1
 
     # What the guest reaches
