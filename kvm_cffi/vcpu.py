@@ -320,8 +320,9 @@ class Vcpu:
         self._set_bytes("KVM_SET_XSAVE", "struct kvm_xsave", data)
 
     def get_xcrs(self) -> bytes:
-        """KVM_GET_XCRS: struct kvm_xcrs as bytes."""
-        return self._get_bytes("KVM_GET_XCRS", "struct kvm_xcrs")
+        """KVM_GET_XCRS: struct kvm_xcrs as bytes; empty where the host's processor has no XSAVE, and so no XCR."""
+        data = self._get_bytes("KVM_GET_XCRS", "struct kvm_xcrs")
+        return data if int.from_bytes(data[:4], "little") else b""
 
     def set_xcrs(self, data: bytes) -> None:
         """KVM_SET_XCRS: what get_xcrs gave."""

@@ -93,7 +93,7 @@ def load(vcpu: Vcpu, state: VcpuState) -> None:
     vcpu.set_sregs(state.sregs)
     if state.xsave is not None:
         vcpu.set_xsave(state.xsave)
-    if state.xcrs is not None:
+    if state.xcrs:
         vcpu.set_xcrs(state.xcrs)
     if state.debugregs is not None:
         vcpu.set_debugregs(state.debugregs)
