@@ -30,13 +30,24 @@ def guest() -> Iterator[Guest]:
         kernel=CLOUD_KERNEL,
         initrd=INITRAMFS_CLOUD,
         cmdline="console=ttyS0 quiet",
+        virtio_input="standard",
         rng=True,
-        virtio_input="none",
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)
         guest.expect("# ")
         yield guest
+
+
+EXITS = 1300
+"""Exits to userspace until userspace, with the devices that `pyvmm run` has by default."""
+EXITS_OF_A_FUNCTION = 300
+"""What one more virtio function adds: Linux looks for each capability from the start of the list, two exits a look."""
+
+
+def test_exits_to_userspace_are_few(guest: Guest) -> None:
+    """Most of them once were looks at PCI buses that there are not; scripts/bench boot-exits says what they are for."""
+    assert 500 < guest.exits < EXITS + EXITS_OF_A_FUNCTION
 
 
 def test_ram_goes_on_above_4_gib(guest: Guest) -> None:

@@ -88,6 +88,8 @@ class Guest(Transcript):
     def __init__(self, config: MachineConfig) -> None:
         super().__init__(f"{config.kernel} {config.cmdline}")
         self.trace: list[str] = []
+        self.exits = 0
+        """How often the guest has gone to userspace until its first line."""
         self.machine = Machine(config, lambda ns, channel, message: self.trace.append(f"{channel} {message}"))
         self.machine.serial.add(self.feed)
         input_end, self._input = os.pipe()
@@ -101,6 +103,11 @@ class Guest(Transcript):
             thread.call(partial(os.sched_setaffinity, 0, {number % (os.cpu_count() or 1)}))
         self.machine.events.add(lambda event: self.feed(b"") if event.kind == "ended" else None)
         self.machine.start()
+
+    def feed(self, data: bytes) -> None:
+        super().feed(data)
+        if not self.exits and USERSPACE.encode() in self._received[-2 * len(USERSPACE) :]:
+            self.exits = sum(vcpu.exits for vcpu in self.machine.vcpus)
 
     @property
     def outcome(self) -> Outcome | None:
