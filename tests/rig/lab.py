@@ -12,6 +12,7 @@ PYVMM = ROOT / ".venv" / "bin" / "pyvmm"
 GUESTS26 = Path(os.environ.get("PYVMM_GUESTS26") or ROOT.parent / "shared" / "guests26")
 
 CLOUD_KERNEL = CACHE / "guest" / "vmlinuz-cloud"
+TRIXIE_KERNEL = CACHE / "guest" / "vmlinuz-trixie"  # Debian 13's, 6.12
 GENERIC_KERNEL = CACHE / "guest" / "vmlinuz-generic"
 GENERIC_VMLINUX = CACHE / "lab" / "vmlinux"  # the same, unpacked: an ELF file with a PVH note
 INITRAMFS = CACHE / "guest" / "initramfs.gz"  # busybox alone
