@@ -61,6 +61,7 @@ class Life:
         self._started = False
         self._ended = threading.Event()
         self._standing = False
+        self._reset_asked = False
 
     def adopt(
         self,
@@ -90,7 +91,8 @@ class Life:
         current = threading.current_thread()
         return current is self._thread or any(thread.is_current for thread in self.cpus.threads)
 
-    def _outside(self, what: str) -> None:
+    def outside(self, what: str) -> None:
+        """Raises UserError where *what*, which waits for the machine, is called inside it."""
         if self.inside:
             raise UserError(f"{what} waits for the machine, so a device or callback of the machine cannot call it")
 
@@ -127,14 +129,18 @@ class Life:
         self.loop.post(_nothing)
 
     def _result(self, future: Future[T], timeout: float | None) -> T:
-        while True:
+        while not future.done():
             try:
                 return future.result(LOOK_S * 50 if timeout is None else timeout)
             except FutureTimeout:
-                if timeout is not None or future.done():
+                if future.done():
+                    break
+                if timeout is not None:
+                    future.cancel()  # or it would run later, when nobody waits
                     raise
                 if not self._thread.is_alive() and not future.done():
                     raise UserError("the machine has ended") from None
+        return future.result()
 
     # From start to end
 
@@ -154,7 +160,7 @@ class Life:
 
     def run(self, timeout: float | None = None) -> Outcome:
         """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""
-        self._outside("run()")
+        self.outside("run()")
         expired = self.loop.timer(lambda: self.end(Outcome(End.TIMEOUT, message=f"after {timeout:g} s")))
         self.start()
         if timeout is not None:
@@ -173,7 +179,7 @@ class Life:
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Until *condition*, asked under the machine lock, is true; False if *timeout* seconds pass or the guest ends
         before."""
-        self._outside("wait()")
+        self.outside("wait()")
         self.start()
         deadline = self.loop.now() + int(timeout * 1e9)
         while True:
@@ -220,7 +226,10 @@ class Life:
                 while self._changes:
                     self._changes.popleft()()
         except BaseException as error:
-            self._on_error(error)
+            try:
+                self._on_error(error)
+            finally:
+                self.fail(error)  # nothing, where the machine has its outcome
         finally:
             self.cpus.stop()
             self.cpus.join()
@@ -254,7 +263,7 @@ class Life:
         if not wait:
             self.queue(lambda: self._pause(reason))
             return
-        self._outside("pause()")
+        self.outside("pause()")
         self.change(lambda: self._pause(reason))
 
     def resume(self, reason: str = "user", wait: bool = True) -> None:
@@ -262,7 +271,7 @@ class Life:
         if not wait:
             self.queue(lambda: self._resume(reason))
             return
-        self._outside("resume()")
+        self.outside("resume()")
         self.change(lambda: self._resume(reason))
 
     @property
@@ -271,6 +280,8 @@ class Life:
         return tuple(self._reasons)
 
     def _pause(self, reason: str) -> None:
+        if self.outcome is not None:
+            return
         first = not self._reasons
         if self._started and first and self.outcome is None:
             self._stand_still()
@@ -309,8 +320,10 @@ class Life:
     def reset(self, how: str = "reset()") -> None:
         """Reset the machine in place; from a callback it is queued, and the guest executes nothing more before it."""
         if self.inside:
-            self.cpus.hold()
-            self.queue(lambda: self._reset(how))
+            if not self._reset_asked:  # each vCPU that is out of KVM_RUN may ask
+                self._reset_asked = True
+                self.cpus.hold()
+                self.queue(lambda: self._reset(how))
         else:
             self.change(lambda: self._reset(how))
 
@@ -318,13 +331,18 @@ class Life:
         if self.outcome is not None:
             return
         paused = self._standing
-        if self._started:
-            self.cpus.hold()
-            self.cpus.wait_until_standing()
-        if self.outcome is not None:
-            return
-        self._restart()
-        self._emit("reset", how)
+        try:
+            if self._started:
+                self.cpus.hold()
+                self.cpus.wait_until_standing()
+            if self.outcome is not None:
+                return
+            self._restart()
+            self._reset_asked = False
+            self._emit("reset", how)
+        except BaseException as error:  # half a machine does not go on
+            self._on_error(error)
+            raise
         if paused:
             with self.lock:
                 self._time.stop()  # what stands still from now on is the time of the new start

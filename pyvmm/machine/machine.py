@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pyvmm.screen.screen import Screen
 
 T = TypeVar("T")
+_numbers = count(1)
 
 
 class Machine:
@@ -103,6 +105,7 @@ class Machine:
     @contextmanager
     def paused(self, reason: str = "script") -> Iterator[None]:
         """The machine stands still inside."""
+        reason = f"{reason} {next(_numbers)}"  # its own: another's that ends first does not let this one go on
         self.life.pause(reason)
         try:
             yield
@@ -155,6 +158,7 @@ class Machine:
 
     def close(self) -> None:
         """End it if it has not ended, and give everything back: threads, descriptors, memory."""
+        self.life.outside("close()")
         self.end()
         self._built.close()
 

@@ -189,7 +189,7 @@ class PciDevice:
         """The function is plugged in: `slot`, `dma` and `trace` are there."""
 
     def close(self) -> None:
-        """The device is thrown away: the machine ends, or a reset makes a new one. Give back files, sockets, processes.
+        """The device is thrown away: the machine has ended. Give back files, sockets, processes.
 
         Called once, under the machine lock, after the last access; nothing of the machine is to be used any more.
         """

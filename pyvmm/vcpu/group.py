@@ -18,7 +18,7 @@ from pyvmm.vcpu import state
 from pyvmm.vcpu.cpuid import with_apic_id
 from pyvmm.vcpu.exits import ExitHandler
 from pyvmm.vcpu.observer import Observer
-from pyvmm.vcpu.registers import hide_local_apic, set_mtrrs
+from pyvmm.vcpu.registers import MTRRS, hide_local_apic, set_mtrrs
 from pyvmm.vcpu.thread import InterruptController, VcpuThread
 
 PATIENCE: Final = 10.0
@@ -158,7 +158,7 @@ class VcpuGroup:
 
     def save(self) -> list[state.VcpuState]:
         """The state of each."""
-        indices = self._system.get_msr_index_list()
+        indices = [*self._system.get_msr_index_list(), *MTRRS]
         return [state.save(vcpu, indices) for vcpu in self.vcpus]
 
     def load(self, states: list[state.VcpuState]) -> None:

@@ -12,6 +12,9 @@ APIC_BASE_ENABLE = 1 << 11
 APIC_SPIV, APIC_LVT0, APIC_LVT1 = 0xF0, 0x350, 0x360
 """Local APIC registers: spurious vector, LINT0, LINT1 (Intel SDM volume 3, table 11-1)."""
 MSR_MTRRdefType = 0x2FF
+MTRRS = (*range(0x200, 0x210), 0x250, 0x258, 0x259, *range(0x268, 0x270), MSR_MTRRdefType)
+"""Variable and fixed ranges and the default type (Intel SDM volume 3, 12.11.2), which KVM_GET_MSR_INDEX_LIST leaves
+out."""
 MTRR_ENABLED_WRITE_BACK = 0x806
 """MTRRs on, everything write-back, as firmware leaves RAM (Intel SDM volume 3, 12.11.2.1)."""
 

@@ -120,6 +120,7 @@ def test_2_6_20_has_a_shell_on_the_serial_port(guests26: Path, irqchip: Irqchip)
         cmdline="console=ttyS0 root=/dev/ram0 rw init=/bin/sh",
         irqchip=irqchip,
         virtio_input="none",
+        no_reboot=True,
     )
     with Guest(config) as guest:
         guest.expect("/ # ")

@@ -129,6 +129,7 @@ def test_without_acpi_the_mp_table_is_enough() -> None:
         cmdline="console=ttyS0 quiet acpi=off pci=nomsi",
         rng=True,
         virtio_input="none",
+        no_reboot=True,
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)
