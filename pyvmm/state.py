@@ -12,7 +12,7 @@ save() gives {"on": True, "timer": 1500, …}, load() puts it back. What an attr
     bytearray, memoryview                          bytes; a memoryview keeps its length
     a timer (clock.Timer)                          its deadline, on the guest's clock, or None
     something that has STATE of its own            {name: value}; a list, tuple or dict of them: one by one
-    a property with a setter                       what it gives
+    a property                                     what it gives, which its setter is given
 
 What else a part holds (a clock, a line, a callback) is a wire, and stays. A part whose state lies elsewhere, in the
 kernel, has save() and load(saved) instead. Two hooks may be there: drain() is called before a save, to end what is
@@ -140,10 +140,6 @@ def _is_timer(value: object) -> TypeGuard[Timer]:
     return hasattr(value, "deadline") and hasattr(value, "arm") and hasattr(value, "cancel")
 
 
-def _is_property(kind: type, name: str) -> bool:
-    return isinstance(getattr(kind, name, None), property)
-
-
 def _attributes(part: object) -> Iterator[tuple[str, Any]]:
     kind = type(part)
     for name in names(kind):
@@ -220,8 +216,9 @@ def _put_part(part: Any, saved: Plain, hooks: Hooks) -> None:
         if not isinstance(saved, dict) or saved.keys() != set(wanted):
             raise StateError(f"what was saved is not the state of this version's {kind.__name__}")
         for name in wanted:
-            if _is_property(kind, name):
-                setattr(part, name, _plain(saved[name]))
+            if isinstance(attribute := getattr(kind, name, None), property):
+                if attribute.fset is not None:
+                    setattr(part, name, _plain(saved[name]))
                 continue
             current = getattr(part, name)
             value = with_name(f"{kind.__name__}.{name}", _put, current, saved[name], hooks)

@@ -12,6 +12,7 @@ from pyvmm.pci.device import PciDevice
 
 class Idio16(PciDevice):
     vendor_id, device_id, class_code, interrupt_pin = 0x494F, 0x0DC8, 0x118000, 1
+    STATE = ("lines", "enabled", "changed")  # what a snapshot keeps
 
     def __init__(self) -> None:
         super().__init__()

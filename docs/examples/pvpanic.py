@@ -15,6 +15,7 @@ PVPANIC_CRASH_LOADED = 2
 
 class PvPanic(PciDevice):
     vendor_id, device_id, class_code, revision_id = 0x1B36, 0x0011, 0x088000, 1
+    STATE = ()  # a snapshot has nothing to keep of it
 
     def __init__(self, events: int = PVPANIC_PANICKED | PVPANIC_CRASH_LOADED) -> None:
         super().__init__()

@@ -17,8 +17,10 @@ Span = tuple[int, int]
 class Claim(Protocol):
     """A BAR's wish to answer some addresses."""
 
-    def place(self, base: int, spans: Iterable[Span]) -> None:
-        """Offset 0 is at *base*, and of the addresses *spans* are wanted; it takes effect at the next Slot.apply()."""
+    def place(self, base: int, spans: Iterable[Span]) -> bool:
+        """Offset 0 is at *base*, and of the addresses *spans* are wanted; it takes effect at the next Slot.apply().
+
+        False if that is where it was placed last."""
 
     def release(self) -> None:
         """Answer nowhere any more, for good."""

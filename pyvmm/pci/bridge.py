@@ -53,6 +53,7 @@ class PciBridge(PciDevice):
     header_type = PCI_HEADER_TYPE_BRIDGE
     class_code = PCI_CLASS_BRIDGE_PCI
     child: PciBus
+    STATE = ()
     reserved_buses = 0
     """Bus numbers that firmware keeps for bridges that are plugged in later, beyond those behind it at the start."""
 
@@ -137,10 +138,9 @@ class PciBridge(PciDevice):
         for device in list(self.child.functions.values()):
             device.reset_function()
 
-    def place_bars(self) -> None:
-        super().place_bars()
-        for device in list(self.child.functions.values()):
-            device.place_bars()
+    def place_bars(self) -> bool:
+        behind = [device.place_bars() for device in list(self.child.functions.values())]
+        return super().place_bars() or any(behind)
 
     def bus_master_changed(self, enabled: bool) -> None:
         for device in list(self.child.functions.values()):
@@ -187,8 +187,8 @@ class BridgedClaim:
         self._io = io
         self._claim = claim
 
-    def place(self, base: int, spans: Iterable[Span]) -> None:
-        self._claim.place(base, [part for span in spans for part in self._bridge.window(self._io, *span)])
+    def place(self, base: int, spans: Iterable[Span]) -> bool:
+        return self._claim.place(base, [part for span in spans for part in self._bridge.window(self._io, *span)])
 
     def release(self) -> None:
         self._claim.release()

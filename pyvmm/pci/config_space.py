@@ -19,6 +19,8 @@ from pyvmm.pci.regs import (
 class ConfigSpace:
     """The configuration space of one function: 256 bytes, or 4096 for PCI Express."""
 
+    STATE = ("data",)
+
     def __init__(self, size: int = PCI_CFG_SPACE_SIZE) -> None:
         if size not in (PCI_CFG_SPACE_SIZE, PCI_CFG_SPACE_EXP_SIZE):
             raise ValueError(f"configuration space is 256 or 4096 bytes, not {size}")

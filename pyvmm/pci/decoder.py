@@ -44,10 +44,11 @@ class AddressClaim:
         self.visible: tuple[Span, ...] = ()
         self.doorbells: list[_ClaimDoorbell] = []
 
-    def place(self, base: int, spans: Iterable[Span]) -> None:
+    def place(self, base: int, spans: Iterable[Span]) -> bool:
         """Move; it takes effect at the decoder's next apply()."""
-        self.base = base
-        self.spans = tuple(spans)
+        before = self.base, self.spans
+        self.base, self.spans = base, tuple(spans)
+        return before != (self.base, self.spans)
 
     def add_doorbell(self, offset: int, doorbell: Doorbell) -> None:
         """A doorbell at *offset*; it follows the claim from the next apply() on."""

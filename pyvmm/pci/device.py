@@ -95,6 +95,8 @@ class PciDevice:
     """0: the function uses no INTx; 1 to 4: INTA to INTD."""
     header_type: ClassVar[int] = PCI_HEADER_TYPE_NORMAL
     config_size: ClassVar[int] = PCI_CFG_SPACE_SIZE
+    STATE: ClassVar[tuple[str, ...]] = ("config", "intx_level", "_intx_line", "_was_master", "msi", "msix")
+    """What a snapshot keeps, see pyvmm/state.py: each class that is derived names the attributes that it adds."""
 
     def __init__(self) -> None:
         self.config = ConfigSpace(self.config_size)
@@ -290,14 +292,15 @@ class PciDevice:
             self.place_bars()
             self.slot.apply()
 
-    def place_bars(self) -> None:
-        """Say where the BARs are, without applying it yet."""
-        command = self.command
+    def place_bars(self) -> bool:
+        """Say where the BARs are, without applying it yet; whether one has moved."""
+        command, moved = self.command, False
         for bar in self.bars.values():
             if bar.claim is not None:
                 base = bar.address(self.config)
                 enabled = base and command & (PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY)
-                bar.claim.place(base, ((base, base + bar.size),) if enabled else ())
+                moved = bar.claim.place(base, ((base, base + bar.size),) if enabled else ()) or moved
+        return moved
 
     def reset_function(self) -> None:
         """A bus reset: configuration space and device back to their reset values."""
@@ -310,6 +313,14 @@ class PciDevice:
             self.msix.reset()
         self.update_bus_master()
         self.update_decode()
+
+    def restored(self) -> None:
+        """After a load: BARs and messages are where configuration space says. A device that overrides it calls this."""
+        if self.slot is not None and self.place_bars():
+            self.slot.apply()
+        for messages in (self.msi, self.msix):
+            if messages:
+                messages.sync()
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ from pyvmm.clock import Clock
 from pyvmm.irq import Irq, LevelIrq, SharedLine
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.bar import Bar
-from pyvmm.pci.bridge import bridges
+from pyvmm.pci.bridge import PciBridge, bridges
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.device import PciDevice
@@ -47,6 +47,8 @@ class PciHost:
     into the Interrupt Line registers as firmware would put them there. *reset_control* answers bytes at 0xCF9. By
     *defer* a function puts off what would hold the guest for long.
     """
+
+    STATE = ("config_ports",)
 
     name = "root complex"
     bus_master = True
@@ -144,6 +146,18 @@ class PciHost:
             buses += (bridge.child for bridge in bridges(bus))
         return found
 
+    def parts(self) -> list[tuple[str, PciDevice]]:
+        """Every function by its place, which no guest can change: "0a.0", and behind a bridge "10.0/00.0"."""
+        found: list[tuple[str, PciDevice]] = []
+        buses = [("", self.root)]
+        for path, bus in buses:
+            for devfn, function in sorted(bus.functions.items()):
+                place = f"{path}{devfn >> 3:02x}.{devfn & 7}"
+                found.append((place, function))
+                if isinstance(function, PciBridge):
+                    buses.append((f"{place}/", function.child))
+        return found
+
     def reset(self) -> None:
         """A platform reset: every function and the address register."""
         for function in self.all_functions():
@@ -165,6 +179,8 @@ class PciHost:
 
 class ConfigPorts:
     """The Device at ports 0xCF8–0xCFF (8 ports): configuration mechanism #1."""
+
+    STATE = ("_address",)
 
     def __init__(self, host: PciHost, reset_control: Device | None) -> None:
         self._host = host

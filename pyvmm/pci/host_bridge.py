@@ -30,6 +30,7 @@ class HostBridge(PciDevice):
     vendor_id = PCI_VENDOR_ID_INTEL
     device_id = PCI_DEVICE_ID_INTEL_Q35_HB
     class_code = PCI_CLASS_BRIDGE_HOST
+    STATE = ()
 
     def __init__(self, ecam_base: int | None = None, ecam_buses: int = 256) -> None:
         super().__init__()

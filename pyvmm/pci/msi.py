@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from pyvmm.pci.config_space import ConfigSpace
 from pyvmm.pci.regs import (
@@ -151,6 +151,8 @@ class _Vector:
 class Messages:
     """What MSI and MSI-X have in common: vectors that a router delivers once the function is on a bus."""
 
+    STATE: ClassVar[tuple[str, ...]] = ("pending",)
+
     def __init__(self, config: ConfigSpace, count: int, bus_master: Callable[[], bool], write: WriteMessage) -> None:
         self._config = config
         self._bus_master = bus_master
@@ -180,6 +182,16 @@ class Messages:
     def enabled(self) -> bool:
         raise NotImplementedError
 
+    @property
+    def pending(self) -> int:
+        """Which vectors wait to be sent: bit n for vector n."""
+        return sum(1 << n for n, vector in enumerate(self._vectors) if vector.pending)
+
+    @pending.setter
+    def pending(self, bits: int) -> None:
+        for n, vector in enumerate(self._vectors):
+            vector.pending = bool(bits >> n & 1)
+
     def drop_pending(self) -> None:
         """Forget the messages that wait: the function is no longer in the state that they told of."""
         for vector in self._vectors:
@@ -188,6 +200,8 @@ class Messages:
 
 class Msi(Messages):
     """The MSI capability: 1 to 32 vectors, one address, data that differs in its low bits."""
+
+    STATE = ()
 
     def __init__(
         self,
@@ -248,8 +262,7 @@ class Msi(Messages):
 
     def _show_pending(self) -> None:
         if self._mask:
-            bits = sum(1 << n for n, vector in enumerate(self._vectors) if vector.pending)
-            self._config.set(self.offset + self._mask + 4, 4, bits)
+            self._config.set(self.offset + self._mask + 4, 4, self.pending)
 
 
 class Msix(Messages):
@@ -257,6 +270,8 @@ class Msix(Messages):
 
     The table is at offset 0 of the BAR, the pending bits at *pba*; 1 to 2048 vectors.
     """
+
+    STATE = ("_table",)
 
     def __init__(
         self,

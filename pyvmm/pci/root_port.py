@@ -32,6 +32,7 @@ class RootPort(PciBridge):
     device_id = PCI_DEVICE_ID_INTEL_Q35_PEG
     interrupt_pin = 1
     config_size = PCI_CFG_SPACE_EXP_SIZE
+    STATE = ()
 
     def __init__(self, port: int = 0) -> None:
         super().__init__()

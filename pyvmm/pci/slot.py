@@ -62,8 +62,10 @@ class FakeClaim:
         self.spans: tuple[Span, ...] = ()
         self.released = False
 
-    def place(self, base: int, spans: Iterable[Span]) -> None:
+    def place(self, base: int, spans: Iterable[Span]) -> bool:
+        before = self.base, self.spans
         self.base, self.spans = base, tuple(spans)
+        return before != (self.base, self.spans)
 
     def release(self) -> None:
         self.spans, self.released = (), True

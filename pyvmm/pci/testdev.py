@@ -36,6 +36,8 @@ _HEADER: Final = struct.Struct("<B B 2x I I I")
 class IoTest:
     """One test: a byte at *offset* of its BAR."""
 
+    STATE = ("count",)
+
     def __init__(self, number: int, name: str, offset: int) -> None:
         self.number = number
         self.name = name
@@ -86,6 +88,7 @@ class PciTestdev(PciDevice):
 
     vendor_id, device_id, class_code = 0x1B36, 0x0005, 0x00FF00
     subsystem_vendor_id, subsystem_id = 0x1AF4, 0x1100
+    STATE = ("_running", "_tests")
 
     def __init__(self, membar: int = 0) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ class PciTestdev(PciDevice):
             raise ValueError(f"membar is a number of bytes, not {membar}")
         self.current: IoTest | None = None
         names = enumerate(f"{space}-{name}" for space in ("mmio", "portio") for name in TESTS)
-        tests = [
+        tests = self._tests = [
             IoTest(number, name, number + (MEMORY_SIZE if number < len(TESTS) else IO_SIZE) // 2)
             for number, name in names
         ]
@@ -114,5 +117,16 @@ class PciTestdev(PciDevice):
         if self.current is test:
             test.count += 1
 
+    @property
+    def _running(self) -> int | None:
+        """The number of the current test."""
+        return None if self.current is None else self.current.number
+
+    @_running.setter
+    def _running(self, number: int | None) -> None:
+        self.current = None if number is None else self._tests[number]
+
     def reset(self) -> None:
         self.current = None
+        for test in self._tests:
+            test.count = 0

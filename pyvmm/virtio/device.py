@@ -40,6 +40,8 @@ class VirtioDevice:
     """The PCI class on a PCI transport."""
     features: int = RING_FEATURES
     """The feature bits to offer, those of the ring (section 6) included."""
+    STATE: ClassVar[tuple[str, ...]] = ("queues", "driver_features", "driver_ok", "config")
+    """What a snapshot keeps, see pyvmm/state.py: each class that is derived names the attributes that it adds."""
     config: bytes | bytearray = b""
     """The device configuration structure, for a device that does not override config_read."""
 

@@ -113,6 +113,11 @@ class VirtioInput(VirtioDevice):
     product: ClassVar[int]
     subsystem_ids: ClassVar[Mapping[str, int]]
     standard_version: ClassVar[int] = 1
+    # fmt: off
+    STATE: ClassVar[tuple[str, ...]] = (
+        "_select", "_subsel", "_leds", "_state", "_shown", "_backlog", "_backlog_bytes", "_dirty",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -304,6 +309,7 @@ class VirtioKeyboard(VirtioInput):
     product = 1
     subsystem_ids: ClassVar = {"aero": 0x0010, "standard": 0x1100}
     class_code = 0x090000
+    STATE = ()
 
     def _capabilities(self, aero: bool) -> dict[int, Iterable[int]]:
         leds = (LED_NUML, LED_CAPSL, LED_SCROLLL)
@@ -325,6 +331,7 @@ class VirtioMouse(VirtioInput):
     subsystem_ids: ClassVar = {"aero": 0x0011, "standard": 0x1100}
     standard_version = 2
     class_code = 0x090200
+    STATE = ()
 
     def _capabilities(self, aero: bool) -> dict[int, Iterable[int]]:
         buttons = {BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA}
@@ -357,6 +364,7 @@ class VirtioTablet(VirtioInput):
     subsystem_ids: ClassVar = {"aero": 0x0012, "standard": 0x1100}
     standard_version = 2
     class_code = 0x098000
+    STATE = ()
 
     def _capabilities(self, aero: bool) -> dict[int, Iterable[int]]:
         buttons = {BTN_LEFT, BTN_RIGHT, BTN_MIDDLE, BTN_SIDE, BTN_EXTRA}

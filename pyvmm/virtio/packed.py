@@ -7,6 +7,7 @@ driver event, device event   le16 off_wrap, le16 flags: when that side wants to 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.memory import GuestMemory
@@ -112,6 +113,17 @@ class PackedRing:
                 offset -= self.size
             return (self._next_used - offset - 1) & 0xFFFF < used
         return wanted != VRING_PACKED_EVENT_FLAG_DISABLE
+
+    def progress(self, held: Sequence[Chain]) -> tuple[int, ...]:
+        next_avail, wrap = self._next_avail - sum(chain.slots for chain in held), self._avail_wrap
+        if next_avail < 0:
+            next_avail, wrap = next_avail + self.size, wrap ^ 1
+        pushed = [number for word in self._pushed for number in word]
+        return next_avail, wrap, self._next_used, self._used_wrap, self._pushed_slots, *pushed
+
+    def go_on_at(self, progress: tuple[int, ...]) -> None:
+        self._next_avail, self._avail_wrap, self._next_used, self._used_wrap, self._pushed_slots, *pushed = progress
+        self._pushed = list(zip(pushed[::2], pushed[1::2], strict=True))
 
     def set_kicks(self, wanted: bool) -> None:
         if not wanted:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import ClassVar, Final
 
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import Doorbell
@@ -100,6 +100,12 @@ class VirtioPci(PciDevice):
     revision_id = 1
     subsystem_vendor_id = VIRTIO_PCI_VENDOR_ID
     interrupt_pin = 1
+    # fmt: off
+    STATE: ClassVar[tuple[str, ...]] = (
+        "device", "status", "isr", "config_generation", "_device_feature_select", "_driver_feature_select",
+        "_driver_features", "_config_vector", "_queue_select",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -154,6 +160,7 @@ class VirtioPci(PciDevice):
     def reset(self) -> None:
         """Status 0, or a bus reset: queues, features and interrupts go back to their initial state."""
         self.status = 0
+        self.config_generation = 0
         self._driver_features = 0
         self._device_feature_select = self._driver_feature_select = self._queue_select = 0
         self._config_vector = VIRTIO_MSI_NO_VECTOR
@@ -230,6 +237,23 @@ class VirtioPci(PciDevice):
                 self._start(queue)
             for queue in self.device.queues:
                 queue.kicked()
+
+    def restored(self) -> None:
+        """After a load: rings are where the registers say, as far as they had got. A kick that was on its way then is
+        lost, and so may be an interrupt that came after; a spurious one does no harm."""
+        super().restored()
+        if self.slot is None:
+            return
+        for queue in self.device.queues:
+            queue.resume(self.slot.memory, self._driver_features)
+        if any(queue.running for queue in self.device.queues):
+            self.slot.defer(self._look_again)
+
+    def _look_again(self) -> None:
+        for queue in self.device.queues:
+            if queue.running:
+                queue.kicked()
+                self.queue_interrupt(queue)
 
     # Queues and interrupts
 

@@ -65,6 +65,8 @@ class VirtQueue:
     is as if empty, and a call put off to the loop kicks it again.
     """
 
+    STATE = ("size", "enabled", "vector", "desc", "driver", "device", "paused", "progress")
+
     def __init__(self, index: int, max_size: int) -> None:
         self.index = index
         self.max_size = max_size
@@ -74,6 +76,7 @@ class VirtQueue:
         self.paused = False
         """True while the function may not do DMA."""
         self._ring: Ring | None = None
+        self._loaded: tuple[int, ...] | None = None
         self._held: deque[Chain] = deque()
         self._deferred = False
         self._left = TURN
@@ -91,22 +94,48 @@ class VirtQueue:
 
     def start(self, memory: GuestMemory, features: int) -> None:
         """Take the ring into use as the registers say; a ring that can't be one breaks the device."""
-        ring = PackedRing if features >> VIRTIO_F_RING_PACKED & 1 else SplitRing
         try:
-            if self.size > self.max_size:
-                raise QueueError(f"{self.size} entries where {self.max_size} is the most")
-            self._ring = ring(
-                memory,
-                self.size,
-                self.desc,
-                self.driver,
-                self.device,
-                indirect=bool(features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
-                event_idx=bool(features >> VIRTIO_RING_F_EVENT_IDX & 1),
-            )
+            self._ring = self._make_ring(memory, features)
             self.set_kicks(True)
         except QueueError as error:
             self.fail(str(error))
+
+    def _make_ring(self, memory: GuestMemory, features: int) -> Ring:
+        ring = PackedRing if features >> VIRTIO_F_RING_PACKED & 1 else SplitRing
+        if self.size > self.max_size:
+            raise QueueError(f"{self.size} entries where {self.max_size} is the most")
+        return ring(
+            memory,
+            self.size,
+            self.desc,
+            self.driver,
+            self.device,
+            indirect=bool(features >> VIRTIO_RING_F_INDIRECT_DESC & 1),
+            event_idx=bool(features >> VIRTIO_RING_F_EVENT_IDX & 1),
+        )
+
+    @property
+    def progress(self) -> tuple[int, ...] | None:
+        """How far the ring has been worked through, as a snapshot keeps it; None where it is not in use. Chains that
+        wait here are still in the ring then."""
+        return None if self._ring is None else self._ring.progress(self._held)
+
+    @progress.setter
+    def progress(self, loaded: tuple[int, ...] | None) -> None:
+        self.stop()
+        self._loaded = loaded
+
+    def resume(self, memory: GuestMemory, features: int) -> None:
+        """After a load: take the ring into use where it was, writing nothing."""
+        self.begin_turn()
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            try:
+                ring = self._make_ring(memory, features)
+                ring.go_on_at(loaded)
+                self._ring = ring
+            except QueueError as error:
+                self.fail(str(error))
 
     def stop(self) -> None:
         """Let go of the ring; its registers stay."""

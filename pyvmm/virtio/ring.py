@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import threading
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pyvmm.memory import GuestMemory, GuestMemoryError
@@ -101,6 +102,12 @@ class Ring(Protocol):
 
         Pop once more after asking: one may have come before the driver could know.
         """
+
+    def progress(self, held: Sequence[Chain]) -> tuple[int, ...]:
+        """How far both sides have got, as if the last chains popped, *held*, had not been."""
+
+    def go_on_at(self, progress: tuple[int, ...]) -> None:
+        """Be as far as another ring was."""
 
 
 class ChainBuilder:

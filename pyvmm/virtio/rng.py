@@ -23,6 +23,7 @@ class VirtioRng(VirtioDevice):
 
     device_id = VIRTIO_ID_RNG
     queue_sizes = (64,)
+    STATE = ()
 
     def __init__(self, entropy: Callable[[int], bytes] = os.urandom, trace: Channel = OFF) -> None:
         super().__init__(trace)

@@ -8,6 +8,7 @@ used         le16 flags, idx, {le32 id, len}[size], le16 avail_event      writte
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.memory import GuestMemory
@@ -96,6 +97,12 @@ class SplitRing:
             used_event = self._avail[2 + self.size]
             return (new - used_event - 1) & 0xFFFF < (new - old) & 0xFFFF
         return not self._avail[0] & VRING_AVAIL_F_NO_INTERRUPT
+
+    def progress(self, held: Sequence[Chain]) -> tuple[int, ...]:
+        return (self._next_avail - len(held)) & 0xFFFF, self._next_used, self._shown
+
+    def go_on_at(self, progress: tuple[int, ...]) -> None:
+        self._next_avail, self._next_used, self._shown = progress
 
     def set_kicks(self, wanted: bool) -> None:
         if self._event_idx:

@@ -35,6 +35,7 @@ class Board:
         self.clock = FakeClock()
         self.later: list[Callable[[], None]] = []
         self.resets = 0
+        self.reset_control = ResetControl(self._reset, self._reset)
         self.host = PciHost(
             self.memory_bus,
             self.io_bus,
@@ -45,7 +46,7 @@ class Board:
             defer=self.later.append,
             doorbells=self.doorbells if doorbells else None,
             trace=trace,
-            reset_control=ResetControl(self._reset, self._reset),
+            reset_control=self.reset_control,
         )
         self.io_bus.map(0xCF8, 8, self.host.config_ports)
         self.memory_bus.map(ECAM, 256 << 20, self.host.ecam)

@@ -9,10 +9,13 @@ from random import Random
 from typing import Any
 
 from pyvmm import state
-from pyvmm.bus import Device
+from pyvmm.bus import Bus, Device
 from pyvmm.clock import FakeClock, FakeTimer
-from pyvmm.irq import FakeIrq
+from pyvmm.irq import FakeIrq, LevelIrq
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.decoder import AddressClaim, AddressDecoder
+from pyvmm.pci.doorbell import FakeDoorbells
+from pyvmm.pci.msi import FakeMsiIrq, FakeMsiRouter
 from pyvmm.trace import Channel
 
 Access = tuple[int, int, int, int]
@@ -39,6 +42,10 @@ class Twin:
     memory: GuestMemory | None = None
     longest: int = 20_000_000
     """Nanoseconds that pass at once, at the most."""
+    firmware: Callable[[], object] = lambda: None
+    """What is done to it before a guest runs."""
+    later: list[Callable[[], None]] = field(default_factory=list)
+    """What it has put off to the loop."""
     let_go: Callable[[], object] = lambda: None
     """Whoever drives its inputs is reset."""
 
@@ -67,8 +74,18 @@ class Twin:
         deadlines = [timer.deadline for timer in self.clock.timers]
         return [line.level for line in self.lines], deadlines
 
+    def run_later(self) -> None:
+        """A few turns of the loop."""
+        for _ in range(5):
+            calls, self.later[:] = self.later[:], []
+            for call in calls:
+                call()
+
     def become(self, other: Twin) -> None:
-        """Take over the state of *other*, with clock, RAM and lines, as a machine does."""
+        """Take over the state of *other*, with clock, RAM and lines, as a machine does; nothing is left to be done
+        later."""
+        other.run_later()
+        self.run_later()
         self.clock.set(other.clock.now())
         if self.memory is not None and other.memory is not None:
             for gpa, length in other.memory.regions:
@@ -76,6 +93,7 @@ class Twin:
         for line, original in zip(self.lines, other.lines, strict=True):
             state.load(line, state.save(original))
         state.load(self.part, state.save(other.part))
+        self.later.clear()
 
 
 def random_accesses(seed: int, count: int) -> list[Access]:
@@ -89,6 +107,7 @@ def random_accesses(seed: int, count: int) -> list[Access]:
 
 def undeclared(part: object) -> Iterator[tuple[str, object]]:
     """("Class.attribute", what it holds) of every attribute that no STATE names, of the part and what it is made of."""
+    saved = _saved_things(part)
     seen: set[int] = set()
     waiting = [part]
     while waiting:
@@ -96,15 +115,24 @@ def undeclared(part: object) -> Iterator[tuple[str, object]]:
         if id(thing) in seen:
             continue
         seen.add(id(thing))
-        kind = type(thing)
-        try:
-            kept: tuple[str, ...] = () if hasattr(kind, "save") else state.names(kind)
-        except state.StateError:
-            kept = ()
+        kept = saved.get(id(thing), ())
         for name, value in _attributes(thing):
             waiting += _inner(value)
             if name not in kept:
-                yield f"{kind.__name__}.{name}", _shown(value)
+                yield f"{type(thing).__name__}.{name}", _shown(value)
+
+
+def _saved_things(part: object) -> dict[int, tuple[str, ...]]:
+    """What is saved with *part*, by id: the names of its attributes that are."""
+    found: dict[int, tuple[str, ...]] = {}
+    waiting = [part]
+    while waiting:
+        thing = waiting.pop()
+        if id(thing) not in found:
+            found[id(thing)] = state.names(type(thing))
+            for name in found[id(thing)]:
+                waiting += _inner(getattr(thing, name))
+    return found
 
 
 def _attributes(thing: object) -> Iterator[tuple[str, object]]:
@@ -115,7 +143,20 @@ def _attributes(thing: object) -> Iterator[tuple[str, object]]:
                 yield name, getattr(thing, name)
 
 
-_WIRES = (FakeClock, FakeTimer, FakeIrq, GuestMemory, Channel)
+_WIRES = (
+    FakeClock,
+    FakeTimer,
+    FakeIrq,
+    GuestMemory,
+    Channel,
+    Bus,
+    AddressDecoder,
+    AddressClaim,
+    FakeDoorbells,
+    FakeMsiRouter,
+    FakeMsiIrq,
+    LevelIrq,
+)
 
 
 def _inner(value: object) -> list[object]:

@@ -11,13 +11,26 @@ from hypothesis import strategies as st
 
 from pyvmm import state
 from tests.rig.chips import CHIPS
+from tests.rig.functions import FUNCTIONS
 from tests.rig.twins import Access, Twin, random_accesses, undeclared
 
-PARTS: dict[str, Callable[[int], Twin]] = {**CHIPS}
+PARTS: dict[str, Callable[[int], Twin]] = {**CHIPS, **FUNCTIONS}
 START = 1_000_000_000_000
 
+RING = {"SplitRing", "PackedRing", "Chain"}
 NOT_STATE = {
     "VgaText._generation": "says that the picture has changed; a load makes another",
+    "VirtQueue._ring": "made again of registers and progress",
+    "VirtQueue._held": "still in the ring for a snapshot, see progress",
+    "VirtQueue._deferred": "a call that the loop has",
+    "VirtQueue._left": "a load is followed by a kick, with which a turn begins",
+    "_Vector.pending": "kept as Messages.pending",
+    **dict.fromkeys(
+        (f"_Vector.{name}" for name in ("_open", "_message", "_interrupts", "_routed")),
+        "what the registers say, by sync()",
+    ),
+    "Bar.claim": "BARs are placed as configuration space says",
+    "PciTestdev.current": "kept as _running",
     "Ps2Mouse._samples": "kept as _movement",
     **dict.fromkeys((f"_Sample.{name}" for name in ("x", "y", "z", "over", "buttons", "changed")), "kept as _movement"),
 }
@@ -53,6 +66,8 @@ def run(twin: Twin, steps: list[Access]) -> list[object]:
 @given(before=accesses, elsewhere=accesses, seed=st.integers(0, 1 << 32))
 def test_a_twin_goes_on_as_the_original(name: str, before: list[Access], elsewhere: list[Access], seed: int) -> None:
     original, twin = PARTS[name](START), PARTS[name](START + 12345)
+    original.firmware()
+    twin.firmware()
     run(original, before)
     run(twin, elsewhere)
     twin.become(original)
@@ -70,10 +85,11 @@ def test_a_twin_goes_on_as_the_original(name: str, before: list[Access], elsewhe
 @given(steps=accesses)
 def test_nothing_that_changes_is_forgotten(name: str, steps: list[Access]) -> None:
     twin = PARTS[name](START)
+    twin.firmware()
     before = list(undeclared(twin.part))
     run(twin, steps)
     changed = {what for what, _ in set(map(repr_pair, undeclared(twin.part))) ^ set(map(repr_pair, before))}
-    assert changed <= NOT_STATE.keys()
+    assert {what for what in changed if what.partition(".")[0] not in RING} <= NOT_STATE.keys()
 
 
 def repr_pair(found: tuple[str, object]) -> tuple[str, str]:
@@ -85,6 +101,7 @@ def repr_pair(found: tuple[str, object]) -> tuple[str, str]:
 @given(steps=accesses)
 def test_reset_is_power_on(name: str, steps: list[Access]) -> None:
     twin = PARTS[name](START)
+    twin.firmware()
     run(twin, steps)
     twin.let_go()
     twin.part.reset()

@@ -1,0 +1,267 @@
+"""Every PCI function and virtio device as a Twin: on a bus, with a driver that keeps its state in RAM."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from docs.examples.idio16 import Idio16
+from docs.examples.pvpanic import PvPanic
+from pyvmm.bus import Bus
+from pyvmm.memory import GuestMemory
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.pci.regs import PCI_COMMAND
+from pyvmm.pci.root_port import RootPort
+from pyvmm.pci.testdev import PciTestdev
+from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
+from pyvmm.virtio.pci import VirtioPci
+from pyvmm.virtio.rng import VirtioRng
+from tests.rig.scan import Board
+from tests.rig.twins import Door, Hand, Twin
+
+MEMORY_START, IO_START = 0xC0000000, 0xC000
+RING_SIZE = 8
+NEXT, WRITE = 1, 2
+INDIRECT_DESC, EVENT_IDX, VERSION_1, PACKED = 1 << 28, 1 << 29, 1 << 32, 1 << 34
+MESSAGE = 0xFEE00000
+
+
+class Functions:
+    """A PCI host and all that is plugged in there, as the board's list has them."""
+
+    STATE = ("host", "functions", "reset_control")
+
+    def __init__(self, board: Board) -> None:
+        self.host = board.host
+        self.functions = dict(board.host.parts())
+        self.reset_control = board.reset_control
+
+    def reset(self) -> None:
+        self.host.reset()
+        self.reset_control.reset()
+
+
+class BusDoor:
+    """Addresses of a bus, wherever the guest has put what."""
+
+    def __init__(self, bus: Bus, base: int) -> None:
+        self._bus, self._base = bus, base
+
+    def read(self, offset: int, size: int) -> int:
+        return self._bus.read(self._base + offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._bus.write(self._base + offset, size, value)
+
+
+class ConfigDoor:
+    """Configuration space of a function, seldom beyond what every function has."""
+
+    def __init__(self, function: PciDevice) -> None:
+        self._function = function
+
+    def read(self, offset: int, size: int) -> int:
+        return self._function.config_read(offset, size)
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        self._function.config_write(offset, size, value)
+
+
+def plugged(now: int, *functions: PciDevice, behind: PciDevice | None = None) -> Twin:
+    """Functions in slots 3, 4 …, their BARs placed and on; *behind* the first, which is a bridge, another."""
+    board = Board(doorbells=False, ram=GuestMemory.of_size(1 << 21))
+    board.clock.set(now)
+    for number, function in enumerate(functions):
+        board.host.root.add(function, 3 + number)
+    if behind is not None and isinstance(functions[0], RootPort):
+        functions[0].child.add(behind, 0)
+    doors: list[Door] = [(board.host.config_ports, 8)]
+    hands: list[Hand] = []
+    firmware: list[Hand] = []
+    memory, io = MEMORY_START, IO_START
+    for function in (*functions, *([behind] if behind is not None else [])):
+        doors.append((ConfigDoor(function), 0x100))
+        places = []
+        for bar in function.bars.values():
+            place = io if bar.io else memory
+            places.append((bar.offset, place))
+            window = min(bar.size, 0x40) if not bar.io else bar.size
+            doors.append((BusDoor(board.io_bus if bar.io else board.memory_bus, place), window))
+            io, memory = (io + 0x100, memory) if bar.io else (io, memory + 0x100000)
+        place_bars = partial(_place, function, places)
+        firmware.append(place_bars)
+        hands += [place_bars, partial(_messages, board, function)]
+    if behind is not None:
+        firmware.append(lambda n: _open_bridge(functions[0]))
+        hands.append(lambda n: _open_bridge(functions[0]))
+    return Twin(
+        Functions(board),
+        board.clock,
+        doors,
+        hands,
+        board.lines,
+        board.msi.sent,  # type: ignore[arg-type]
+        memory=board.ram,
+        later=board.later,
+        firmware=lambda: [place(7) for place in firmware],
+    )
+
+
+def _place(function: PciDevice, places: list[tuple[int, int]], n: int) -> None:
+    for offset, place in places:
+        function.config_write(offset, 4, place)
+    function.config_write(PCI_COMMAND, 2, n & 7 | 6)
+
+
+def _open_bridge(bridge: PciDevice) -> None:
+    """Buses 1 behind it, its windows around the BARs there."""
+    bridge.config_write(0x18, 4, 0x010100)
+    bridge.config_write(0x1C, 2, 0xF0C0)
+    bridge.config_write(0x20, 4, 0xCFF0C000)
+    bridge.config_write(PCI_COMMAND, 2, 7)
+
+
+def _messages(board: Board, function: PciDevice, n: int) -> None:
+    """Turn MSI-X on or off, mask or unmask a vector; send one."""
+    msix = function.msix
+    if msix is not None:
+        vector = n % msix.count
+        for at, value in ((0, MESSAGE), (8, 0x40 + vector), (12, n >> 8 & 1)):
+            msix.write(16 * vector + at, 4, value)
+        function.config_write(msix.offset + 2, 2, (0x8000, 0xC000, 0, 0)[n >> 9 & 3])
+        msix.pulse((n >> 4) % msix.count)
+    elif function.msi is not None:
+        function.config_write(function.msi.offset + 2, 2, n & 0x71)
+        function.config_write(function.msi.offset + 4, 4, MESSAGE)
+        function.msi.pulse()
+    else:
+        function.interrupt.set_level(bool(n & 1))
+
+
+class RamDriver:
+    """A driver of a virtio function, all of whose state is in guest RAM: one of a twin finds it there."""
+
+    def __init__(self, memory: GuestMemory, function: VirtioPci) -> None:
+        self.memory, self.function = memory, function
+
+    def start(self, n: int) -> None:
+        """Status 0 to DRIVER_OK; *n* says what is negotiated."""
+        features = VERSION_1 | INDIRECT_DESC | (EVENT_IDX if n & 1 else 0) | (PACKED if n & 2 else 0)
+        features &= self.function.device.features
+        write = self.function.write
+        for status in (0, 1, 3):
+            write(20, 1, status)
+        for select in (0, 1):
+            write(8, 4, select)
+            write(12, 4, features >> 32 * select & 0xFFFFFFFF)
+        write(20, 1, 11)
+        for queue in self.function.device.queues:
+            base = self._base(queue.index)
+            self.memory.write(base, bytes(0x1000))
+            self.memory.write_int(base + 0xF00, 4, 1 << 31 | (features >> 34 & 1))  # wrap counter; packed or not
+            write(22, 2, queue.index)
+            write(24, 2, RING_SIZE)
+            for at, part in ((32, 0), (40, 0x400), (48, 0x800)):
+                write(at, 4, base + part)
+                write(at + 4, 4, 0)
+            write(26, 2, queue.index)
+            write(28, 2, 1)
+        write(20, 1, 15)
+
+    def _base(self, queue: int) -> int:
+        return 0x10000 + 0x1000 * queue
+
+    def offer(self, n: int) -> None:
+        """Make some buffers available in one of the queues and, mostly, kick it."""
+        index = n % len(self.function.device.queues)
+        base, memory = self._base(index), self.memory
+        packed = memory.read_int(base + 0xF00, 1)
+        for _ in range(n >> 4 & 3):
+            flags = WRITE if index == 0 else 0
+            if packed:
+                at, wrap = memory.read_int(base + 0xF01, 2), memory.read_int(base + 0xF03, 1) >> 7
+                flags |= 1 << 7 if wrap else 1 << 15
+                descriptor = struct.pack("<QIHH", 0x100000 + 64 * at, 16 - index * 8, at, flags)
+                memory.write(base + 16 * at, descriptor)
+                at += 1
+                wrap ^= at == RING_SIZE
+                memory.write_int(base + 0xF01, 2, at % RING_SIZE)
+                memory.write_int(base + 0xF03, 1, wrap << 7)
+            else:
+                count = memory.read_int(base + 0x402, 2)
+                at = count % RING_SIZE
+                memory.write(base + 16 * at, struct.pack("<QIHH", 0x100000 + 64 * at, 16 - index * 8, flags, 0))
+                memory.write_int(base + 0x404 + 2 * at, 2, at)
+                memory.write_int(base + 0x402, 2, count + 1 & 0xFFFF)
+        if n >> 6 & 3:
+            self.function.write(0x1000 + 4 * index, 2, index)
+
+    def isr(self, n: int) -> int:
+        return self.function.read(0x2000, 1)
+
+
+def virtio(now: int, make: Callable[[], VirtioPci], *more: Callable[[VirtioPci], Hand]) -> Twin:
+    function = make()
+    twin = plugged(now, function)
+    assert twin.memory is not None
+    driver = RamDriver(twin.memory, function)
+    start = lambda n: driver.start(n) if n % 4 == 0 else driver.offer(n >> 2)  # noqa: E731
+    read_config = lambda n: function.read(0x3000 + n % 140, 1)  # noqa: E731
+    select_config = lambda n: function.write(0x3000, 2, n & 3 | 0x10 | n & 0x300)  # noqa: E731
+    hands = [start, driver.offer, driver.offer, driver.offer, driver.isr, read_config, select_config]
+    twin.hands = [*twin.hands, *hands, *(hand(function) for hand in more)]
+    return twin
+
+
+def _events(function: VirtioPci) -> Hand:
+    device = function.device
+    assert isinstance(device, VirtioInput)
+
+    def send(n: int) -> None:
+        if isinstance(device, VirtioKeyboard):
+            device.key(1 + n % 8, n >> 4 & 1)
+        elif isinstance(device, VirtioTablet):
+            device.absolute(n % 30000, n >> 8 & 0xFFF)
+        elif isinstance(device, VirtioMouse) and n & 1:
+            device.button(0x110, bool(n >> 4 & 1))
+        elif isinstance(device, VirtioMouse):
+            device.motion(n % 9, n % 5)
+
+    return send
+
+
+def _input(kind: Callable[..., VirtioInput], identity: str) -> Callable[[int], Twin]:
+    def make() -> VirtioPci:
+        device = kind(identity)
+        return VirtioPci(device, subsystem_id=device.subsystem_id)
+
+    return lambda now: virtio(now, make, _events, _events)
+
+
+class MsiFunction(PciDevice):
+    """One that has MSI with several vectors, masked one by one."""
+
+    vendor_id, device_id, class_code, interrupt_pin = 0x1234, 0x0002, 0x088000, 1
+    STATE = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_msi(4)
+
+
+FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
+    "host_bridge": lambda now: plugged(now, HostBridge(0xE0000000)),
+    "root_port": lambda now: plugged(now, RootPort(1), behind=Idio16()),
+    "pci_testdev": lambda now: plugged(now, PciTestdev(0x10000)),
+    "idio16": lambda now: plugged(now, Idio16()),
+    "pvpanic": lambda now: plugged(now, PvPanic()),
+    "msi": lambda now: plugged(now, MsiFunction()),
+    "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
+    "virtio_keyboard_aero": _input(VirtioKeyboard, "aero"),
+    "virtio_keyboard": _input(VirtioKeyboard, "standard"),
+    "virtio_mouse": _input(VirtioMouse, "standard"),
+    "virtio_tablet": _input(VirtioTablet, "standard"),
+}
