@@ -24,7 +24,7 @@ class Channel:
 
     __slots__ = ("_sink", "enabled", "name")
 
-    def __init__(self, name: str, sink: Sink | None = None, enabled: bool = False) -> None:
+    def __init__(self, name: str, sink: Sink | None = None, enabled: bool = True) -> None:
         self.name = name
         self._sink = sink
         self.enabled = enabled and sink is not None
