@@ -88,6 +88,8 @@ class Signals(Protocol):
 class Pc:
     """The board that *config* asks for, on *vm*; close() gives back what it holds. Raises UserError."""
 
+    STATE = ("nmi_masked",)
+
     def __init__(
         self,
         config: MachineConfig,
@@ -135,6 +137,8 @@ class Pc:
         self._add_pci()
         self._add_virtio_input()
         self.parts.keep("irqchip", self.irqchip)
+        self.parts.keep("router", self.router)
+        self.parts.keep("board", self)
 
     def _make_irqchip(self) -> Irqchip:
         irq, vm = self.trace.channel("irq"), self.vm
@@ -296,6 +300,15 @@ class Pc:
         self.parts.reset()
         self.irqchip.reset()
         self.assign_pci_resources()
+
+    def restored(self) -> None:
+        """After a load of the parts: the rest is done by the loop, when all of the machine is back."""
+        self.loop.post(self._catch_up_with_the_host)
+
+    def _catch_up_with_the_host(self) -> None:
+        """The guest may believe keys held that nobody holds, and the host may have bytes that there is room for."""
+        self.router.release_unheld()
+        self.com1.tell_room()
 
     def _set_nmi_mask(self, masked: bool) -> None:
         self.nmi_masked = masked

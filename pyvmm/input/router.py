@@ -10,7 +10,7 @@ source counts its own keys: a key is up for the guest when no source holds it an
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, Literal, Protocol, TypeVar
 
@@ -99,6 +99,8 @@ class DrivenTabletTarget(TabletTarget, Driven, Protocol): ...
 class _KeyQueue:
     """The way to one keyboard: keys wait in order while it has no room. Nothing goes in that can't come out again."""
 
+    STATE = ("_waiting", "_down")
+
     def __init__(self, target: KeyboardTarget, trace: Channel) -> None:
         self.target = target
         self._trace = trace
@@ -136,6 +138,11 @@ class _KeyQueue:
     @property
     def idle(self) -> bool:
         return not self._waiting and self.target.ready
+
+    @property
+    def down(self) -> tuple[int, ...]:
+        """What the guest has been told, or will be, is held."""
+        return tuple(self._down)
 
     def release_all(self) -> None:
         for code in list(self._down):
@@ -199,7 +206,11 @@ class Router:
 
     Of each kind the virtio device that came last and has its driver gets the events; else the PS/2 one that came first.
     Events without a target are dropped.
+
+    Its state is what the guest has been told; what the sources hold is the host's.
     """
+
+    STATE = ("_ps2_keyboards", "_virtio_keyboards", "_driven_numbers", "_button_numbers", "_leds")
 
     def __init__(self, mode: InputMode = "auto", trace: Channel = OFF) -> None:
         self._trace = trace
@@ -363,6 +374,53 @@ class Router:
         for keys in (*self._ps2_keyboards, *self._virtio_keyboards):
             keys.forget()
 
+    # Its state
+
+    @property
+    def _driven_numbers(self) -> list[int]:
+        """`_driven`, each as its place among all virtio devices."""
+        return [_place(device, self._virtio_devices) for device in self._driven]
+
+    @_driven_numbers.setter
+    def _driven_numbers(self, numbers: list[int]) -> None:
+        self._driven[:] = [self._virtio_devices[number] for number in numbers]
+
+    @property
+    def _button_numbers(self) -> dict[int, int]:
+        """`_buttons`, each pointer as its place among all."""
+        return {code: _place(pointer, self._pointers) for code, pointer in self._buttons.items()}
+
+    @_button_numbers.setter
+    def _button_numbers(self, numbers: dict[int, int]) -> None:
+        self._buttons = {code: self._pointers[number] for code, number in numbers.items()}
+
+    @property
+    def _virtio_devices(self) -> list[object]:
+        return [*(keys.target for keys in self._virtio_keyboards), *self._virtio_mice, *self._tablets]
+
+    @property
+    def _pointers(self) -> list[PointerTarget | TabletTarget]:
+        return [*self._ps2_mice, *self._virtio_mice, *self._tablets]
+
+    def restored(self) -> None:
+        """After a load: the sources show the guest's LEDs. release_unheld() follows when all is back."""
+        for source in list(self._sources):
+            if source.on_led is not None:
+                for led, on in list(self._leds.items()):
+                    source.on_led(led, on)
+
+    def release_unheld(self) -> None:
+        """Release what the guest believes held and no source holds any more; what waits for room goes on."""
+        for keys in (*self._ps2_keyboards, *self._virtio_keyboards):
+            for code in keys.down:
+                if code not in self._holders:
+                    keys.key(code, 0)
+            keys.send()
+        for code, pointer in list(self._buttons.items()):
+            if code not in self._holders:
+                del self._buttons[code]
+                pointer.button(code, False)
+
     # From the sources
 
     def release_all(self) -> None:
@@ -418,3 +476,7 @@ class Router:
             pointer.wheel(vertical)
         if horizontal and (wide := tablet or self._wide_pointer) is not None:
             wide.hwheel(horizontal)
+
+
+def _place(wanted: object, among: Sequence[object]) -> int:
+    return next(number for number, one in enumerate(among) if one is wanted)

@@ -198,6 +198,10 @@ def i8042(now: int) -> Twin:
         chip.write(0, 1, 0xED + n % 7)
         chip.write(0, 1, n >> 8 & 7)
 
+    def many_keys(n: int) -> None:
+        for key in keys[:12]:
+            keyboard.key(key, n & 1)
+
     def resolution(n: int) -> None:
         to_mouse(0xE6 + n % 4)
         to_mouse(n >> 8 & 3)
@@ -216,6 +220,10 @@ def i8042(now: int) -> Twin:
         lambda n: chip.read(0, 1),
         lambda n: chip.write(0, 1, 0xED + n % 19),
         to_keyboard,
+        many_keys,
+        many_keys,
+        lambda n: chip.write(4, 1, 0x60 + n % 3),
+        lambda n: to_mouse((0xF0, 0xEE, 0xEA, 0xEC, 0xF3)[n % 5]),
         lambda n: chip.write(4, 1, (0xD1, 0xD4, 0x60, 0xAA, 0xDD, 0xDF, 0xD2)[n % 7]),
         resolution,
         lambda n: [chip.read(0, 1) for _ in range(20)],

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm import state
 from pyvmm.clock import FakeClock
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.devices.ps2_mouse import Ps2Mouse
@@ -297,3 +298,46 @@ def test_a_led_that_another_led_switches() -> None:
 
     router.source("test", answer)
     assert (LED_NUML, True) in told and router.source("other") is not None
+
+
+def test_what_the_guest_believes_held_comes_back_and_what_nobody_holds_goes_up() -> None:
+    virtio, mouse = FakeKeyboard(), FakePointer()
+    router = make_router(ps2_keyboard=FakeKeyboard(), virtio_keyboard=virtio, ps2_mouse=mouse)
+    lit: list[tuple[int, bool]] = []
+    source = router.source("hand", lambda led, on: lit.append((led, on)))
+    virtio.on_driver_ok(True)
+    router.set_led(1, True)
+    source.key(30, 1)
+    source.key(48, 1)
+    source.key(0x110, 1)
+    saved = state.save(router)
+
+    source.key(30, 0)
+    source.key(0x110, 0)
+    virtio.on_driver_ok(False)
+    router.set_led(1, False)
+    virtio.keys.clear()
+    mouse.events.clear()
+    lit.clear()
+    state.load(router, saved)
+    assert (virtio.keys, mouse.events, lit) == ([], [], [(1, True)])
+    assert router.virtio_keyboard_ready and state.save(router) == saved
+    router.release_unheld()
+    assert virtio.keys == [(30, 0)]  # 48 is held still
+    assert mouse.events == [("button", 0x110, 0)]
+    source.key(48, 0)
+    assert virtio.keys == [(30, 0), (48, 0)]
+
+
+def test_keys_that_waited_for_room_go_on_after_a_load() -> None:
+    keyboard = FakeKeyboard(room=1)
+    router = make_router(ps2_keyboard=keyboard)
+    source = router.source("hand")
+    source.key(30, 1)
+    source.key(30, 0)
+    saved = state.save(router)
+    keyboard.make_room(5)
+    keyboard.keys.clear()
+    state.load(router, saved)
+    router.release_unheld()
+    assert keyboard.keys == [(30, 0)]
