@@ -32,7 +32,7 @@ from pyvmm.errors import UserError
 Plain: TypeAlias = "bool | int | str | bytes | tuple[Plain, ...] | list[Plain] | dict[Plain, Plain] | None"
 """What save() makes; what a file must be able to hold. Keys of a dict are scalars, or tuples of them."""
 
-_SCALARS: Final = (int, bool, str, bytes, type(None))
+_SCALARS: Final = frozenset((int, bool, str, bytes, type(None)))
 _CONTAINERS: Final = (tuple, list, dict, deque, bytearray, memoryview)
 _DATA: Final = frozenset((*_SCALARS, *_CONTAINERS))
 
@@ -213,26 +213,33 @@ def _put_part(part: Any, saved: Plain, hooks: Hooks) -> None:
         part.load(saved)
     else:
         wanted = names(kind)
-        if not isinstance(saved, dict) or saved.keys() != set(wanted):
+        if not isinstance(saved, dict) or len(saved) != len(wanted) or not all(name in saved for name in wanted):
             raise StateError(f"what was saved is not the state of this version's {kind.__name__}")
         for name in wanted:
-            if isinstance(attribute := getattr(kind, name, None), property):
-                if attribute.fset is not None:
-                    setattr(part, name, _plain(saved[name]))
-                continue
-            current = getattr(part, name)
-            value = with_name(f"{kind.__name__}.{name}", _put, current, saved[name], hooks)
-            if value is not current:
-                setattr(part, name, value)
+            try:
+                _put_attribute(part, kind, name, saved[name], hooks)
+            except StateError as error:
+                raise StateError(f"{kind.__name__}.{name}: {error}") from None
     if hasattr(kind, "restored"):
         hooks.append(part.restored)
+
+
+def _put_attribute(part: Any, kind: type, name: str, saved: Plain, hooks: Hooks) -> None:
+    if isinstance(attribute := getattr(kind, name, None), property):
+        if attribute.fset is not None:
+            setattr(part, name, _plain(saved))
+        return
+    current = getattr(part, name)
+    value = _put(current, saved, hooks)
+    if value is not current:
+        setattr(part, name, value)
 
 
 def _put(current: Any, saved: Any, hooks: Hooks) -> Any:
     """What the attribute that holds *current* must hold now: *current* itself wherever that can be changed."""
     kind = type(current)
     if kind in _SCALARS:
-        return _plain(saved)
+        return saved if type(saved) in _SCALARS else _plain(saved)
     if saved is None and kind in _CONTAINERS:  # an attribute that may be None, and was
         return None
     if kind is bytearray or kind is memoryview:
@@ -256,6 +263,8 @@ def _put(current: Any, saved: Any, hooks: Hooks) -> Any:
 
 
 def _put_sequence(current: Any, saved: Any, hooks: Hooks) -> Any:
+    if current == saved:
+        return current  # what is as it was costs one comparison
     if any(map(_is_part, current)):
         _check(len(current) == len(saved))
         for item, value in zip(current, saved, strict=True):
@@ -270,6 +279,8 @@ def _put_sequence(current: Any, saved: Any, hooks: Hooks) -> Any:
 
 
 def _put_dict(current: dict[Any, Any], saved: dict[Any, Any], hooks: Hooks) -> None:
+    if current == saved and list(current) == list(saved):
+        return
     if any(map(_is_part, current.values())):
         _check(current.keys() == saved.keys())
         for key, item in current.items():
