@@ -64,7 +64,7 @@ def test_standard_output_that_is_closed(arguments: list[str], environment: dict[
     [
         (["run", "pio"], 16),
         (["run", "pio", "--trace", "all"], 16),
-        (["run", "pio", "--screenshot", "/no/such/place.png"], 16),
+        (["run", "pio", "--screenshot", "/no/such/place.png"], 2),
         (["run", "hlt", "--timeout", "0.3"], 124),
         (["run", "nobody"], 2),
         (["run", "-m", "0"], 2),
