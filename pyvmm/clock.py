@@ -41,7 +41,7 @@ class GuestTimer:
 
     def arm(self, deadline: int) -> None:
         self.deadline = deadline
-        self._clock.armed(self)
+        self._clock.armed(self, deadline)
 
     def cancel(self) -> None:
         self.deadline = None
@@ -49,7 +49,7 @@ class GuestTimer:
 
     def _fire(self) -> None:
         self.deadline = None
-        self._clock.disarmed(self)
+        self._clock.fired(self)
         self._callback()
 
 
@@ -61,7 +61,7 @@ class GuestClock:
         self._offset = 0
         """Nanoseconds that the guest is behind the host."""
         self._stopped_at: int | None = None
-        self._armed: dict[GuestTimer, None] = {}
+        self._armed: dict[GuestTimer, int] = {}
 
     def now(self) -> int:
         return self.host.now() - self._offset if self._stopped_at is None else self._stopped_at
@@ -69,12 +69,15 @@ class GuestClock:
     def timer(self, callback: Callable[[], None]) -> GuestTimer:
         return GuestTimer(self, callback)
 
-    def armed(self, timer: GuestTimer) -> None:
+    def armed(self, timer: GuestTimer, deadline: int) -> None:
         """A timer has got a deadline."""
-        self._armed[timer] = None
+        self._armed[timer] = deadline
         if self._stopped_at is None:
-            assert timer.deadline is not None
-            timer.host.arm(timer.deadline + self._offset)
+            timer.host.arm(deadline + self._offset)
+
+    def fired(self, timer: GuestTimer) -> None:
+        """Its deadline has come."""
+        self._armed.pop(timer, None)
 
     def disarmed(self, timer: GuestTimer) -> None:
         self._armed.pop(timer, None)
@@ -91,8 +94,8 @@ class GuestClock:
         if self._stopped_at is not None:
             self._offset = self.host.now() - self._stopped_at
             self._stopped_at = None
-            for timer in list(self._armed):
-                self.armed(timer)
+            for timer, deadline in list(self._armed.items()):
+                self.armed(timer, deadline)
 
     def set(self, now: int) -> None:
         """Let the clock say *now*, as it did when a snapshot was made; while it stands."""
