@@ -20,7 +20,6 @@ BOOT = 600.0
 PROCESSORS: dict[Irqchip, str] = {
     "kernel": "host",
     "split": "host,+sse4_2,-rdrand,-sse4a,phys-bits=36",
-    "user": "host,-aes,-smap",
 }
 
 
@@ -52,10 +51,9 @@ def test_the_kernel(guest: Guest) -> None:
 
 def test_its_interrupts(guest: Guest) -> None:
     table = guest.shell("cat /proc/interrupts")
-    pic = guest.machine.config.irqchip == "user"
-    assert re.search(rf"4: .*{'XT-PIC' if pic else 'IO-APIC'} +(4-edge +)?ttyS0", table), table
+    assert re.search(r"4: .*IO-APIC +4-edge +ttyS0", table), table
     counts = irq_counts(table)
-    assert sum(counts["4"]) > 10 and sum(counts["timer"] if pic else counts["LOC"]) > 10
+    assert sum(counts["4"]) > 10 and sum(counts["LOC"]) > 10
     assert counts["ERR"] == [0]
 
 
@@ -78,8 +76,6 @@ def test_the_processor_that_was_asked_for(guest: Guest) -> None:
                 "36 bits physical"
             )
             assert "800000000-fffffffff : PCI Bus 0000:00" in guest.shell("cat /proc/iomem")
-        case "user":
-            assert flags.isdisjoint({"aes", "smap", "apic", "x2apic", "tsc_deadline_timer"})
 
 
 def test_power_off(guest: Guest) -> None:
