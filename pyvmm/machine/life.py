@@ -169,6 +169,7 @@ class Life:
         if self._started:
             while not self._ended.wait(SIGNAL_LOOK_S):
                 pass
+            self.join()  # it does what was posted last; whoever undoes the machine's ties now must be alone with them
         elif not self._ended.is_set():  # ended before it began
             self._conclude()
         if self.error is not None:
@@ -238,13 +239,14 @@ class Life:
     def _conclude(self) -> None:
         outcome = self.outcome
         assert outcome is not None
-        if outcome.end in REPORTED and not outcome.report:
-            self.outcome = replace(outcome, report=self._report())
         try:
+            if outcome.end in REPORTED and not outcome.report:
+                self.outcome = replace(outcome, report=self._report())
             self._emit("ended", str(outcome))
         except BaseException as error:
             self.error = self.error or error
-        self._ended.set()
+        finally:
+            self._ended.set()
         while self._changes:  # those who wait for one must hear of it
             self._changes.popleft()()
         self.loop.run_posted()

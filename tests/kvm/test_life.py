@@ -299,3 +299,21 @@ def test_a_kernel_that_is_gone_at_the_reset_is_told_in_one_line(tmp_path: Path) 
         machine.call(lambda: machine.board.pio.write(0xCF9, 1, 6))
         with pytest.raises(UserError, match=r"code: No such file or directory$"):
             machine.run(60)
+
+
+def test_run_returns_when_nothing_of_the_machine_runs_any_more() -> None:
+    """What the end still posted has been done: whoever undoes the machine's ties after run() is alone with them."""
+    done = []
+    with board("shutdown") as machine:
+
+        def slow() -> None:
+            time.sleep(0.3)
+            done.append(True)
+
+        def told(event: MachineEvent) -> None:
+            if event.kind == "ended":
+                machine.life.loop.post(slow)
+
+        machine.events.add(told)
+        machine.run(60)
+        assert done == [True]
