@@ -18,7 +18,7 @@ KVM_GET_SREGS KVM_SET_SREGS KVM_GET_FPU KVM_SET_FPU KVM_GET_XSAVE KVM_SET_XSAVE 
 KVM_GET_LAPIC KVM_SET_LAPIC KVM_GET_VCPU_EVENTS KVM_SET_VCPU_EVENTS KVM_GET_MP_STATE KVM_SET_MP_STATE
 KVM_GET_DEBUGREGS KVM_SET_DEBUGREGS KVM_SET_CPUID2 KVM_GET_CPUID2 KVM_INTERRUPT KVM_NMI KVM_SET_GUEST_DEBUG
 KVM_TRANSLATE KVM_SET_SIGNAL_MASK KVM_GET_TSC_KHZ KVM_SET_TSC_KHZ KVM_GET_XCRS KVM_SET_XCRS KVM_KVMCLOCK_CTRL
-KVM_GET_STATS_FD
+KVM_GET_STATS_FD KVM_GET_NESTED_STATE KVM_SET_NESTED_STATE
 """
 
 CONSTANTS = """
@@ -49,7 +49,7 @@ KVM_INTERNAL_ERROR_DELIVERY_EV KVM_INTERNAL_ERROR_UNEXPECTED_EXIT_REASON
 KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES KVM_SYSTEM_EVENT_SHUTDOWN KVM_SYSTEM_EVENT_RESET
 KVM_SYSTEM_EVENT_CRASH KVM_NR_INTERRUPTS KVM_VCPU_TSC_CTRL KVM_VCPU_TSC_OFFSET KVM_DEV_TYPE_VFIO
 KVM_VCPUEVENT_VALID_NMI_PENDING KVM_VCPUEVENT_VALID_SIPI_VECTOR KVM_VCPUEVENT_VALID_SHADOW
-KVM_VCPUEVENT_VALID_SMM
+KVM_VCPUEVENT_VALID_SMM KVM_CAP_NESTED_STATE KVM_STATE_NESTED_FORMAT_SVM KVM_STATE_NESTED_GIF_SET
 """
 
 STRUCTS = """
@@ -138,7 +138,8 @@ int kvm_cffi_coalesced_next(struct kvm_cffi_vcpu *vcpu, struct kvm_cffi_coalesce
 
 struct kvm_cffi_vcpu_events { uint8_t exception_injected, exception_nr, exception_has_error_code;
     uint32_t exception_error_code; uint8_t interrupt_injected, interrupt_nr, interrupt_soft, interrupt_shadow;
-    uint8_t nmi_injected, nmi_pending, nmi_masked; uint32_t sipi_vector, flags; ...; };
+    uint8_t nmi_injected, nmi_pending, nmi_masked; uint32_t sipi_vector, flags;
+    uint8_t smm, smi_pending, smm_inside_nmi, latched_init;  ...; };
 int kvm_cffi_get_vcpu_events(int fd, struct kvm_cffi_vcpu_events *out);
 int kvm_cffi_set_vcpu_events(int fd, const struct kvm_cffi_vcpu_events *in);
 """

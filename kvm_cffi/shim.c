@@ -380,6 +380,7 @@ struct kvm_cffi_vcpu_events {
     uint8_t interrupt_injected, interrupt_nr, interrupt_soft, interrupt_shadow;
     uint8_t nmi_injected, nmi_pending, nmi_masked;
     uint32_t sipi_vector, flags;
+    uint8_t smm, smi_pending, smm_inside_nmi, latched_init;
 };
 
 static int kvm_cffi_get_vcpu_events(int fd, struct kvm_cffi_vcpu_events *out)
@@ -402,10 +403,14 @@ static int kvm_cffi_get_vcpu_events(int fd, struct kvm_cffi_vcpu_events *out)
     out->nmi_masked = events.nmi.masked;
     out->sipi_vector = events.sipi_vector;
     out->flags = events.flags;
+    out->smm = events.smi.smm;
+    out->smi_pending = events.smi.pending;
+    out->smm_inside_nmi = events.smi.smm_inside_nmi;
+    out->latched_init = events.smi.latched_init;
     return 0;
 }
 
-/* What is not in *in* (SMM, triple fault) stays as the kernel has it. */
+/* What is not in *in* (a triple fault) stays as the kernel has it. */
 static int kvm_cffi_set_vcpu_events(int fd, const struct kvm_cffi_vcpu_events *in)
 {
     struct kvm_vcpu_events events;
@@ -426,5 +431,9 @@ static int kvm_cffi_set_vcpu_events(int fd, const struct kvm_cffi_vcpu_events *i
     events.nmi.masked = in->nmi_masked;
     events.sipi_vector = in->sipi_vector;
     events.flags = in->flags;
+    events.smi.smm = in->smm;
+    events.smi.pending = in->smi_pending;
+    events.smi.smm_inside_nmi = in->smm_inside_nmi;
+    events.smi.latched_init = in->latched_init;
     return ioctl(fd, KVM_SET_VCPU_EVENTS, &events);
 }

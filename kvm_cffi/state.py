@@ -122,6 +122,11 @@ class VcpuEvents:
     nmi_masked: int = 0
     sipi_vector: int = 0
     flags: int = 0
+    smm: int = 0
+    smi_pending: int = 0
+    smm_inside_nmi: int = 0
+    latched_init: int = 0
+    """An INIT came in system management mode; the last four count with KVM_VCPUEVENT_VALID_SMM."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -42,6 +43,10 @@ _PIO_OUT, _PIO_IN, _MMIO_WRITE, _MMIO_READ, _OTHER = (
     int(lib.KVM_CFFI_OTHER),
 )
 _COALESCED = int(lib.KVM_CFFI_COALESCED)
+_NESTED = struct.Struct("<HHI")
+"""flags, format and size of struct kvm_nested_state."""
+_NESTED_HEADER = 128
+"""Bytes of struct kvm_nested_state before its data."""
 _shim_run = lib.kvm_cffi_run
 _SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
 _CONTROL = ("cr0", "cr2", "cr3", "cr4", "cr8", "efer", "apic_base")
@@ -347,6 +352,27 @@ class Vcpu:
         c = ffi.new("struct kvm_debugregs *")
         c.db, c.dr6, c.dr7, c.flags = debugregs.db, debugregs.dr6, debugregs.dr7, debugregs.flags
         ioctl(self.fd, "KVM_SET_DEBUGREGS", c)
+
+    def get_nested_state(self, size: int) -> bytes:
+        """KVM_GET_NESTED_STATE: struct kvm_nested_state with its data; *size* is the most it takes, in bytes, and what
+        KVM_CAP_NESTED_STATE answers. KvmError where the host lets no guest have guests."""
+        c = ffi.new("char[]", size)
+        _NESTED.pack_into(ffi.buffer(c), 0, 0, 0, size)
+        ioctl(self.fd, "KVM_GET_NESTED_STATE", c)
+        used: int = _NESTED.unpack_from(ffi.buffer(c))[2]
+        return bytes(ffi.buffer(c, used))
+
+    def set_nested_state(self, data: bytes) -> None:
+        """KVM_SET_NESTED_STATE: what get_nested_state gave; after KVM_SET_SREGS, which lets the CPU have it."""
+        ioctl(self.fd, "KVM_SET_NESTED_STATE", ffi.from_buffer(data))
+
+    def leave_nested(self, state: bytes) -> None:
+        """Out of the guest's guest and of VMX operation; *state* is of this vCPU, its format says VMX or SVM."""
+        if _NESTED.unpack_from(state)[1] == lib.KVM_STATE_NESTED_FORMAT_SVM:
+            header = _NESTED.pack(lib.KVM_STATE_NESTED_GIF_SET, lib.KVM_STATE_NESTED_FORMAT_SVM, _NESTED_HEADER)
+        else:  # no VMXON region and no VMCS: INVALID_GPA
+            header = _NESTED.pack(0, 0, _NESTED_HEADER) + b"\xff" * 16
+        self.set_nested_state(header.ljust(_NESTED_HEADER, b"\0"))
 
     def get_vcpu_events(self) -> state.VcpuEvents:
         """KVM_GET_VCPU_EVENTS."""

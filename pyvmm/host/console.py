@@ -36,7 +36,7 @@ class SerialPort(Protocol):
 
 
 class Console:
-    """One serial port on a pair of descriptors; lives longer than a machine, so that a reset loses nothing typed.
+    """One serial port on a pair of descriptors.
 
     Escapes are taken out only where stdin is a terminal, which is raw from the first attach() to close(), but not from
     give_back() to take_again().

@@ -19,6 +19,7 @@ from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
 from pyvmm.input.keymap import KeyTextError, split_script
 from pyvmm.input.typist import TypeAfter
+from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.screen.screen import Screen
@@ -82,7 +83,12 @@ class Session:
             notes,
         )
         self._open.callback(self._console.detach)
+        self._open.callback(machine.events.add(self._event).remove)
         self._follow_foreground()
+
+    def _event(self, event: MachineEvent) -> None:
+        if event.kind == "pause-failed":
+            self.say(f"pyvmm: the machine runs on: {event.message}")
 
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
         from pyvmm.host.display.x11 import X11Window

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["started", "paused", "resumed", "reset", "powered-off", "panicked", "ended"]
+Kind = Literal["started", "paused", "pause-failed", "resumed", "reset", "powered-off", "panicked", "ended"]
 State = Literal["built", "running", "paused", "ended"]
 
 
 @dataclass(frozen=True)
 class MachineEvent:
-    """*message* is the reason, for a person: of a pause or reset, how a guest panicked, the outcome."""
+    """*message* is the reason, for a person: of a pause or reset, why a pause did not come about, how a guest panicked,
+    the outcome."""
 
     kind: Kind
     message: str = ""

@@ -59,6 +59,9 @@ class Life:
         self._changes: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
         self._started = False
+        self._gate = (
+            threading.RLock()
+        )  # one starts it, one ends it; a signal handler may end it in the middle of either
         self._ended = threading.Event()
         self._standing = False
         self._reset_asked = False
@@ -146,7 +149,9 @@ class Life:
 
     def start(self) -> None:
         """Start the vCPUs and the loop, once."""
-        if not self._started and self.outcome is None:
+        with self._gate:
+            if self._started or self.outcome is not None:
+                return
             self._started = True
             if self._reasons:  # paused before it began: the vCPUs stand before their first instruction
                 self.cpus.hold()
@@ -197,10 +202,12 @@ class Life:
 
     def end(self, outcome: Outcome) -> None:
         """End the machine, once: the first outcome stands. From any thread or signal handler, lock held or not."""
-        if self.outcome is None:
+        with self._gate:
+            if self.outcome is not None:
+                return
             self.outcome = outcome
-            self.cpus.stop()
-            self.loop.stop()
+        self.cpus.stop()
+        self.loop.stop()
 
     def fail(self, error: BaseException) -> None:
         """A bug of ours, or a user's mistake that shows now: run() raises it."""
@@ -260,10 +267,11 @@ class Life:
     def pause(self, reason: str = "user", wait: bool = True) -> None:
         """Let the machine stand still: vCPUs, timers, the guest's clocks. It goes on when each reason is taken away.
 
-        With *wait* false it is only asked for, which a callback may do too. UserError where a device does not return.
+        With *wait* false it is only asked for, which a callback may do too. Where a device does not return, that is a
+        UserError, or the event "pause-failed".
         """
         if not wait:
-            self.queue(lambda: self._pause(reason))
+            self.queue(lambda: self._pause_asked_for(reason))
             return
         self.outside("pause()")
         self.change(lambda: self._pause(reason))
@@ -280,6 +288,12 @@ class Life:
     def reasons(self) -> tuple[str, ...]:
         """Why the machine stands still, the oldest first; empty while it does not."""
         return tuple(self._reasons)
+
+    def _pause_asked_for(self, reason: str) -> None:
+        try:
+            self._pause(reason)
+        except UserError as error:  # nobody waits for it, and the machine runs on
+            self._emit("pause-failed", str(error))
 
     def _pause(self, reason: str) -> None:
         if self.outcome is not None:

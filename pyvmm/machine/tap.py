@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -16,20 +17,26 @@ class Handle(Generic[T]):
         self.callback = callback
 
     def remove(self) -> None:
-        self._tap._handles = tuple(handle for handle in self._tap._handles if handle is not self)
+        self._tap._remove(self)
 
 
 class Tap(Generic[T]):
     """Calls every listener with each value, in the order in which they came; under the machine lock."""
 
     def __init__(self) -> None:
-        self._handles: tuple[Handle[T], ...] = ()
+        self._handles: tuple[Handle[T], ...] = ()  # replaced, never changed: a call goes over those that there were
+        self._gate = threading.Lock()
 
     def add(self, callback: Callable[[T], None]) -> Handle[T]:
         """Call *callback* with each value from now on."""
         handle = Handle(self, callback)
-        self._handles = (*self._handles, handle)
+        with self._gate:
+            self._handles = (*self._handles, handle)
         return handle
+
+    def _remove(self, handle: Handle[T]) -> None:
+        with self._gate:
+            self._handles = tuple(other for other in self._handles if other is not handle)
 
     def __call__(self, value: T) -> None:
         for handle in self._handles:

@@ -305,6 +305,7 @@ class PciDevice:
     def reset_function(self) -> None:
         """A bus reset: configuration space and device back to their reset values."""
         self.config.reset()
+        self.update_decode()  # first: a doorbell that has rung is heard as it goes, not after the reset
         self.reset()
         self.set_intx(False)
         if self.msi:
@@ -312,7 +313,6 @@ class PciDevice:
         if self.msix:
             self.msix.reset()
         self.update_bus_master()
-        self.update_decode()
 
     def restored(self) -> None:
         """After a load: BARs and messages are where configuration space says. A device that overrides it calls this."""

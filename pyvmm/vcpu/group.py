@@ -159,7 +159,8 @@ class VcpuGroup:
     def save(self) -> list[state.VcpuState]:
         """The state of each."""
         indices = [*self._system.get_msr_index_list(), *MTRRS]
-        return [state.save(vcpu, indices) for vcpu in self.vcpus]
+        nested = self._system.check_extension("KVM_CAP_NESTED_STATE")
+        return [state.save(vcpu, indices, nested) for vcpu in self.vcpus]
 
     def load(self, states: list[state.VcpuState]) -> None:
         """Put back what save() gave; what was on its way from a PIC in user space is gone."""
@@ -169,9 +170,8 @@ class VcpuGroup:
 
     def drain_coalesced(self) -> None:
         """Throw away the writes that KVM has gathered and nobody has seen."""
-        for vcpu in self.vcpus:
-            for _ in vcpu.coalesced_writes():
-                pass
+        for _ in self.vcpus[0].coalesced_writes():  # the ring is the VM's
+            pass
 
     def close(self) -> None:
         """Close the descriptors; once is enough. The threads have ended."""

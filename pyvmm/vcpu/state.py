@@ -3,7 +3,8 @@
 The order is that of Firecracker's and Cloud Hypervisor's, each step for a reason: saving asks for MP_STATE first, which
 may change the local APIC; KVM_SET_REGS clears pending exceptions, so events come last; KVM_SET_SREGS sets the APIC base
 and with it the APIC's mode, so it comes before KVM_SET_LAPIC; without an APIC KVM drops a TSC deadline, so MSRs come
-after both, the TSC before its deadline (Documentation/virt/kvm/api.rst).
+after both, the TSC before its deadline. Nested state comes after KVM_SET_SREGS, which turns SVM or VMX on
+(Documentation/virt/kvm/api.rst).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from kvm_cffi.constants import (
     KVM_VCPUEVENT_VALID_NMI_PENDING,
     KVM_VCPUEVENT_VALID_SHADOW,
     KVM_VCPUEVENT_VALID_SIPI_VECTOR,
+    KVM_VCPUEVENT_VALID_SMM,
 )
 
 MSR_IA32_TSC: Final = 0x10
@@ -41,6 +43,8 @@ class VcpuState:
     lapic: bytes | None
     msrs: dict[int, int]
     events: VcpuEvents
+    nested: bytes | None = None
+    """What is of guests of the guest; None where the host lets it have none."""
 
 
 def _where_there(get: Callable[[], T]) -> T | None:
@@ -69,8 +73,9 @@ def load_msrs(vcpu: Vcpu, msrs: dict[int, int]) -> None:
         ordered = ordered[done + 1 :]
 
 
-def save(vcpu: Vcpu, msr_indices: Iterable[int]) -> VcpuState:
-    """Everything; only while the vCPU stands still with its last exit completed."""
+def save(vcpu: Vcpu, msr_indices: Iterable[int], nested_size: int = 0) -> VcpuState:
+    """Everything; only while the vCPU stands still with its last exit completed. *nested_size* is what
+    KVM_CAP_NESTED_STATE answers."""
     mp_state = _where_there(vcpu.get_mp_state)
     return VcpuState(
         mp_state=mp_state,
@@ -82,15 +87,21 @@ def save(vcpu: Vcpu, msr_indices: Iterable[int]) -> VcpuState:
         lapic=_where_there(vcpu.get_lapic),
         msrs=save_msrs(vcpu, msr_indices),
         events=vcpu.get_vcpu_events(),
+        nested=_where_there(lambda: vcpu.get_nested_state(nested_size)) if nested_size else None,
     )
 
 
 def load(vcpu: Vcpu, state: VcpuState) -> None:
     """Put everything back; only while the vCPU stands still."""
+    if state.nested is not None:
+        vcpu.leave_nested(state.nested)  # or the registers would be those of the guest's guest
     if state.mp_state is not None:
+        vcpu.get_mp_state()  # takes an INIT or SIPI that waits, which would undo all this at the next KVM_RUN
         vcpu.set_mp_state(state.mp_state)
     vcpu.set_regs(state.regs)
     vcpu.set_sregs(state.sregs)
+    if state.nested is not None:
+        vcpu.set_nested_state(state.nested)
     if state.xsave is not None:
         vcpu.set_xsave(state.xsave)
     if state.xcrs:
@@ -100,5 +111,5 @@ def load(vcpu: Vcpu, state: VcpuState) -> None:
     if state.lapic is not None:
         vcpu.set_lapic(state.lapic)
     load_msrs(vcpu, state.msrs)
-    state.events.flags = _EVENTS
+    state.events.flags = _EVENTS | state.events.flags & KVM_VCPUEVENT_VALID_SMM
     vcpu.set_vcpu_events(state.events)

@@ -317,3 +317,19 @@ def test_run_returns_when_nothing_of_the_machine_runs_any_more() -> None:
         machine.events.add(told)
         machine.run(60)
         assert done == [True]
+
+
+def test_a_pause_that_nobody_waits_for_and_that_fails_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    with counting(tmp_path) as machine:
+        machine.events.add(lambda event: told.append(event.message) if event.kind == "pause-failed" else None)
+        assert machine.wait(lambda: count(machine) > 1000, 60)
+        monkeypatch.setattr(machine.life.cpus.threads[0], "wait_until_standing", lambda timeout: False)
+        machine.life.pause("test", wait=False)
+        assert machine.wait(lambda: bool(told), 60)
+        assert told == ["vCPU 0 does not stand still within 10 s: a device holds it"]
+        assert machine.state == "running"
+        before = count(machine)
+        assert machine.wait(lambda: count(machine) != before, 60)

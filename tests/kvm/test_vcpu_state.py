@@ -10,6 +10,7 @@ import pytest
 from kvm_cffi import CpuidEntry, KvmError, Regs, Segment, System, VcpuEvents, constants
 from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
 from kvm_cffi.exits import PioOut
+from pyvmm.vcpu import state as vcpu_state
 from tests.rig.rig import HARDWARE, Rig, said
 
 MSR_IA32_TSC = 0x10
@@ -249,3 +250,35 @@ def test_kvmclock_ctrl() -> None:
         assert version and version % 2 == 0, "kvm-clock's page was filled in"
         assert system_time > 0
         rig.vcpu.kvmclock_ctrl()
+
+
+MSR_EFER, EFER_SVME = 0xC0000080, 1 << 12
+NESTED_SVM = (constants.KVM_STATE_NESTED_GIF_SET, constants.KVM_STATE_NESTED_FORMAT_SVM, 128)
+
+
+def test_nested_state_where_the_host_has_none() -> None:
+    with Rig() as rig:
+        if not rig.system.check_extension("KVM_CAP_NESTED_STATE"):
+            with pytest.raises(KvmError, match="KVM_GET_NESTED_STATE"):
+                rig.vcpu.get_nested_state(128)
+
+
+def test_a_load_leaves_what_the_guests_hypervisor_was_in() -> None:
+    """On AMD: SVM on and the global interrupt flag clear, as between a hypervisor's CLGI and its VMRUN."""
+    with Rig() as rig:
+        size = rig.system.check_extension("KVM_CAP_NESTED_STATE")
+        rig.vcpu.set_cpuid(rig.system.get_supported_cpuid())
+        made = vcpu_state.save(rig.vcpu, rig.system.get_msr_index_list(), size)
+        if made.nested is None or struct.unpack_from("<HHI", made.nested) != NESTED_SVM:
+            assert not size or not HARDWARE
+            return
+        sregs = rig.vcpu.get_sregs()
+        sregs.efer |= EFER_SVME
+        rig.vcpu.set_sregs(sregs)
+        rig.vcpu.set_nested_state(struct.pack("<HHI", 0, constants.KVM_STATE_NESTED_FORMAT_SVM, 128).ljust(128, b"\0"))
+        busy = vcpu_state.save(rig.vcpu, rig.system.get_msr_index_list(), size)
+        assert busy.nested != made.nested
+        for saved in (made, busy, made):
+            vcpu_state.load(rig.vcpu, saved)
+            assert rig.vcpu.get_nested_state(size) == saved.nested
+            assert rig.vcpu.get_sregs().efer == saved.sregs.efer

@@ -139,6 +139,33 @@ def test_doorbells_move_with_their_bar(board: Board) -> None:
     assert not board.doorbells.active and board.memory_bus.ranges == board.memory_bus.ranges[:1]
 
 
+def test_a_ring_before_a_reset_is_heard_before_it(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a device as it was when the guest rang: what has rung and was not heard is heard as the doorbell goes."""
+    heard: list[str] = []
+
+    class Resettable(Bell):
+        def ring(self) -> None:
+            heard.append("ring")
+
+        def reset(self) -> None:
+            heard.append("reset")
+
+    def remove(
+        watched: FakeWatchedDoorbell, gone: Callable[[FakeWatchedDoorbell], None] = FakeWatchedDoorbell.remove
+    ) -> None:
+        gone(watched)
+        bell.ring()
+
+    monkeypatch.setattr(FakeWatchedDoorbell, "remove", remove)
+    bell = Resettable()
+    board.host.root.add(bell, 3)
+    config = board.ecam(0, 3)
+    config.write(0x10, 4, 0xC0000000)
+    config.write(4, 2, 2)
+    bell.reset_function()
+    assert heard == ["ring", "reset"]
+
+
 def test_two_doorbells_that_trade_places(board: Board) -> None:
     first, second = Bell(), Bell()
     board.host.root.add(first, 3)
