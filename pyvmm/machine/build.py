@@ -102,8 +102,7 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
                 raise  # else what has kept the machine from being made is told
 
     keep(close_board)
-    _plug_in(config, board, trace)
-    board.assign_pci_resources()
+    furnish(board)
     cpus = VcpuGroup(
         system,
         vm,
@@ -151,12 +150,14 @@ def check_channels(trace: Trace) -> None:
         )
 
 
-def _plug_in(config: MachineConfig, board: Pc, trace: Trace) -> None:
-    """What the user adds."""
+def furnish(board: Pc) -> None:
+    """Add to *board* what the user adds, and place all BARs; raises UserError."""
+    config = board.config
     if config.root_ports or config.devices or config.rng:
         from pyvmm.machine.slots import plug_in
 
-        plug_in(config, board, trace.channel("pci"))
+        plug_in(config, board, board.trace.channel("pci"))
+    board.assign_pci_resources()
 
 
 def _start_at(cpus: VcpuGroup, board: Pc, state: CpuState) -> None:

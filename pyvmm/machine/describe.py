@@ -15,10 +15,9 @@ from pyvmm.board.pc import Pc
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
-from pyvmm.machine.build import check_channels
+from pyvmm.machine.build import check_channels, furnish
 from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.payload import Payload
-from pyvmm.machine.slots import plug_in
 from pyvmm.trace import Trace
 from pyvmm.vcpu.cpuid import DEFAULT_PHYS_BITS, phys_bits
 from pyvmm.vcpu.model import CpuModel
@@ -73,9 +72,7 @@ def described(config: MachineConfig) -> Iterator[Pc]:
         bits = CpuModel.parse(config.cpu).address_bits(host_phys_bits())
         board = Pc(config, FakeVm(), ram, bits, loop, loop, trace, _NoSignals())
         resources.callback(board.close)
-        if config.root_ports or config.devices or config.rng:
-            plug_in(config, board, board.trace.channel("pci"))
-        board.assign_pci_resources()
+        furnish(board)
         Payload(config).load(board, fresh=True)
         check_channels(trace)
         yield board
