@@ -10,7 +10,7 @@ after both, the TSC before its deadline. Nested state comes after KVM_SET_SREGS,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from kvm_cffi import Debugregs, KvmError, Regs, Sregs, Vcpu, VcpuEvents
@@ -111,5 +111,5 @@ def load(vcpu: Vcpu, state: VcpuState) -> None:
     if state.lapic is not None:
         vcpu.set_lapic(state.lapic)
     load_msrs(vcpu, state.msrs)
-    state.events.flags = _EVENTS | state.events.flags & KVM_VCPUEVENT_VALID_SMM
-    vcpu.set_vcpu_events(state.events)
+    flags = _EVENTS | state.events.flags & KVM_VCPUEVENT_VALID_SMM
+    vcpu.set_vcpu_events(replace(state.events, flags=flags))
