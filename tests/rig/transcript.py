@@ -56,8 +56,8 @@ class Transcript:
         """
         pattern = re.compile(re.escape(what)) if isinstance(what, str) else what
         patience = self.patience(timeout)
-        with self._news:
-            while True:
+        while True:
+            with self._news:
                 text = self._received.decode(errors="replace")
                 if found := pattern.search(text, self._position):
                     passed = text[self._position : found.end()]
@@ -65,8 +65,10 @@ class Transcript:
                     return passed
                 if self._ended:
                     raise self.error(f"{pattern.pattern!r} did not come before the end")
-                if not self._news.wait(min(LOOK_S, timeout)) and patience.is_over:
-                    raise self.error(f"{pattern.pattern!r} did not come within {timeout:g} s of its own time")
+                silent = not self._news.wait(min(LOOK_S, timeout))
+            # Not inside: patience may ask the machine, which waits for us while it has output.
+            if silent and patience.is_over:
+                raise self.error(f"{pattern.pattern!r} did not come within {timeout:g} s of its own time")
 
     def error(self, text: str) -> TranscriptError:
         """*text*, when and where, and the last of the output."""
