@@ -47,3 +47,13 @@ class Events:
         events = [event[2:] for event in INPUT_EVENT.iter_unpack(data)]
         self._seen += len(events)
         return events
+
+    def read_until(self, last: Event) -> list[Event]:
+        """All that have come since the last call, once *last* is among them; fewer where it does not come.
+
+        For a pointer, of which nobody can say how many: what moves while the guest is busy comes in one packet.
+        """
+        seen: list[Event] = []
+        while last not in seen and (more := self.read(1)):
+            seen += more
+        return seen
