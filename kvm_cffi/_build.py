@@ -110,6 +110,10 @@ int kvm_cffi_signal_mask(int fd, uint64_t mask, int set);
 char *kvm_cffi_map(size_t size, size_t alignment, int fd);
 int kvm_cffi_unmap(char *memory, size_t size);
 int kvm_cffi_drop_translations(char *memory, size_t size);
+int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own);
+int kvm_cffi_harvest(int fd, uint32_t slot, uint64_t *dirty, uint64_t *scratch, size_t pages);
+int64_t kvm_cffi_copy_dirty(const uint64_t *dirty, const char *memory, size_t pages, char *store);
+int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, char **stores, uint64_t **owns, size_t count);
 
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 #define KVM_CFFI_RECORDS ...

@@ -96,6 +96,106 @@ static int kvm_cffi_drop_translations(char *memory, size_t size)
     return mprotect(memory, size, PROT_READ | PROT_WRITE);
 }
 
+/* Snapshots of guest memory, a page at a time. A bitmap has one bit a page, in whole 64-bit words; what holds the pages of
+ * a snapshot is as large as the memory, and only what was copied there takes any. */
+
+#define PAGE ((size_t)4096)
+#define CHUNK_PAGES ((size_t)512)
+
+static int is_zero(const char *page)
+{
+    const uint64_t *word = (const uint64_t *)page, *end = (const uint64_t *)(page + PAGE);
+
+    for (; word < end; word += 8)
+        if (word[0] | word[1] | word[2] | word[3] | word[4] | word[5] | word[6] | word[7])
+            return 0;
+    return 1;
+}
+
+/* Copy each page that is not zero from *memory* to *store*, and set its bit in *own*; pages that the host has not given are
+ * not looked at. How many, or -1 and errno. */
+static int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own)
+{
+    unsigned char there[CHUNK_PAGES];
+    int64_t copied = 0;
+    size_t first, page, count;
+
+    for (first = 0; first < pages; first += CHUNK_PAGES) {
+        count = pages - first < CHUNK_PAGES ? pages - first : CHUNK_PAGES;
+        if (mincore((void *)(memory + first * PAGE), count * PAGE, there) < 0)
+            return -1;
+        for (page = first; page < first + count; page++) {
+            if (!(there[page - first] & 1) || is_zero(memory + page * PAGE))
+                continue;
+            memcpy(store + page * PAGE, memory + page * PAGE, PAGE);
+            own[page / 64] |= 1ULL << page % 64;
+            copied++;
+        }
+    }
+    return copied;
+}
+
+/* Or the dirty log of *slot* into *dirty*, and begin a new one: KVM_GET_DIRTY_LOG, which protects the pages again. */
+static int kvm_cffi_harvest(int fd, uint32_t slot, uint64_t *dirty, uint64_t *scratch, size_t pages)
+{
+    struct kvm_dirty_log log;
+    size_t word;
+
+    memset(&log, 0, sizeof(log));
+    log.slot = slot;
+    log.dirty_bitmap = scratch;
+    if (ioctl(fd, KVM_GET_DIRTY_LOG, &log) < 0)
+        return -1;
+    for (word = 0; word < (pages + 63) / 64; word++)
+        dirty[word] |= scratch[word];
+    return 0;
+}
+
+/* Copy the pages of *dirty* from *memory* to *store*. How many. */
+static int64_t kvm_cffi_copy_dirty(const uint64_t *dirty, const char *memory, size_t pages, char *store)
+{
+    int64_t copied = 0;
+    size_t word, page;
+    uint64_t bits;
+
+    for (word = 0; word < (pages + 63) / 64; word++)
+        for (bits = dirty[word]; bits; bits &= bits - 1) {
+            page = word * 64 + __builtin_ctzll(bits);
+            if (page >= pages)
+                break;
+            memcpy(store + page * PAGE, memory + page * PAGE, PAGE);
+            copied++;
+        }
+    return copied;
+}
+
+/* Put the pages of *dirty* back into *memory*, each from the first of the *count* levels that has it, a zero page where none
+ * does; then *dirty* is clear. How many. */
+static int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, char **stores, uint64_t **owns, size_t count)
+{
+    int64_t copied = 0;
+    size_t word, page, level;
+    uint64_t bits, bit;
+
+    for (word = 0; word < (pages + 63) / 64; word++) {
+        for (bits = dirty[word]; bits; bits &= bits - 1) {
+            page = word * 64 + __builtin_ctzll(bits);
+            if (page >= pages)
+                break;
+            bit = bits & -bits;
+            for (level = 0; level < count && !(owns[level][word] & bit); level++)
+                ;
+            if (level < count)
+                memcpy(memory + page * PAGE, stores[level] + page * PAGE, PAGE);
+            else
+                memset(memory + page * PAGE, 0, PAGE);
+            copied++;
+        }
+        dirty[word] = 0;
+    }
+    return copied;
+}
+
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
 
 #define KVM_CFFI_RECORDS 32

@@ -9,6 +9,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 Kind = Literal["ram", "video"]
 """RAM, which DMA reaches too; or a window onto a device's own memory, whose changes are looked for."""
 
+PAGE_SIZE: Final = 4096
 _ZEROES: Final = bytes(1 << 20)
 
 
@@ -53,6 +54,11 @@ class GuestMemory:
     def __init__(self, regions: Iterable[Region | tuple[int, memoryview]] = ()) -> None:
         self._regions: list[Region] = []
         self._listeners: list[Listener] = []
+        self.written: set[int] | None = None
+        """Page numbers that views were given of since somebody began to ask (a snapshot: KVM logs only what the guest
+        writes); None while nobody does."""
+        self.lasting: set[int] = set()
+        """Page numbers that lasting views were ever given of."""
         self._starts: tuple[int, ...] = ()
         self._buffers: tuple[memoryview, ...] = ()
         for region in regions:
@@ -117,6 +123,11 @@ class GuestMemory:
         return cls([(gpa, memoryview(bytearray(size)))])
 
     @property
+    def ram(self) -> tuple[Region, ...]:
+        """The regions of RAM, lowest first."""
+        return tuple(region for region in self._regions if region.kind == "ram")
+
+    @property
     def regions(self) -> tuple[tuple[int, int], ...]:
         """The (gpa, length) of each region of RAM, lowest first."""
         return tuple((gpa, len(buffer)) for gpa, buffer in zip(self._starts, self._buffers, strict=True))
@@ -136,7 +147,21 @@ class GuestMemory:
             buffer.release()
 
     def view(self, gpa: int, length: int) -> memoryview:
-        """A writable view of [gpa, gpa+length); raises GuestMemoryError unless all of it is RAM of one region."""
+        """A writable view of [gpa, gpa+length), to be written through before the guest runs on; raises GuestMemoryError
+        unless all of it is RAM of one region."""
+        view = self._view(gpa, length)
+        if self.written is not None and length:
+            self.written.update(range(gpa // PAGE_SIZE, (gpa + length - 1) // PAGE_SIZE + 1))
+        return view
+
+    def lasting_view(self, gpa: int, length: int) -> memoryview:
+        """As view(), for who keeps it and may write through it at any time."""
+        view = self._view(gpa, length)
+        if length:
+            self.lasting.update(range(gpa // PAGE_SIZE, (gpa + length - 1) // PAGE_SIZE + 1))
+        return view
+
+    def _view(self, gpa: int, length: int) -> memoryview:
         index = bisect_right(self._starts, gpa) - 1
         if index >= 0 and length >= 0:
             buffer = self._buffers[index]
@@ -147,7 +172,7 @@ class GuestMemory:
 
     def read(self, gpa: int, length: int) -> bytes:
         """A copy of [gpa, gpa+length)."""
-        return bytes(self.view(gpa, length))
+        return bytes(self._view(gpa, length))
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
         """Copy *data* to *gpa*."""
@@ -165,7 +190,7 @@ class GuestMemory:
 
     def read_int(self, gpa: int, size: int) -> int:
         """The little-endian integer of *size* bytes at *gpa*."""
-        return int.from_bytes(self.view(gpa, size), "little")
+        return int.from_bytes(self._view(gpa, size), "little")
 
     def write_int(self, gpa: int, size: int, value: int) -> None:
         """Store *value*, truncated to *size* bytes, little-endian, at *gpa*."""

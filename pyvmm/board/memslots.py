@@ -148,6 +148,10 @@ class MemorySlots:
         """The slot of the region that begins at *gpa*."""
         return self._slots[gpa]
 
+    def log(self, region: Region, on: bool) -> None:
+        """Begin or end the dirty log of a region of RAM, at any time; it splits the huge pages that KVM has mapped."""
+        self._vm.set_user_memory_region(self._slots[region.gpa], region.gpa, region.buffer, log_dirty_pages=on)
+
     def changed(self, gpa: int, size: int) -> bool:
         """Whether the guest has written to a video region of *size* bytes since the last look."""
         return any(self._vm.get_dirty_log(self._slots[gpa], size))

@@ -17,6 +17,7 @@ from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
 from pyvmm.machine.payload import Payload
+from pyvmm.machine.snapshot import Snapshots
 from pyvmm.machine.tap import Tap
 from pyvmm.machine.verdicts import Verdicts
 from pyvmm.trace import Sink, Trace
@@ -38,6 +39,7 @@ class Built:
     life: Life
     board: Pc
     verdicts: Verdicts
+    snapshots: Snapshots
     trace: Trace
     resources: ExitStack
 
@@ -137,7 +139,8 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
     verdicts.adopt(cpus, board)
     life.adopt(cpus, time, restart, verdicts.report, verdicts.on_error)
     whole = True
-    return Built(life, board, verdicts, trace, resources.pop_all())
+    snapshots = Snapshots(life, board, verdicts, time)
+    return Built(life, board, verdicts, snapshots, trace, resources.pop_all())
 
 
 def check_channels(trace: Trace) -> None:

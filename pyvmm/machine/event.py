@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["started", "paused", "pause-failed", "resumed", "reset", "powered-off", "panicked", "ended"]
+Life = Literal["started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "ended"]
+Kind = Literal[Life, "powered-off", "panicked"]
 State = Literal["built", "running", "paused", "ended"]
 
 

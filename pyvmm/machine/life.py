@@ -331,6 +331,24 @@ class Life:
         self._standing = False
         self.cpus.release()
 
+    def while_standing(self, what: str, function: Callable[[], T]) -> T:
+        """Run *function* in the loop's thread while everything stands still; then all goes on, if it went on before.
+        *what* is the call that wants it."""
+        self.outside(what)
+
+        def run() -> T:
+            if self.outcome is not None:
+                raise UserError(f"the machine has ended: {what} needs one that lives")
+            if self._standing:
+                return function()
+            self._stand_still()
+            try:
+                return function()
+            finally:
+                self._go_on()
+
+        return self.change(run)
+
     # Reset
 
     def reset(self, how: str = "reset()") -> None:

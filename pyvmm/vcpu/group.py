@@ -160,13 +160,16 @@ class VcpuGroup:
         """The state of each."""
         indices = [*self._system.get_msr_index_list(), *MTRRS]
         nested = self._system.check_extension("KVM_CAP_NESTED_STATE")
-        return [state.save(vcpu, indices, nested) for vcpu in self.vcpus]
+        saved = [state.save(vcpu, indices, nested) for vcpu in self.vcpus]
+        for thread, one in zip(self.threads, saved, strict=True):
+            one.halted, one.vector = thread.halted, thread.vector
+        return saved
 
     def load(self, states: list[state.VcpuState]) -> None:
-        """Put back what save() gave; what was on its way from a PIC in user space is gone."""
+        """Put back what save() gave."""
         for thread, saved in zip(self.threads, states, strict=True):
             state.load(thread.vcpu, saved)
-            thread.forget_interrupt()
+            thread.halted, thread.vector = saved.halted, saved.vector
 
     def drain_coalesced(self) -> None:
         """Throw away the writes that KVM has gathered and nobody has seen."""

@@ -31,6 +31,17 @@ class _Timer:
     deadline: int
 
 
+@dataclass
+class Stood:
+    """Where everything stood."""
+
+    tscs: list[int]
+    timers: list[_Timer]
+    pit: bytes
+    clock: int
+    """kvm-clock, in ns."""
+
+
 def _register(lapic: bytes | bytearray, offset: int) -> int:
     return int.from_bytes(lapic[offset : offset + 4], "little")
 
@@ -57,6 +68,15 @@ class KernelTime:
             self._pit = self._vm.get_pit2()
         self._tscs = [vcpu.get_msrs([MSR_IA32_TSC]).get(MSR_IA32_TSC, 0) for vcpu in self._vcpus]
         self._clock = self._vm.get_clock()
+
+    def save(self) -> Stood:
+        """While all stands still: where."""
+        return Stood(self._tscs, self._timers, self._pit, self._clock)
+
+    def load(self, stood: Stood) -> None:
+        """Let go() go on from *stood*, after the vCPUs got their state back, and with it other TSC offsets perhaps."""
+        self.stop()
+        self._tscs, self._timers, self._pit, self._clock = stood.tscs, stood.timers, stood.pit, stood.clock
 
     def _timer(self, vcpu: Vcpu) -> _Timer:
         lapic = vcpu.get_lapic()

@@ -45,6 +45,10 @@ class VcpuState:
     events: VcpuEvents
     nested: bytes | None = None
     """What is of guests of the guest; None where the host lets it have none."""
+    halted: bool = False
+    """It sleeps in user space after KVM_EXIT_HLT, there being no local APIC in the kernel."""
+    vector: int | None = None
+    """Acknowledged at a PIC in user space, and not yet taken by KVM."""
 
 
 def _where_there(get: Callable[[], T]) -> T | None:

@@ -68,6 +68,8 @@ class VcpuThread:
         """The console is full: wait outside the machine lock until throttle(False)."""
         self.held = False
         """Stand still, or on the way there: see hold()."""
+        self.vector: int | None = None
+        """Acknowledged at the PIC, not yet taken by the kernel."""
         self.observers: tuple[Observer, ...] = ()
         self._lock = lock
         self._pio = pio
@@ -78,7 +80,6 @@ class VcpuThread:
         self._irq_trace = irq_trace
         self._result = 0  # of the last read that was observed
         self._came_back = False  # KVM_RUN was interrupted: all before it is complete
-        self._vector: int | None = None  # acknowledged at the PIC, not yet taken by the kernel
         self._calls: deque[Callable[[], None]] = deque()
         self._wake = threading.Event()
         self._standing = threading.Event()
@@ -171,11 +172,6 @@ class VcpuThread:
         self.kick()
         if self.is_current:
             self.vcpu.immediate_exit = True
-
-    def forget_interrupt(self) -> None:
-        """A reset: what the PIC had given for this vCPU is gone; only while it stands still."""
-        self._vector = None
-        self.halted = False
 
     def stop(self) -> None:
         """Ask the thread to end; join() waits for it."""
@@ -277,17 +273,17 @@ class VcpuThread:
         pic = self._pic
         assert pic is not None
         with self._lock:
-            if self._vector is None and not pic.intr:
+            if self.vector is None and not pic.intr:
                 self.vcpu.request_interrupt_window(False)
             elif self.vcpu.ready_for_interrupt_injection:
-                vector = pic.acknowledge() if self._vector is None else self._vector
+                vector = pic.acknowledge() if self.vector is None else self.vector
                 try:
                     self.vcpu.interrupt(vector)
                 except KvmError:  # the kernel has one queued already, from an entry that was kicked out
-                    self._vector = vector
+                    self.vector = vector
                     self.vcpu.request_interrupt_window(True)
                     return
-                self._vector = None
+                self.vector = None
                 if self._irq_trace.enabled:
                     self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
                 self.vcpu.request_interrupt_window(pic.intr)

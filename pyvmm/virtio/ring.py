@@ -152,7 +152,7 @@ def ring_area(memory: GuestMemory, what: str, address: int, length: int, align: 
     if address % align:
         raise QueueError(f"{what} at {address:#x} is not aligned to {align}")
     try:
-        return memory.view(address, length)
+        return memory.lasting_view(address, length)
     except GuestMemoryError as error:
         raise QueueError(f"{what}: {error}") from None
 

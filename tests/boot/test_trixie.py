@@ -25,7 +25,7 @@ PROCESSORS: dict[Irqchip, str] = {
 
 
 WITHOUT_APIC = re.compile(r"setting ELCR to 0200 \(from 0e00\)|software events only")
-"""What Linux says of any PC whose interrupts ACPI routes to a PIC as a BIOS leaves it, and that has no APIC for counters."""
+"""What Linux says of any PC whose PCI interrupts go to a PIC as a BIOS leaves it, and that has no APIC for counters."""
 
 
 @pytest.fixture(scope="module", params=PROCESSORS)
