@@ -12,6 +12,7 @@ from kvm_cffi.exits import Exit, ExitRecord
 from kvm_cffi.mapping import address_of, drop_translations, map_memory
 from kvm_cffi.state import CpuidEntry, Debugregs, Dtable, Fpu, Regs, Segment, Sregs, Translation, VcpuEvents
 from kvm_cffi.system import System
+from kvm_cffi.timerfd import TimerFd
 from kvm_cffi.vcpu import Vcpu, catch_signal
 from kvm_cffi.vm import DeviceFd, IrqchipRoute, MsiRoute, Vm
 
@@ -30,6 +31,7 @@ __all__ = [
     "Segment",
     "Sregs",
     "System",
+    "TimerFd",
     "Translation",
     "Vcpu",
     "VcpuEvents",

@@ -106,6 +106,8 @@ SHIM_CDEF = """
 int kvm_cffi_ioctl(int fd, unsigned long request, void *argument);
 int kvm_cffi_ioctl_value(int fd, unsigned long request, unsigned long value);
 int kvm_cffi_catch_signal(int signal);
+int kvm_cffi_timerfd(void);
+int kvm_cffi_timerfd_set(int fd, uint64_t deadline);
 int kvm_cffi_signal_mask(int fd, uint64_t mask, int set);
 char *kvm_cffi_map(size_t size, size_t alignment, int fd);
 int kvm_cffi_unmap(char *memory, size_t size);

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/timerfd.h>
 #include <unistd.h>
 #include <linux/kvm.h>
 
@@ -37,6 +38,19 @@ static int kvm_cffi_catch_signal(int signal)
     memset(&action, 0, sizeof(action));
     action.sa_handler = ignore_signal;
     return sigaction(signal, &action, NULL);
+}
+
+static int kvm_cffi_timerfd(void)
+{
+    return timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+}
+
+/* deadline: nanoseconds of CLOCK_MONOTONIC, not 0. */
+static int kvm_cffi_timerfd_set(int fd, uint64_t deadline)
+{
+    struct itimerspec when = { .it_value = { deadline / 1000000000, deadline % 1000000000 } };
+
+    return timerfd_settime(fd, TFD_TIMER_ABSTIME, &when, NULL);
 }
 
 /* The kernel's sigset_t is 8 bytes here, whatever the C library's is. */

@@ -13,8 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Final
+
+from kvm_cffi import TimerFd
 
 Callback = Callable[[], None]
+NEVER: Final = 1 << 63
 NOBODY: tuple[int, Callback] = (0, lambda: None)
 
 
@@ -47,7 +51,10 @@ class Loop:
         self._posted: deque[Callback] = deque()
         self._heap: list[tuple[int, int, LoopTimer]] = []
         self._order = itertools.count()
-        self._sleeping_until = 0
+        self._timerfd = TimerFd()
+        self._epoll.register(self._timerfd.fd, select.EPOLLIN)
+        self._alarm = NEVER
+        """When the timerfd goes off: never later than the first timer."""
         self._stopped = False
 
     def now(self) -> int:
@@ -62,8 +69,17 @@ class Loop:
             live = {entry[2]: entry for entry in self._heap if entry[2].deadline == entry[0]}  # one of equal ones
             self._heap = list(live.values())
             heapq.heapify(self._heap)
-        if deadline < self._sleeping_until:
-            self._wake()
+        self._set_alarm(deadline)
+
+    def _set_alarm(self, deadline: int) -> None:
+        """Look at the timers at *deadline*, or before.
+
+        The kernel is told, and not the loop's thread: that would wake up only to go to sleep again, and meet whoever
+        arms the timer at the machine lock. Under an emulated processor this took longer than a guest's ticks are apart.
+        """
+        if deadline < self._alarm:
+            self._alarm = deadline
+            self._timerfd.set(deadline)
 
     def add(self, fd: int, callback: Callback, events: int = select.EPOLLIN) -> None:
         """Call back while *fd* is ready (level-triggered)."""
@@ -100,15 +116,14 @@ class Loop:
 
     def run_once(self, limit: float | None = None) -> None:
         """Wait for the next thing to do, at most *limit* seconds, and do all that is due."""
-        timeout = self._timeout(limit)
         added = self._added
-        if timeout:  # epoll.poll() counts in milliseconds; select() on the epoll descriptor counts in microseconds
-            select.select((self._epoll,), (), (), timeout)
-        events = self._epoll.poll(None if timeout is None else 0)
-        self._sleeping_until = 0
+        events = self._epoll.poll(0 if self._posted or self._stopped else limit)
         for fd, _ in events:
             if fd == self._wake_fd:
                 os.eventfd_read(fd)
+                continue
+            if fd == self._timerfd.fd:
+                self._timerfd.take()
                 continue
             with self._lock:
                 number, callback = self._callbacks.get(fd, NOBODY)
@@ -126,41 +141,28 @@ class Loop:
             with self._lock:
                 callback()
 
-    def _timeout(self, limit: float | None) -> float | None:
-        """Seconds to wait, None without end. Without timers this takes no lock, which would be most of its time."""
-        self._sleeping_until = 1 << 63  # before the look at the heap: whoever arms a timer after it wakes the loop
-        if limit is None and not (self._heap or self._posted or self._stopped):
-            return None
-        with self._lock:
-            return self._timeout_of_heap(limit)
-
-    def _timeout_of_heap(self, limit: float | None) -> float | None:
-        if self._posted or self._stopped:
-            return 0
-        while self._heap and self._heap[0][2].deadline != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        now = self.now()
-        wait = (self._heap[0][0] - now) / 1e9 if self._heap else None
-        if limit is not None and (wait is None or wait > limit):
-            wait = limit
-        self._sleeping_until = now + int(wait * 1e9) if wait is not None else 1 << 63
-        return None if wait is None else max(0.0, wait)
-
     def _run_timers(self) -> None:
         now = self.now()
         while True:
             with self._lock:
-                if not self._heap or self._heap[0][0] > now or self._stopped:
+                heap = self._heap  # arming may make another
+                while heap and heap[0][2].deadline != heap[0][0]:
+                    heapq.heappop(heap)
+                if not heap or heap[0][0] > now or self._stopped:
+                    if self._alarm <= now:  # it has gone off
+                        self._alarm = NEVER
+                    if heap:
+                        self._set_alarm(heap[0][0])
                     return
-                deadline, _, timer = heapq.heappop(self._heap)
-                if timer.deadline == deadline:
-                    timer.deadline = None
-                    timer.callback()
+                timer = heapq.heappop(heap)[2]
+                timer.deadline = None
+                timer.callback()
 
     def close(self) -> None:
         """Close the loop's own descriptors; those that were added stay their owners'."""
         self._callbacks.clear()
         self._epoll.close()
+        self._timerfd.close()
         if self._wake_fd >= 0:
             fd, self._wake_fd = (
                 self._wake_fd,

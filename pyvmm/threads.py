@@ -7,6 +7,7 @@ of the signal with the next event, or never. Source: signal(7), pthreads(7); Pyt
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Iterable
@@ -35,3 +36,24 @@ def start(thread: threading.Thread, hears: Iterable[int] = ()) -> None:
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Wakeup:
+    """A sleep that set() ends, or has ended before it began. As threading.Event, but for one sleeper, and each call is
+    one into C: an Event takes a lock of its own and a new one for each wait()."""
+
+    def __init__(self) -> None:
+        self._nothing = threading.Lock()  # held while there is nothing to wake up for
+        self._nothing.acquire()
+
+    def set(self) -> None:
+        """From any thread."""
+        with contextlib.suppress(RuntimeError):  # it is set already
+            self._nothing.release()
+
+    def clear(self) -> None:
+        self._nothing.acquire(blocking=False)
+
+    def wait(self) -> None:
+        """Until set(), which this takes back."""
+        self._nothing.acquire()

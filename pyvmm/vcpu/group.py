@@ -103,8 +103,8 @@ class VcpuGroup:
             thread.join()
 
     def wake_boot_cpu(self) -> None:
-        """INTR of a PIC in user space is up."""
-        self.threads[0].kick()
+        """INTR of a PIC in user space is up; under the machine lock."""
+        self.threads[0].interrupt()
 
     def hold(self) -> None:
         """Ask all vCPUs to stand still."""

@@ -80,8 +80,9 @@ class VcpuThread:
         self._irq_trace = irq_trace
         self._result = 0  # of the last read that was observed
         self._came_back = False  # KVM_RUN was interrupted: all before it is complete
+        self._window = False  # what request_interrupt_window() was told last
         self._calls: deque[Callable[[], None]] = deque()
-        self._wake = threading.Event()
+        self._wake = threads.Wakeup()
         self._standing = threading.Event()
         self._gate = threading.Lock()  # `held` and `_standing` change together: a release() and the next hold() race
         # A signal to a thread that has just ended would crash; reentrant, for a signal handler may kick in mid-kick.
@@ -122,6 +123,14 @@ class VcpuThread:
             if self._running:
                 assert self._thread.ident is not None
                 signal.pthread_kill(self._thread.ident, KICK)
+
+    def interrupt(self) -> None:
+        """INTR of the PIC is up; under the machine lock. A guest that has halted needs no more than to be woken: the
+        thread looks at INTR before KVM_RUN, and an interrupted KVM_RUN would be one more for each tick."""
+        if self.halted:
+            self._wake.set()
+        else:
+            self.kick()
 
     def call(self, function: Callable[[], None]) -> None:
         """Run *function* in the vCPU's thread, outside KVM_RUN and under the machine lock."""
@@ -272,23 +281,34 @@ class VcpuThread:
         """Give the guest the PIC's interrupt if it can take one, or ask to be told when it can."""
         pic = self._pic
         assert pic is not None
+        if not pic.intr and self.vector is None:  # most exits; INTR that goes up after this look comes with a kick
+            if self._window:
+                self._ask_for_window(False)
+            return
         with self._lock:
             if self.vector is None and not pic.intr:
-                self.vcpu.request_interrupt_window(False)
+                self._ask_for_window(False)
             elif self.vcpu.ready_for_interrupt_injection:
                 vector = pic.acknowledge() if self.vector is None else self.vector
                 try:
                     self.vcpu.interrupt(vector)
                 except KvmError:  # the kernel has one queued already, from an entry that was kicked out
                     self.vector = vector
-                    self.vcpu.request_interrupt_window(True)
+                    self._ask_for_window(True)
                     return
                 self.vector = None
+                self.halted = False  # where it was on its way to stand still as INTR went up
                 if self._irq_trace.enabled:
                     self._irq_trace(f"KVM_INTERRUPT vector {vector:#x}")
-                self.vcpu.request_interrupt_window(pic.intr)
+                self._ask_for_window(pic.intr)
             else:
-                self.vcpu.request_interrupt_window(True)
+                self._ask_for_window(True)
+
+    def _ask_for_window(self, wanted: bool) -> None:
+        """Only where that is news: a call into C lets go of the GIL, for which the loop may wait."""
+        if wanted != self._window:
+            self._window = wanted
+            self.vcpu.request_interrupt_window(wanted)
 
     def _sleep(self) -> None:
         """Wait, without the machine lock, until the guest has something to do again."""

@@ -61,6 +61,40 @@ def test_a_timer_that_another_thread_arms_wakes_the_loop(loop: Loop) -> None:
     assert count == 3000
 
 
+def test_a_timer_that_is_armed_leaves_the_loop_asleep(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each deadline is before those that there are, as that of a one-shot tick is."""
+    looks = 0
+    look = loop.run_posted
+
+    def counted() -> None:
+        nonlocal looks
+        looks += 1
+        look()
+
+    monkeypatch.setattr(loop, "run_posted", counted)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    deadline = loop.now() + HOUR
+    for n in range(1000):
+        with loop._lock:
+            loop.timer(loop.stop).arm(deadline - n)
+    with loop._lock:
+        loop.timer(loop.stop).arm(loop.now())
+    thread.join()
+    assert looks <= 3, "for the timer that fired, for stop(), and for one on the way to sleep"
+
+
+def test_a_timer_behind_one_that_was_cancelled(loop: Loop) -> None:
+    fired: list[int] = []
+    first, second = (loop.timer(lambda n=n: fired.append(n)) for n in range(2))  # type: ignore[misc]
+    second.arm(loop.now() + 2_000_000)
+    first.arm(loop.now() + 1_000_000)
+    first.cancel()
+    while not fired:
+        loop.run_once()
+    assert fired == [1] and not loop._heap
+
+
 def test_a_descriptor_that_takes_the_number_of_one_that_was_ready(loop: Loop) -> None:
     """One callback may close what another descriptor waited for, and open what gets its number."""
     called: list[str] = []

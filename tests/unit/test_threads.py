@@ -88,3 +88,25 @@ def test_the_trace_takes_none() -> None:
     writer(0, "irq", "a line")
     writer.close()
     assert {signal.SIGTERM, signal.SIGCONT} <= stream.seen
+
+
+def test_a_wakeup_that_comes_before_the_sleep_ends_it() -> None:
+    wakeup = threads.Wakeup()
+    wakeup.set()
+    wakeup.set()  # twice is once
+    wakeup.wait()
+    wakeup.set()
+    wakeup.clear()
+    wakeup.clear()
+    woken: list[int] = []
+
+    def sleep() -> None:
+        wakeup.wait()
+        woken.append(1)
+
+    thread = threading.Thread(target=sleep)
+    thread.start()
+    assert woken == [], "what was taken back wakes nobody"
+    wakeup.set()
+    thread.join()
+    assert woken == [1]

@@ -6,7 +6,7 @@ import threading
 from typing import cast
 
 from kvm_cffi import KvmError, Vcpu
-from kvm_cffi.exits import Exit, Intr
+from kvm_cffi.exits import Exit, Hlt, Intr
 from pyvmm.bus import Bus
 from pyvmm.vcpu.exits import ExitHandler
 from pyvmm.vcpu.thread import VcpuThread
@@ -14,14 +14,14 @@ from pyvmm.vcpu.thread import VcpuThread
 
 class Pic:
     def __init__(self, *vectors: int) -> None:
-        self._vectors = list(vectors)
+        self.vectors = list(vectors)
 
     @property
     def intr(self) -> bool:
-        return bool(self._vectors)
+        return bool(self.vectors)
 
     def acknowledge(self) -> int:
-        return self._vectors.pop(0)
+        return self.vectors.pop(0)
 
 
 class KickedVcpu:
@@ -72,3 +72,51 @@ def test_no_vector_is_lost_when_the_kernel_has_one_already() -> None:
     thread.join()
     assert raised == [] and vcpu.taken == [0x20, 0x24, 0x28]
     assert not vcpu.window
+
+
+class HaltingVcpu(KickedVcpu):
+    """It halts again and again, as a guest with nothing to do but its ticks."""
+
+    def __init__(self, halts: int) -> None:
+        super().__init__()
+        self.halts = halts
+        self.if_flag = True
+
+    def run_io(self, lock: threading.Lock, pio: Bus, mmio: Bus) -> Exit:
+        self.entries += 1
+        if self.immediate_exit:
+            return Intr()
+        if self.queued is not None:
+            self.taken.append(self.queued)
+            self.queued = None
+        if len(self.taken) == self.halts:
+            self.thread.stopping = True
+        return Hlt()
+
+
+def test_an_interrupt_for_a_halted_guest_costs_no_entry_of_its_own() -> None:
+    vcpu = HaltingVcpu(100)
+    raised: list[BaseException] = []
+    lock = threading.Lock()
+    pic = Pic()
+    vcpu.thread = thread = VcpuThread(
+        cast(Vcpu, vcpu),
+        lock,
+        Bus("PIO", 1 << 16),
+        Bus("MMIO", 1 << 52),
+        cast(ExitHandler, None),
+        lambda thread, error: raised.append(error),
+        pic,
+    )
+    thread.start()
+    sent = 0
+    while not thread.stopping and not raised:
+        with lock:
+            if thread.halted and not pic.intr:
+                pic.vectors.append(0x20 + sent)
+                sent += 1
+                thread.interrupt()
+    thread.stop()
+    thread.join()
+    assert raised == [] and vcpu.taken == list(range(0x20, 0x20 + 100))
+    assert vcpu.entries == 1 + 100, "one to each HLT, none that is interrupted"
