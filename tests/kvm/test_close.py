@@ -131,7 +131,7 @@ STEPS: list[tuple[object, str]] = [
     *((Pc, step) for step in ("assign_pci_resources",)),
     (VcpuGroup, "_create"),
     (VcpuGroup, "save"),
-    *((build_module, step) for step in ("Ram", "Pc", "VcpuGroup", "Payload", "_start_at", "KernelTime", "_plug_in")),
+    *((build_module, step) for step in ("Ram", "Pc", "VcpuGroup", "Payload", "_start_at", "KernelTime", "furnish")),
 ]
 
 
