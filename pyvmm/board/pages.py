@@ -85,7 +85,7 @@ class RamPages:
         if self._base is None:
             taken = self._take_all()
         else:
-            self._harvest()
+            self.harvest()
             taken = self._take_dirty(self._base)
         self._base = taken.level
         self._taken.add(taken)
@@ -115,7 +115,7 @@ class RamPages:
 
     def put_back(self, taken: Pages) -> int:
         """Make RAM what it was when *taken* was taken; how many pages were put back."""
-        self._harvest()
+        self.harvest()
         count = 0
         if self._base is not taken.level:
             self._add_difference(taken)
@@ -136,7 +136,7 @@ class RamPages:
             self._base = self._memory.written = None
             self._regions, self._dirty, self._scratch = [], [], []
 
-    def _harvest(self) -> None:
+    def harvest(self) -> None:
         """Into the bitmaps: what the guest has written, and what views were given of."""
         for region, dirty, scratch in zip(self._regions, self._dirty, self._scratch, strict=True):
             slot = self._slots.slot(region.gpa)

@@ -49,7 +49,7 @@ class Snapshots:
         self._board = board
         self._verdicts = verdicts
         self._time = time
-        self._ram = RamPages(board.vm, board.memory, board.slots)
+        self.ram = RamPages(board.vm, board.memory, board.slots)
 
     def take(self) -> Snapshot:
         """Raises UserError where a part cannot be saved, or this host has no memory for it."""
@@ -57,12 +57,12 @@ class Snapshots:
         life.loop.run_once(0)
         with life.lock:
             life.cpus.catch_up()
-            self._ram.release_unused()
+            self.ram.release_unused()
             parts, now = self._board.parts.save(), life.clock.now()
             vcpus, time = life.cpus.save(), self._time.save()
             try:
-                pages = self._ram.take()
-                weakref.finalize(pages, self._life.loop.post, self._ram.release_unused)
+                pages = self.ram.take()
+                weakref.finalize(pages, self._life.loop.post, self.ram.release_unused)
             except OSError as error:
                 raise UserError(f"no memory for a snapshot: {error.strerror}") from None
             life.events(MachineEvent("snapshot"))
@@ -70,13 +70,13 @@ class Snapshots:
 
     def go_back(self, snapshot: Snapshot) -> None:
         """Raises UserError where it is of another machine; then nothing has changed."""
-        if not self._ram.holds(snapshot.pages):
+        if not self.ram.holds(snapshot.pages):
             raise UserError("this snapshot is of another machine: restore one that this machine has made")
         life = self._life
         life.loop.run_once(0)  # what has rung or was posted belongs to the time that is left now
         with life.lock:
             life.cpus.catch_up()
-            self._ram.put_back(snapshot.pages)
+            self.ram.put_back(snapshot.pages)
             life.clock.set(snapshot.now)
             self._board.parts.load(snapshot.parts)
             life.cpus.load(snapshot.vcpus)

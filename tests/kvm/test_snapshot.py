@@ -150,7 +150,7 @@ def test_many_in_any_order(tmp_path: Path) -> None:
 
 def test_the_log_is_on_only_while_there_is_a_snapshot(tmp_path: Path) -> None:
     with counting(tmp_path) as machine:
-        ram = machine._built.snapshots._ram
+        ram = machine._built.snapshots.ram
         machine.start()
         snapshot = machine.snapshot()
         assert ram.logging and machine.memory.written is not None
