@@ -12,6 +12,8 @@ from typing import Final, NamedTuple, Protocol
 
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.snapshot import Snapshot
+from pyvmm.units import MIB
 from pyvmm.vcpu.report import vcpu_report
 
 
@@ -26,6 +28,9 @@ class Seat(Protocol):
 
     def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
         """Let the user type a line; *answer* gets it, None where it is given up."""
+
+    snapshot: Snapshot | None
+    """The last that was taken here."""
 
     def screenshot(self) -> Path:
         """Write the screen to a file, and return which; raises UserError."""
@@ -62,6 +67,29 @@ def _pause(seat: Seat) -> None:
         seat.say("pyvmm: the machine stands still: Ctrl-A z lets it go on")
 
 
+def _take(seat: Seat) -> None:
+    def take() -> None:
+        seat.snapshot = taken = seat.machine.snapshots.take()
+        with seat.machine.life.lock:
+            seat.say(f"pyvmm: snapshot of {taken.size / MIB:.1f} MiB: Ctrl-A u goes back to it")
+
+    seat.machine.life.when_standing("a snapshot", take, lambda error: seat.say(f"pyvmm: {error}"))
+
+
+def _go_back(seat: Seat) -> None:
+    snapshot = seat.snapshot
+    if snapshot is None:
+        seat.say("pyvmm: there is no snapshot to go back to: Ctrl-A w takes one")
+        return
+
+    def go_back() -> None:
+        seat.machine.snapshots.go_back(snapshot)
+        with seat.machine.life.lock:
+            seat.say("pyvmm: the machine is what it was at the last snapshot")
+
+    seat.machine.life.when_standing("going back", go_back, lambda error: seat.say(f"pyvmm: {error}"))
+
+
 def _trace(seat: Seat) -> None:
     """Each channel that is named is switched over."""
     trace = seat.machine.trace
@@ -94,6 +122,8 @@ COMMANDS: Final[dict[str, Command]] = {
     "n": Command("press the NMI button", lambda seat: seat.machine.nmi()),
     "b": Command("send a break on COM1 (SysRq, kgdb)", lambda seat: seat.machine.board.com1.receive_break()),
     "z": Command("let the machine stand still, or go on", _pause),
+    "w": Command("take a snapshot, in memory", _take),
+    "u": Command("undo: go back to the last snapshot", _go_back),
     "t": Command("switch channels of the trace on and off", _trace),
     "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
 }

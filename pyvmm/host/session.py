@@ -22,6 +22,7 @@ from pyvmm.input.typist import TypeAfter
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.machine.snapshot import Snapshot
 from pyvmm.screen.screen import Screen
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Session:
 
     def __init__(self, machine: Machine, host: HostConfig, console: Console) -> None:
         self.machine = machine
+        self.snapshot: Snapshot | None = None
+        """The last that was taken with Ctrl-A w."""
         self._host = host
         self._console = console
         self._open = ExitStack()

@@ -335,19 +335,30 @@ class Life:
         """Run *function* in the loop's thread while everything stands still; then all goes on, if it went on before.
         *what* is the call that wants it."""
         self.outside(what)
+        return self.change(lambda: self._stand_for(what, function))
 
-        def run() -> T:
-            if self.outcome is not None:
-                raise UserError(f"the machine has ended: {what} needs one that lives")
-            if self._standing:
-                return function()
-            self._stand_still()
+    def when_standing(self, what: str, function: Callable[[], object], failed: Callable[[UserError], None]) -> None:
+        """The same soon, for a callback; nobody waits; *failed* is told under the lock why it did not come about."""
+
+        def run() -> None:
             try:
-                return function()
-            finally:
-                self._go_on()
+                self._stand_for(what, function)
+            except UserError as error:
+                with self.lock:
+                    failed(error)
 
-        return self.change(run)
+        self.queue(run)
+
+    def _stand_for(self, what: str, function: Callable[[], T]) -> T:
+        if self.outcome is not None:
+            raise UserError(f"the machine has ended: {what} needs one that lives")
+        if self._standing:
+            return function()
+        self._stand_still()
+        try:
+            return function()
+        finally:
+            self._go_on()
 
     # Reset
 

@@ -24,7 +24,7 @@ from pyvmm.machine.event import MachineEvent, State
 from pyvmm.machine.inject import Hands, Keyboard, Mouse, Tablet
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
-from pyvmm.machine.snapshot import Snapshot
+from pyvmm.machine.snapshot import Snapshot, Snapshots
 from pyvmm.machine.tap import Tap
 from pyvmm.memory import GuestMemory
 from pyvmm.trace import Sink
@@ -70,6 +70,10 @@ class Machine:
     @property
     def life(self) -> Life:
         return self._built.life
+
+    @property
+    def snapshots(self) -> Snapshots:
+        return self._built.snapshots
 
     # Its life
 
@@ -120,11 +124,11 @@ class Machine:
     def snapshot(self) -> Snapshot:
         """The machine as it is now, to go back to with restore(); it runs on. It takes the memory that the guest has
         touched, once; a further one what was written since. UserError where a part cannot be saved."""
-        return self.life.while_standing("snapshot()", self._built.snapshots.take)
+        return self.life.while_standing("snapshot()", self.snapshots.take)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make the machine what it was, any number of times and in any order; it runs on if it ran."""
-        self.life.while_standing("restore()", lambda: self._built.snapshots.go_back(snapshot))
+        self.life.while_standing("restore()", lambda: self.snapshots.go_back(snapshot))
 
     def end(self, outcome: Outcome | None = None) -> None:
         """End it; the first outcome stands. From a signal handler too."""

@@ -120,6 +120,24 @@ def test_ctrl_a_and_another_letter_says_so_and_the_guest_sees_nothing_of_it(on_t
     assert shown.count("~") == 1 and "<" in shown and ">" in shown
 
 
+def test_ctrl_a_w_and_u(on_terminal: Console) -> None:
+    """Taken while it runs, gone back to while it stands still: it goes on from there."""
+    on_terminal.expect(GREETING)
+    on_terminal.send("\x01u")
+    on_terminal.expect("there is no snapshot to go back to: Ctrl-A w takes one\r\n")
+    on_terminal.send("\x01w")
+    on_terminal.expect(re.compile(r"snapshot of [0-9.]+ MiB: Ctrl-A u goes back to it\r\n"))
+    on_terminal.send("abc")
+    on_terminal.expect("abc")
+    on_terminal.send("\x01z\x01u")
+    on_terminal.expect("the machine is what it was at the last snapshot\r\n")
+    on_terminal.send("\x01zdef")
+    on_terminal.expect("def")
+    on_terminal.send("q")
+    on_terminal.expect("Bye.")
+    assert on_terminal.wait() == 0
+
+
 def test_ctrl_a_z_and_t(on_terminal: Console) -> None:
     """What is typed while the machine stands still comes when it goes on; a channel is switched on by its name."""
     on_terminal.expect(GREETING)

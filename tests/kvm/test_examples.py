@@ -24,3 +24,10 @@ def test_a_life_from_python() -> None:
     assert [line.split()[0] for line in lines] == [
         *("started", "paused", "executes", "resumed", "reset", "powered-off", "ended"),
     ]
+
+
+def test_undo_from_python() -> None:
+    example = ROOT / "docs" / "examples" / "undo.py"
+    done = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1:] == [f"{word} is undone: True" for word in ("one", "two", "three")]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyvmm.errors import UserError
 from pyvmm.host.commands import COMMANDS, perform
+from pyvmm.machine.snapshot import Snapshot
 from pyvmm.trace import Trace
 
 
@@ -21,6 +22,7 @@ class Seat:
 
     def __init__(self, shot: Path | UserError = Path("screen.png")) -> None:
         self.machine: Any = Mock()
+        self.snapshot: Snapshot | None = None
         self.said: list[str] = []
         self._shot = shot
         self.answer: str | None = None
@@ -137,3 +139,9 @@ def test_t_with_a_name_that_there_is_not() -> None:
     seat.answer = "xyz"
     seat.type("t")
     assert seat.said[1] == "pyvmm: trace: no channel xyz; there are: all, "
+
+
+def test_nothing_to_undo() -> None:
+    seat = Seat()
+    assert seat.type("u") == []
+    assert seat.said == ["pyvmm: there is no snapshot to go back to: Ctrl-A w takes one"]
