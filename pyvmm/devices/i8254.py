@@ -182,6 +182,14 @@ class Counter:
         self.write_lsb = self.latched = self.status = None
         self.read_msb = self.latched_msb = False
 
+    def keeps(self, value: int) -> bool:
+        """Whether *value* is a first byte with which nothing happens yet; then it is taken. A guest with one-shot ticks
+        writes one for each."""
+        if self.mode == 0 or self.write_lsb is not None or self.control >> 4 != RW_WORD:
+            return False
+        self.write_lsb = value
+        return True
+
     def write(self, value: int, now: int) -> bool:
         """A byte of the count; True when that completes it."""
         access = self.control >> 4
@@ -353,9 +361,11 @@ class I8254:
             for i in range(size):
                 self.write(offset + i, 1, (value >> (8 * i)) & 0xFF)
         elif offset < PIT_CONTROL:
-            now = self._now()
             counter = self._counters[offset]
-            if offset == 0:
+            if counter.keeps(value):
+                return
+            now = self._now()
+            if offset == 0 and self._timer.deadline is not None:  # else no edge is left to come
                 self._deliver(now)
             if counter.write(value, now) and self._trace.enabled:
                 self._trace(f"counter {offset}: mode {counter.mode}, count {counter.pending or counter.count}")
@@ -392,6 +402,10 @@ class I8254:
         """The guest programmed counter 0."""
         counter = self._counters[0]
         self._owed = self._row = self._paused_until = 0
+        if counter.mode == 4 and counter.start == now:  # each tick of a guest with one-shot ticks: the short way
+            self._seen = 0
+            self._timer.arm(ns_of(now + counter.count + 1))
+            return
         self._seen = counter.rising_edges(now)
         if counter.mode == 0:
             self._irq.set_level(counter.out(now))
@@ -401,7 +415,8 @@ class I8254:
         counter = self._counters[0]
         edge = counter.next_edge(now)
         if edge is None:
-            self._timer.cancel()
+            if self._timer.deadline is not None:
+                self._timer.cancel()
         elif counter.mode in (2, 3) and ns_of(counter.count) < MIN_PERIOD:
             self._timer.arm(max(ns_of(edge), self._earliest))
         else:

@@ -203,12 +203,13 @@ class VcpuThread:
             self._standing.set()
 
     def _loop(self) -> None:
-        lock, pio, mmio = self._lock, self._pio, self._mmio
+        lock, pio, mmio, pic = self._lock, self._pio, self._mmio, self._pic
         if self.held:
             self._stand()
         run = self._way()
         while not self.stopping:
-            if self._pic is not None:
+            # Most exits end here, without a lock: INTR that goes up after this look comes with a kick.
+            if pic is not None and (pic.intr or self.vector is not None or self._window):
                 self._interrupt()
             exit = run(lock, pio, mmio)
             if exit is not None:  # None: port I/O or MMIO, which the buses have had
@@ -281,10 +282,6 @@ class VcpuThread:
         """Give the guest the PIC's interrupt if it can take one, or ask to be told when it can."""
         pic = self._pic
         assert pic is not None
-        if not pic.intr and self.vector is None:  # most exits; INTR that goes up after this look comes with a kick
-            if self._window:
-                self._ask_for_window(False)
-            return
         with self._lock:
             if self.vector is None and not pic.intr:
                 self._ask_for_window(False)

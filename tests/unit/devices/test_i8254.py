@@ -255,6 +255,23 @@ def test_one_shot_interrupts(board: Board, mode: int) -> None:
     assert board.irq.edges == 2
 
 
+@pytest.mark.parametrize("mode", [2, 3, 4])
+def test_the_first_byte_of_a_new_count_changes_nothing_yet(board: Board, mode: int) -> None:
+    """As Linux writes a one-shot tick: two bytes, and the clock goes by the second."""
+    board.program(0, mode, 1000)
+    board.to(100)
+    edges = [board.irq.edges]
+    before = board.pit._timer.deadline
+    board.outb(0x40, 0x10)
+    assert board.pit._timer.deadline == before
+    board.to(1001)  # the old count ends while the new one is half written
+    edges.append(board.irq.edges)
+    board.outb(0x40, 0x27)
+    board.to(1001 + 10_001)
+    edges.append(board.irq.edges)
+    assert edges == [0, 1, 2]
+
+
 def test_no_interrupt_before_it_is_programmed(board: Board) -> None:
     board.clock.advance(10 * SECOND)
     board.outb(0x43, 0x34)
