@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import time
 from collections.abc import Iterator
@@ -106,6 +107,36 @@ def test_many_short_pauses(guests: dict[tuple[str, int], Guest]) -> None:
         guest.expect("# ")
         assert pauses > 10
         assert "done-100" in guest.output
+
+
+def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
+    """Taken at a moment of a busy guest, and gone back to twice: it works on from there, and finds nothing wrong."""
+    seed = random.Random("Linux")
+    for key, guest in guests.items():
+        before, warned = Clocks.of(guest), logged(guest)
+        size = 0
+        for _ in range(2):
+            guest.send("echo go; i=0; while [ $i -lt 60 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; ")
+            guest.send("echo done-$i\n")
+            guest.expect("\ngo")
+            time.sleep(seed.random())
+            snapshot = guest.machine.snapshot()
+            assert not size or 0 < snapshot.size < size / 4, "a further one has what was written since"
+            size = snapshot.size
+            for _ in range(2):
+                time.sleep(seed.random())
+                with guest.machine.paused("test"):
+                    guest.machine.restore(snapshot)
+                    guest.skip()
+            guest.expect("done-60")
+            guest.expect("# ")
+        guest.shell("sleep 1; usleep 1000")
+        clocks = Clocks.of(guest)
+        passed = clocks.monotonic - before.monotonic
+        assert 1 < passed < clocks.host - before.host + 1, key
+        assert abs(clocks.realtime - before.realtime - passed) <= 1.5, key
+        assert abs(clocks.jiffies - before.jiffies - passed) <= 1.5, key
+        assert logged(guest) == warned, key
 
 
 def test_reboots_in_place(guests: dict[tuple[str, int], Guest]) -> None:

@@ -70,6 +70,11 @@ class Transcript:
             if silent and patience.is_over:
                 raise self.error(f"{pattern.pattern!r} did not come within {timeout:g} s of its own time")
 
+    def skip(self) -> None:
+        """Wait for nothing of what has come so far."""
+        with self._news:
+            self._position = len(self._received.decode(errors="replace"))
+
     def error(self, text: str) -> TranscriptError:
         """*text*, when and where, and the last of the output."""
         seconds = time.monotonic() - self._start
