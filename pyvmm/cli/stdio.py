@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import Final
 from pyvmm.errors import UserError
 from pyvmm.host.nonblocking import Output
 
+LIMITS: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What no write ends with: something else was refused."""
 PATIENCE_MS: Final = 1000
 """How long a reader of standard error may do nothing before the rest is forgotten."""
 
@@ -64,6 +67,8 @@ def printing() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except OSError as error:
+        if error.errno in LIMITS:
+            raise  # of what was done inside
         _drop(1)
         if isinstance(error, BrokenPipeError):
             raise SystemExit(128 + signal.SIGPIPE) from None

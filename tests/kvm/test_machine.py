@@ -36,8 +36,8 @@ FAST = {
 """Guests that would take seconds: what of them is left out."""
 
 BY_THEMSELVES = [
-    "debug", "dirty", "doorbell", "int3", "irq-window", "mmio", "mmio-cross", "pio", "pio-bench", "ports", "protected", "rtc",
-    "string-io", "timer", "tpr", "uart",
+    "debug", "dirty", "doorbell", "int3", "irq-window", "mmio", "mmio-cross", "pio", "pio-bench", "ports", "protected",
+    "rtc", "string-io", "timer", "tpr", "uart",
 ]  # fmt: skip
 DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "smp"]
 ELSEWHERE = ["pci", "testdev"]
