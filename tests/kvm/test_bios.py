@@ -68,9 +68,9 @@ def test_an_exception_that_nobody_handles(tmp_path: Path, code: str, message: st
 
 
 def test_an_exception_at_the_vector_of_an_interrupt(tmp_path: Path) -> None:
-    """mov ax,[0xffff]: a word across the segment's end is #GP, vector 0D, and IRQ 5 is not in service."""
-    outcome = ends(tmp_path, "a1ffff f4")
-    assert outcome.message.startswith("exception 0dh (#GP, general protection) at 0000:7c00")
+    """mov cr0,eax with paging but without protection is #GP, vector 0D, and IRQ 5 is not in service."""
+    outcome = ends(tmp_path, "66b800000080 0f22c0 f4")
+    assert outcome.message.startswith("exception 0dh (#GP, general protection) at 0000:7c06")
 
 
 def test_a_guest_with_handlers_of_its_own_is_left_alone(tmp_path: Path) -> None:
