@@ -100,7 +100,8 @@ def test_after_a_reset_all_is_as_it_was(tmp_path: Path, irqchip: str) -> None:
     with boot_sector(tmp_path, code, irqchip=irqchip) as board:
         outcome = board.finish()
         assert outcome.end is End.DEBUG_EXIT, outcome
-        assert board.output == b"\xf8\xce\xf8\xe0\x01"
+        assert board.output[:4] == b"\xf8\xce\xf8\xe0"
+        assert 1 <= board.output[4] < 0x80, "ticks since the reset: one, or more where the guest is slow"
 
 
 @pytest.mark.parametrize("irqchip", IRQCHIPS)
@@ -132,7 +133,8 @@ def test_a_day_ends_after_1573040_ticks(tmp_path: Path) -> None:
     handler = f"{START} 66c7066c04af001800 fb f4 fa {END}"  # the last tick of the day; sti; hlt; cli
     with boot_sector(tmp_path, handler) as board:
         assert board.finish().end is End.DEBUG_EXIT
-        assert (board.memory.read_int(0x46C, 4), board.memory.read_int(0x470, 1)) == (0, 1)
+        assert board.memory.read_int(0x46C, 4) < 1000, "a new day, a tick or a few old"
+        assert board.memory.read_int(0x470, 1) == 1
     message = ends(tmp_path, code).message
     assert message.startswith("INT 08h"), "called by the program, with no interrupt in service"
 
