@@ -110,17 +110,17 @@ def test_a_long_pause(guests: dict[tuple[str, int], Guest]) -> None:
 def test_many_short_pauses(guests: dict[tuple[str, int], Guest]) -> None:
     """At any moment of a busy guest."""
     for key, guest in guests.items():
-        guest.send("i=0; while [ $i -lt 100 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n")
+        guest.send("i=0; while [ $i -lt 60 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n")
         pauses = 0
-        while "done-100" not in guest.output:
+        while "done-60" not in guest.output:
             with guest.machine.paused("test"):
                 pauses += 1
             time.sleep(0.01)
             assert guest.outcome is None, key
-        guest.expect("done-100")
+        guest.expect("done-60")
         guest.expect("# ")
         assert pauses > 10
-        assert "done-100" in guest.output
+        assert "done-60" in guest.output
 
 
 def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
@@ -153,7 +153,7 @@ def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
 
 
 def test_reboots_in_place(guests: dict[tuple[str, int], Guest]) -> None:
-    """Linux' own reboot, then the reset button."""
+    """Linux' own reboot; of two CPUs then the reset button, too."""
     for key, guest in guests.items():
         events: list[str] = []
         warned = logged(guest)
@@ -163,8 +163,9 @@ def test_reboots_in_place(guests: dict[tuple[str, int], Guest]) -> None:
         guest.expect("# ")
         assert events == ["reset"], key
         assert guest.shell("nproc").split() == [str(key[1])]
-        guest.machine.reset()
-        guest.expect(USERSPACE)
-        guest.expect("# ")
-        assert events == ["reset", "reset"], key
+        if key == ("kernel", 2):
+            guest.machine.reset()
+            guest.expect(USERSPACE)
+            guest.expect("# ")
+            assert events == ["reset", "reset"], key
         assert logged(guest) == warned, key
