@@ -54,29 +54,29 @@ class KernelTime:
         self._vcpus = vcpus
         self._local_apic = local_apic
         self._pit_in_kernel = pit
-        self._tscs: list[int] = []
+        self._stood = Stood([], [], b"", 0)
         self._offsets: list[int] = []
-        self._timers: list[_Timer] = []
-        self._pit = b""
-        self._clock = 0
+        """Of the TSCs, as KVM has them until go()."""
 
     def stop(self) -> None:
         """Note where everything stands."""
-        self._offsets = [vcpu.tsc_offset for vcpu in self._vcpus] if self._vcpus[0].has_tsc_offset else []
-        self._timers = [self._timer(vcpu) for vcpu in self._vcpus] if self._local_apic else []
-        if self._pit_in_kernel:
-            self._pit = self._vm.get_pit2()
-        self._tscs = [vcpu.get_msrs([MSR_IA32_TSC]).get(MSR_IA32_TSC, 0) for vcpu in self._vcpus]
-        self._clock = self._vm.get_clock()
+        self._offsets = self._tsc_offsets()
+        timers = [self._timer(vcpu) for vcpu in self._vcpus] if self._local_apic else []
+        pit = self._vm.get_pit2() if self._pit_in_kernel else b""
+        tscs = [vcpu.get_msrs([MSR_IA32_TSC]).get(MSR_IA32_TSC, 0) for vcpu in self._vcpus]
+        self._stood = Stood(tscs, timers, pit, self._vm.get_clock())
 
     def save(self) -> Stood:
         """While all stands still: where."""
-        return Stood(self._tscs, self._timers, self._pit, self._clock)
+        return self._stood
 
     def load(self, stood: Stood) -> None:
         """Let go() go on from *stood*, after the vCPUs got their state back, and with it other TSC offsets perhaps."""
-        self.stop()
-        self._tscs, self._timers, self._pit, self._clock = stood.tscs, stood.timers, stood.pit, stood.clock
+        self._offsets = self._tsc_offsets()
+        self._stood = stood
+
+    def _tsc_offsets(self) -> list[int]:
+        return [vcpu.tsc_offset for vcpu in self._vcpus] if self._vcpus[0].has_tsc_offset else []
 
     def _timer(self, vcpu: Vcpu) -> _Timer:
         lapic = vcpu.get_lapic()
@@ -85,18 +85,19 @@ class KernelTime:
 
     def go(self) -> None:
         """Let everything go on from there."""
+        stood = self._stood
         if self._offsets:
-            passed = self._vcpus[0].get_msrs([MSR_IA32_TSC])[MSR_IA32_TSC] - self._tscs[0]
+            passed = self._vcpus[0].get_msrs([MSR_IA32_TSC])[MSR_IA32_TSC] - stood.tscs[0]
             for vcpu, offset in zip(self._vcpus, self._offsets, strict=True):
                 vcpu.tsc_offset = offset - passed
         else:
-            for vcpu, tsc in zip(self._vcpus, self._tscs, strict=True):
+            for vcpu, tsc in zip(self._vcpus, stood.tscs, strict=True):
                 vcpu.try_set_msrs({MSR_IA32_TSC: tsc})
-        self._vm.set_clock(self._clock)
-        for vcpu, timer in zip(self._vcpus, self._timers, strict=False):
+        self._vm.set_clock(stood.clock)
+        for vcpu, timer in zip(self._vcpus, stood.timers, strict=False):
             self._restart(vcpu, timer)
         if self._pit_in_kernel:
-            self._vm.set_pit2(self._pit)
+            self._vm.set_pit2(stood.pit)
         for vcpu in self._vcpus:
             try:
                 vcpu.kvmclock_ctrl()
