@@ -13,9 +13,9 @@ from typing import Any, Final
 from kvm_cffi._call import KvmError, ioctl, ioctl_value
 from kvm_cffi._kvm import ffi, lib
 from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
+from kvm_cffi.pages import PAGE_SIZE, bitmap
 from kvm_cffi.vcpu import Vcpu
 
-PAGE_SIZE = 4096
 ROUTING_ENTRY: Final = struct.Struct("=II8xIII20x")
 """struct kvm_irq_routing_entry: gsi, type; of the union irqchip and pin, or the message's address (low, high) and data.
 
@@ -134,12 +134,12 @@ class Vm:
 
     def get_dirty_log(self, slot: int, size: int) -> bytes:
         """KVM_GET_DIRTY_LOG: one bit a page of the slot of *size* bytes, little-endian, cleared by the reading."""
-        length = (size // PAGE_SIZE + 63) // 64 * 8
-        bitmap = ffi.new("char[]", length)
+        bits = bitmap(size)
+        words = ffi.from_buffer(bits, require_writable=True)
         log = ffi.new("struct kvm_dirty_log *")
-        log.slot, log.dirty_bitmap = slot, bitmap
+        log.slot, log.dirty_bitmap = slot, words
         ioctl(self.fd, "KVM_GET_DIRTY_LOG", log)
-        return bytes(ffi.buffer(bitmap, length))
+        return bytes(bits)
 
     def set_tss_addr(self, gpa: int) -> None:
         """KVM_SET_TSS_ADDR: three pages below 4 GiB that Intel hosts need for real mode."""

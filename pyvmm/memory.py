@@ -6,11 +6,17 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Final, Literal, NamedTuple, Protocol
 
+from pyvmm.units import PAGE_SIZE
+
 Kind = Literal["ram", "video"]
 """RAM, which DMA reaches too; or a window onto a device's own memory, whose changes are looked for."""
 
-PAGE_SIZE: Final = 4096
 _ZEROES: Final = bytes(1 << 20)
+
+
+def _page_numbers(gpa: int, length: int) -> range:
+    """Of the pages that [gpa, gpa+length) touches; *length* is not 0."""
+    return range(gpa // PAGE_SIZE, (gpa + length - 1) // PAGE_SIZE + 1)
 
 
 class GuestMemoryError(ValueError):
@@ -151,14 +157,14 @@ class GuestMemory:
         unless all of it is RAM of one region."""
         view = self._view(gpa, length)
         if self.written is not None and length:
-            self.written.update(range(gpa // PAGE_SIZE, (gpa + length - 1) // PAGE_SIZE + 1))
+            self.written.update(_page_numbers(gpa, length))
         return view
 
     def lasting_view(self, gpa: int, length: int) -> memoryview:
         """As view(), for who keeps it and may write through it at any time."""
         view = self._view(gpa, length)
         if length:
-            self.lasting.update(range(gpa // PAGE_SIZE, (gpa + length - 1) // PAGE_SIZE + 1))
+            self.lasting.update(_page_numbers(gpa, length))
         return view
 
     def _view(self, gpa: int, length: int) -> memoryview:

@@ -7,6 +7,8 @@ from typing import Final
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
+PAGE_SIZE: Final = 4 * KIB
+"""Of x86: the least that a page table maps."""
 
 
 def size_text(size: int) -> str:

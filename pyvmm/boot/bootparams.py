@@ -11,7 +11,8 @@ from typing import Final
 
 from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import HIGH_MEMORY_GPA, PAGE_SIZE
+from pyvmm.boot.lowmem import HIGH_MEMORY_GPA
+from pyvmm.units import PAGE_SIZE
 
 # Offsets in struct boot_params.
 SCREEN_INFO: Final = 0x000

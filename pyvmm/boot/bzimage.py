@@ -18,8 +18,8 @@ from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode
 from pyvmm.boot.error import BootError
 from pyvmm.boot.initrd import load_initrd
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE, align_up, no_ram_advice
-from pyvmm.units import MIB
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, INFO_GPA, align_up, no_ram_advice
+from pyvmm.units import MIB, PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image

@@ -9,7 +9,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pyvmm.boot.lowmem import GDT_GPA, PAGE_SIZE, PAGE_TABLES_GPA
+from pyvmm.boot.lowmem import GDT_GPA, PAGE_TABLES_GPA
+from pyvmm.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.memory import GuestMemory

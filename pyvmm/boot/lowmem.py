@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from typing import Final
 
-PAGE_SIZE: Final = 0x1000
-
 BDA_EBDA_SEGMENT: Final = 0x40E
 BDA_BASE_MEMORY_KB: Final = 0x413
 INFO_GPA: Final = 0x90000

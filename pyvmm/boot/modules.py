@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from pyvmm.boot.e820 import E820_TYPE_RAM, E820Entry
 from pyvmm.boot.error import BootError
 from pyvmm.boot.image import Image
-from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, PAGE_SIZE, align_up
-from pyvmm.units import MIB
+from pyvmm.boot.lowmem import FOUR_GIB, HIGH_MEMORY_GPA, align_up
+from pyvmm.units import MIB, PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.config import Module

@@ -15,8 +15,9 @@ from pyvmm.boot.e820 import E820Entry, high_memory_end
 from pyvmm.boot.elf import ELF_MAGIC, LoadSegment, load_segments, parse_elf
 from pyvmm.boot.entry import CpuState, protected_mode
 from pyvmm.boot.error import BootError
-from pyvmm.boot.lowmem import EBDA_GPA, HIGH_MEMORY_GPA, INFO_GPA, PAGE_SIZE, align_up
+from pyvmm.boot.lowmem import EBDA_GPA, HIGH_MEMORY_GPA, INFO_GPA, align_up
 from pyvmm.boot.modules import load_behind, opened
+from pyvmm.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image

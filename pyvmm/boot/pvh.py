@@ -16,8 +16,9 @@ from pyvmm.boot.elf import load_segments, parse_elf
 from pyvmm.boot.entry import CpuState, protected_mode
 from pyvmm.boot.error import BootError
 from pyvmm.boot.initrd import load_initrd
-from pyvmm.boot.lowmem import INFO_GPA, PAGE_SIZE
+from pyvmm.boot.lowmem import INFO_GPA
 from pyvmm.boot.modules import load_at_top, opened
+from pyvmm.units import PAGE_SIZE
 
 if TYPE_CHECKING:
     from pyvmm.boot.image import Image

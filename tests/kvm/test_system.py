@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvm_cffi import KvmError, System, constants
-from kvm_cffi import vm as vm_module
+from kvm_cffi import KvmError, System, constants, pages
 from kvm_cffi.exits import Intr
 from tests.rig.rig import Rig, interrupted_after
 
@@ -135,4 +134,4 @@ def test_a_vm_made_while_signals_arrive() -> None:
 
 
 def test_page_size() -> None:
-    assert os.sysconf("SC_PAGE_SIZE") == vm_module.PAGE_SIZE
+    assert os.sysconf("SC_PAGE_SIZE") == pages.PAGE_SIZE
