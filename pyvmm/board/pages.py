@@ -57,9 +57,9 @@ class Pages:
         """Bytes of RAM that it has of its own, beside those of the snapshots before it."""
         return self.level.count * PAGE
 
-    def put_back(self, number: int, dirty: bytearray, memory: memoryview) -> int:
-        """The pages of *dirty* into region *number*, whose buffer is *memory*; how many."""
-        return self._lookups[number].put_back(dirty, memory)
+    def put_back(self, number: int, dirty: bytearray, memory: memoryview) -> None:
+        """The pages of *dirty* into region *number*, whose buffer is *memory*."""
+        self._lookups[number].put_back(dirty, memory)
 
 
 class RamPages:
@@ -113,16 +113,14 @@ class RamPages:
             dirty[:] = bytes(len(dirty))
         return Pages(level, self._regions)
 
-    def put_back(self, taken: Pages) -> int:
-        """Make RAM what it was when *taken* was taken; how many pages were put back."""
+    def put_back(self, taken: Pages) -> None:
+        """Make RAM what it was when *taken* was taken."""
         self.harvest()
-        count = 0
         if self._base is not taken.level:
             self._add_difference(taken)
         for number, region in enumerate(self._regions):
-            count += taken.put_back(number, self._dirty[number], region.buffer)
+            taken.put_back(number, self._dirty[number], region.buffer)
         self._base = taken.level
-        return count
 
     def holds(self, taken: Pages) -> bool:
         """*taken* is of this RAM, and can be put back."""

@@ -67,13 +67,24 @@ def _pause(seat: Seat) -> None:
         seat.say("pyvmm: the machine stands still: Ctrl-A z lets it go on")
 
 
-def _take(seat: Seat) -> None:
-    def take() -> None:
-        seat.snapshot = taken = seat.machine.snapshots.take()
-        with seat.machine.life.lock:
-            seat.say(f"pyvmm: snapshot of {taken.size / MIB:.1f} MiB: Ctrl-A u goes back to it")
+def _stand_for(seat: Seat, what: str, function: Callable[[], str]) -> None:
+    """Run *function* soon, while everything stands still, and say what it returns, or why it did not come about."""
+    life = seat.machine.life
 
-    seat.machine.life.when_standing("a snapshot", take, lambda error: seat.say(f"pyvmm: {error}"))
+    def run() -> None:
+        said = function()
+        with life.lock:
+            seat.say(f"pyvmm: {said}")
+
+    life.when_standing(what, run, lambda error: seat.say(f"pyvmm: {error}"))
+
+
+def _take(seat: Seat) -> None:
+    def take() -> str:
+        seat.snapshot = taken = seat.machine.snapshots.take()
+        return f"snapshot of {taken.size / MIB:.1f} MiB: Ctrl-A u goes back to it"
+
+    _stand_for(seat, "a snapshot", take)
 
 
 def _go_back(seat: Seat) -> None:
@@ -82,12 +93,11 @@ def _go_back(seat: Seat) -> None:
         seat.say("pyvmm: there is no snapshot to go back to: Ctrl-A w takes one")
         return
 
-    def go_back() -> None:
+    def go_back() -> str:
         seat.machine.snapshots.go_back(snapshot)
-        with seat.machine.life.lock:
-            seat.say("pyvmm: the machine is what it was at the last snapshot")
+        return "the machine is what it was at the last snapshot"
 
-    seat.machine.life.when_standing("going back", go_back, lambda error: seat.say(f"pyvmm: {error}"))
+    _stand_for(seat, "going back", go_back)
 
 
 def _trace(seat: Seat) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Life = Literal["started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "ended"]
-Kind = Literal[Life, "powered-off", "panicked"]
+Kind = Literal[
+    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "powered-off", "panicked", "ended"
+]  # fmt: skip
 State = Literal["built", "running", "paused", "ended"]
 
 

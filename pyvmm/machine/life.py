@@ -59,9 +59,8 @@ class Life:
         self._changes: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
         self._started = False
-        self._gate = (
-            threading.RLock()
-        )  # one starts it, one ends it; a signal handler may end it in the middle of either
+        # One starts it, one ends it; a signal handler may end it in the middle of either.
+        self._gate = threading.RLock()
         self._ended = threading.Event()
         self._standing = False
         self._reset_asked = False

@@ -57,14 +57,13 @@ class Snapshots:
         life.loop.run_once(0)
         with life.lock:
             life.cpus.catch_up()
-            self.ram.release_unused()
             parts, now = self._board.parts.save(), life.clock.now()
             vcpus, time = life.cpus.save(), self._time.save()
             try:
                 pages = self.ram.take()
-                weakref.finalize(pages, self._life.loop.post, self.ram.release_unused)
             except OSError as error:
                 raise UserError(f"no memory for a snapshot: {error.strerror}") from None
+            weakref.finalize(pages, life.loop.post, self.ram.release_unused)
             life.events(MachineEvent("snapshot"))
         return Snapshot(pages, parts, vcpus, now, time)
 
