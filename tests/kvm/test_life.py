@@ -17,22 +17,11 @@ from pyvmm.input.codes import KEY_A
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
-from tests.rig.board import Board, board
+from tests.rig.board import Board, board, count, counting
 
 IRQCHIPS = ["kernel", "split", "user"]
 SMP = [("kernel", 1), ("kernel", 2), ("split", 1), ("split", 2), ("user", 1)]
 PROMPT = b"> "
-SPIN = "66 ff 06 00 05 eb f9"
-"""inc dword [0x500]; jmp back: a real-mode guest that counts as fast as it can."""
-
-
-def counting(tmp_path: Path, **options: object) -> Board:
-    (tmp_path / "code").write_bytes(bytes.fromhex(SPIN))
-    return Board(MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000", **options))  # type: ignore[arg-type]
-
-
-def count(machine: Board) -> int:
-    return machine.memory.read_int(0x500, 4)
 
 
 @pytest.mark.parametrize(("irqchip", "cpus"), SMP)

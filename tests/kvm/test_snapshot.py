@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from kvm_cffi import Exit, Vcpu
-from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.input.codes import KEY_A
 from pyvmm.machine.outcome import End
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.units import MIB
-from tests.rig.board import Board, board
+from tests.rig.board import Board, board, count, counting
 
 IRQCHIPS = ["kernel", "split", "user"]
 GREETING = b"powers off.\r\n"
@@ -115,42 +114,32 @@ def test_at_any_moment(guest: str, irqchip: str) -> None:
             tried += 1
 
 
-SPIN = "66 ff 06 00 05 eb f9"
-"""inc dword [0x500]; jmp back."""
-
-
-def counting(tmp_path: Path) -> Board:
-    (tmp_path / "code").write_bytes(bytes.fromhex(SPIN))
-    return Board(MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000"))
-
-
 def test_many_in_any_order(tmp_path: Path) -> None:
     """Each has its count and its pages; none is disturbed by going back to another or by one that was let go."""
     seed = random.Random(10)
     with counting(tmp_path) as machine:
         taken: list[tuple[Snapshot, int, bytes]] = []
         for number in range(8):
-            assert machine.wait(lambda n=number: machine.memory.read_int(0x500, 4) > 1000 * n, 60)  # type: ignore[misc]
+            assert machine.wait(lambda n=number: count(machine) > 1000 * n, 60)  # type: ignore[misc]
             with machine.paused():
                 page = seed.randbytes(4096)
                 machine.memory.write(0x10000 + 0x2000 * (number // 2), page)  # ours, which KVM does not log
-                taken.append((machine.snapshot(), machine.memory.read_int(0x500, 4), machine.memory.read(0, MIB // 2)))
+                taken.append((machine.snapshot(), count(machine), machine.memory.read(0, MIB // 2)))
         assert taken[0][0].size > taken[1][0].size > 0
         for _ in range(40):
             if len(taken) > 3 and seed.random() < 0.1:
                 del taken[seed.randrange(len(taken))]
-            snapshot, count, ram = seed.choice(taken)
+            snapshot, counted, ram = seed.choice(taken)
             with machine.paused():
                 machine.restore(snapshot)
-                assert machine.memory.read_int(0x500, 4) == count
+                assert count(machine) == counted
                 assert machine.memory.read(0, MIB // 2) == ram
-            before = count
-            assert machine.wait(lambda n=before: machine.memory.read_int(0x500, 4) != n, 60)  # type: ignore[misc]
+            assert machine.wait(lambda n=counted: count(machine) != n, 60)  # type: ignore[misc]
 
 
 def test_the_log_is_on_only_while_there_is_a_snapshot(tmp_path: Path) -> None:
     with counting(tmp_path) as machine:
-        ram = machine._built.snapshots.ram
+        ram = machine.snapshots.ram
         machine.start()
         snapshot = machine.snapshot()
         assert ram.logging and machine.memory.written is not None
@@ -166,15 +155,15 @@ def test_a_paused_machine_stays_paused(tmp_path: Path) -> None:
     with counting(tmp_path) as machine:
         built = machine.snapshot()
         assert str(machine.state) == "built"
-        assert machine.wait(lambda: machine.memory.read_int(0x500, 4) > 0, 60)
+        assert machine.wait(lambda: count(machine) > 0, 60)
         machine.pause()
         later = machine.snapshot()
-        for snapshot, counted in ((built, False), (later, True), (built, False)):
+        for snapshot, has_run in ((built, False), (later, True), (built, False)):
             machine.restore(snapshot)
             assert str(machine.state) == "paused"
-            assert (machine.memory.read_int(0x500, 4) > 0) is counted
+            assert (count(machine) > 0) is has_run
         machine.resume()
-        assert machine.wait(lambda: machine.memory.read_int(0x500, 4) > 0, 60)
+        assert machine.wait(lambda: count(machine) > 0, 60)
 
 
 def test_who_may_not(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from pyvmm import guests
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.verdicts import Verdicts
+from pyvmm.units import MIB
 
 LONGEST = 250.0
 """Seconds; a guest that takes longer hangs."""
@@ -50,3 +52,18 @@ def board(guest: str, *, parameters: dict[str, int] | None = None, **options: ob
     fields = {"memory": guests.load(guest).memory, **options}
     with Board(MachineConfig(guest=guest, guest_parameters=tuple((parameters or {}).items()), **fields)) as machine:  # type: ignore[arg-type]
         yield machine
+
+
+SPIN = "66 ff 06 00 05 eb f9"
+"""inc dword [0x500]; jmp back: a real-mode guest that counts as fast as it can."""
+
+
+def counting(tmp_path: Path, **options: object) -> Board:
+    """A machine with SPIN, whose file goes to *tmp_path*."""
+    (tmp_path / "code").write_bytes(bytes.fromhex(SPIN))
+    return Board(MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000", **options))  # type: ignore[arg-type]
+
+
+def count(machine: Board) -> int:
+    """How far SPIN has counted."""
+    return machine.memory.read_int(0x500, 4)
