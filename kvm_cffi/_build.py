@@ -109,10 +109,11 @@ int kvm_cffi_catch_signal(int signal);
 int kvm_cffi_timerfd(void);
 int kvm_cffi_timerfd_set(int fd, uint64_t deadline);
 int kvm_cffi_signal_mask(int fd, uint64_t mask, int set);
-char *kvm_cffi_map(size_t size, size_t alignment, int fd);
+char *kvm_cffi_map(size_t size, size_t alignment, int fd, int64_t offset, int shared);
 int kvm_cffi_unmap(char *memory, size_t size);
 int kvm_cffi_drop_translations(char *memory, size_t size);
-int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own);
+int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own, size_t start, int pagemap,
+    int zeros);
 int kvm_cffi_harvest(int fd, uint32_t slot, uint64_t *dirty, uint64_t *scratch, size_t pages);
 int64_t kvm_cffi_copy_dirty(const uint64_t *dirty, const char *memory, size_t pages, char *store);
 int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, char **stores, uint64_t **owns, size_t count);

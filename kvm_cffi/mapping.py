@@ -8,14 +8,17 @@ from functools import partial
 from kvm_cffi._kvm import ffi, lib
 
 
-def map_memory(size: int, alignment: int, fd: int | None = None) -> memoryview:
+def map_memory(
+    size: int, alignment: int, fd: int | None = None, offset: int = 0, *, private: bool = False
+) -> memoryview:
     """*size* bytes (a multiple of the page size) at a multiple of *alignment*, a power of two.
 
-    Anonymous memory, or *fd* from its start, shared with whoever has it too. The kernel is asked for transparent huge
-    pages (MADV_HUGEPAGE), and a child process does not get the memory (MADV_DONTFORK). It is unmapped when its last
-    view is gone. Raises OSError.
+    Anonymous memory; or *fd* from *offset* (a multiple of the page size) on, shared with whoever has it too, or
+    *private*: what is written stays in this process, and *fd* need only be readable. The kernel is asked for
+    transparent huge pages (MADV_HUGEPAGE), and a child process does not get the memory (MADV_DONTFORK). It is unmapped
+    when its last view is gone. Raises OSError.
     """
-    pointer = lib.kvm_cffi_map(size, alignment, -1 if fd is None else fd)
+    pointer = lib.kvm_cffi_map(size, alignment, -1 if fd is None else fd, offset, fd is not None and not private)
     if pointer == ffi.NULL:
         raise OSError(ffi.errno, os.strerror(ffi.errno))
     return memoryview(ffi.buffer(ffi.gc(pointer, partial(_unmap, size), size), size))

@@ -6,15 +6,18 @@ as the memory that it copies, and takes what was copied into it.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from kvm_cffi._call import KvmError
 from kvm_cffi._kvm import ffi, lib
 
 PAGE_SIZE = 4096
+_PIECE = 16384
+"""Pages copied by one call, 64 MiB."""
 
 
 def bitmap(size: int) -> bytearray:
@@ -36,13 +39,64 @@ def _words(bits: bytearray) -> Any:
     return ffi.from_buffer("uint64_t[]", bits, require_writable=True)
 
 
-def copy_touched(memory: memoryview, room: mmap.mmap, own: bytearray) -> int:
-    """Copy each page that is not all zero to *room* and mark it in *own*; how many. Raises OSError."""
-    pages = len(memory) // PAGE_SIZE
-    copied = int(lib.kvm_cffi_copy_touched(ffi.from_buffer(memory), pages, ffi.from_buffer(room), _words(own)))
-    if copied < 0:
-        raise OSError(ffi.errno, os.strerror(ffi.errno))
+def copy_touched(
+    memory: memoryview,
+    room: mmap.mmap,
+    own: bytearray,
+    fd: int | None = None,
+    offset: int = 0,
+    progress: Callable[[int], None] | None = None,
+    zeros: bool = False,
+) -> int:
+    """Copy each page that is not all zero (with *zeros* those too) to *room* and mark it in *own*; how many. Raises
+    OSError.
+
+    Pages that nobody has written are not read, which would have the host give them: in a memfd, *fd* from *offset* on,
+    holes (lseek(2), SEEK_DATA); in memory of this process alone what /proc/self/pagemap calls neither present nor
+    swapped, or of a file. Where the host tells neither, all are read. *progress* hears now and then how many pages are
+    done.
+    """
+    pages, copied = len(memory) // PAGE_SIZE, 0
+    pagemap = -1 if fd is not None else _open_pagemap()
+    try:
+        for start, end in [(0, pages)] if fd is None else data(fd, offset, pages):
+            for first in range(start, end, _PIECE):
+                count = min(_PIECE, end - first)
+                n = lib.kvm_cffi_copy_touched(
+                    ffi.from_buffer(memory), count, ffi.from_buffer(room), _words(own), first, pagemap, zeros
+                )
+                if n < 0:
+                    raise OSError(ffi.errno, os.strerror(ffi.errno))
+                copied += int(n)
+                if progress is not None:
+                    progress(first + count)
+    finally:
+        if pagemap >= 0:
+            os.close(pagemap)
     return copied
+
+
+def _open_pagemap() -> int:
+    try:
+        return os.open("/proc/self/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no /proc, or a kernel without it
+        return -1
+
+
+def data(fd: int, offset: int, pages: int) -> Iterator[tuple[int, int]]:
+    """The [first, end) of pages, from *offset* on, that *fd* has; all where its file system does not know."""
+    at, end = offset, offset + pages * PAGE_SIZE
+    while at < end:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+            at = os.lseek(fd, start, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:  # a hole to the end
+                return
+            yield (at - offset) // PAGE_SIZE, pages
+            return
+        if start < end:
+            yield (start - offset) // PAGE_SIZE, (min(at, end) - offset + PAGE_SIZE - 1) // PAGE_SIZE
 
 
 def harvest(vm: int, slot: int, dirty: bytearray, scratch: bytearray, size: int) -> None:

@@ -64,12 +64,12 @@ static int kvm_cffi_signal_mask(int fd, uint64_t mask, int set)
 }
 
 /* Maps size bytes at a multiple of alignment, which is a power of two: anonymous memory of this process alone, or with
- * fd >= 0 that file from its start, shared. A child does not inherit it: copy-on-write would move pages under the guest.
+ * fd >= 0 that file from *offset* on, shared or to be copied on a write. A child does not inherit it: copy-on-write would move pages under the guest.
  * NULL and errno where the kernel refuses. */
-static char *kvm_cffi_map(size_t size, size_t alignment, int fd)
+static char *kvm_cffi_map(size_t size, size_t alignment, int fd, int64_t offset, int shared)
 {
     size_t room = size + alignment, before;
-    int flags = fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE : MAP_SHARED;
+    int flags = shared ? MAP_SHARED : MAP_PRIVATE | MAP_NORESERVE | (fd < 0 ? MAP_ANONYMOUS : 0);
     char *reserved, *memory;
     int error;
 
@@ -81,7 +81,7 @@ static char *kvm_cffi_map(size_t size, size_t alignment, int fd)
     if (reserved == MAP_FAILED)
         return NULL;
     before = -(uintptr_t)reserved & (alignment - 1);
-    memory = mmap(reserved + before, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0);
+    memory = mmap(reserved + before, size, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, offset);
     if (memory == MAP_FAILED) {
         error = errno;
         munmap(reserved, room);
@@ -126,20 +126,36 @@ static int is_zero(const char *page)
     return 1;
 }
 
-/* Copy each page that is not zero from *memory* to *store*, and set its bit in *own*; pages that the host has not given are
- * not looked at. How many, or -1 and errno. */
-static int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own)
+/* Of each 64-bit entry of /proc/self/pagemap (Linux admin-guide/mm/pagemap.rst): the page is there, in swap, of a file. */
+#define PAGEMAP_PRESENT (1ULL << 63)
+#define PAGEMAP_SWAPPED (1ULL << 62)
+#define PAGEMAP_FILE (1ULL << 61)
+
+/* Copy each page that is not zero, with *zeros* those too, from *memory* to *store*, and set its bit in *own*. With *pagemap*, an open
+ * /proc/self/pagemap, pages that this process has none of its own for are not looked at: nobody has written them, and
+ * looking would have the host give them. -1 looks at all. How many were copied, or -1 and errno. */
+static int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own, size_t start, int pagemap,
+                                     int zeros)
 {
-    unsigned char there[CHUNK_PAGES];
+    uint64_t entries[CHUNK_PAGES];
     int64_t copied = 0;
     size_t first, page, count;
+    ssize_t got;
 
-    for (first = 0; first < pages; first += CHUNK_PAGES) {
-        count = pages - first < CHUNK_PAGES ? pages - first : CHUNK_PAGES;
-        if (mincore((void *)(memory + first * PAGE), count * PAGE, there) < 0)
-            return -1;
+    for (first = start; first < start + pages; first += CHUNK_PAGES) {
+        count = start + pages - first < CHUNK_PAGES ? start + pages - first : CHUNK_PAGES;
+        if (pagemap >= 0) {
+            got = pread(pagemap, entries, count * 8, (off_t)((uintptr_t)(memory + first * PAGE) / PAGE * 8));
+            if (got != (ssize_t)(count * 8)) {
+                errno = got < 0 ? errno : EIO;
+                return -1;
+            }
+        }
         for (page = first; page < first + count; page++) {
-            if (!(there[page - first] & 1) || is_zero(memory + page * PAGE))
+            if (pagemap >= 0 && (!(entries[page - first] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED)) ||
+                                 entries[page - first] & PAGEMAP_FILE))
+                continue;
+            if (!zeros && is_zero(memory + page * PAGE))
                 continue;
             memcpy(store + page * PAGE, memory + page * PAGE, PAGE);
             own[page / 64] |= 1ULL << page % 64;

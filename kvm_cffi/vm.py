@@ -13,7 +13,7 @@ from typing import Any, Final
 from kvm_cffi._call import KvmError, ioctl, ioctl_value
 from kvm_cffi._kvm import ffi, lib
 from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
-from kvm_cffi.pages import PAGE_SIZE, bitmap
+from kvm_cffi.pages import PAGE_SIZE, bitmap, harvest
 from kvm_cffi.vcpu import Vcpu
 
 ROUTING_ENTRY: Final = struct.Struct("=II8xIII20x")
@@ -140,6 +140,10 @@ class Vm:
         log.slot, log.dirty_bitmap = slot, words
         ioctl(self.fd, "KVM_GET_DIRTY_LOG", log)
         return bytes(bits)
+
+    def harvest_dirty_log(self, slot: int, dirty: bytearray, scratch: bytearray, size: int) -> None:
+        """KVM_GET_DIRTY_LOG or-ed to *dirty* without the GIL; *scratch* is room for it: bitmaps for *size* bytes."""
+        harvest(self.fd, slot, dirty, scratch, size)
 
     def set_tss_addr(self, gpa: int) -> None:
         """KVM_SET_TSS_ADDR: three pages below 4 GiB that Intel hosts need for real mode."""

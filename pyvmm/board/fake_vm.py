@@ -34,6 +34,9 @@ class FakeVm(Vm):
     def get_dirty_log(self, slot: int, size: int) -> bytes:
         return b""
 
+    def harvest_dirty_log(self, slot: int, dirty: bytearray, scratch: bytearray, size: int) -> None:
+        pass
+
     def set_tss_addr(self, gpa: int) -> None:
         pass
 

@@ -57,10 +57,13 @@ def check_reach(size: int, phys_bits: int) -> None:
 class Ram:
     """*size* bytes, page-aligned and at least 1 MiB; raises UserError when this host cannot give so much.
 
-    *shared* makes it a memfd; *hugetlb* one in pages of that many bytes, of which *size* is a multiple.
+    *shared* makes it a memfd; *hugetlb* one in pages of that many bytes, of which *size* is a multiple. Else it begins
+    as what is in *image*, an open file and an offset, read as it is touched; nothing is written there.
     """
 
-    def __init__(self, size: int, *, shared: bool = False, hugetlb: int | None = None) -> None:
+    def __init__(
+        self, size: int, *, shared: bool = False, hugetlb: int | None = None, image: tuple[int, int] | None = None
+    ) -> None:
         if size > host_memory():
             raise ConfigError(
                 f"this host has {host_memory() // MIB} MiB of memory and swap: ask for less", {"memory": size}
@@ -75,7 +78,10 @@ class Ram:
                 fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC)
             if fd is not None:
                 os.ftruncate(fd, size)
-            self._whole = map_memory(size, max(HUGE_PAGE, hugetlb or 0), fd)
+            if fd is None and image is not None:
+                self._whole = map_memory(size, HUGE_PAGE, *image, private=True)
+            else:
+                self._whole = map_memory(size, max(HUGE_PAGE, hugetlb or 0), fd)
         except OSError as error:
             if fd is not None:
                 os.close(fd)

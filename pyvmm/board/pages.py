@@ -2,15 +2,19 @@
 
 The first snapshot copies each page that is not zero. From then on KVM logs what the guest writes, and GuestMemory which
 pages views were given of; a further snapshot is a level that has only the pages written since the one before. To go
-back to any of them, the pages written since are put back, and those that the levels between have. This is the one owner
-of RAM's dirty log, which is on only while there is a snapshot.
+back to any of them, the pages written since are put back, and those that the levels between have. A level whose
+snapshot is let go joins what stands on it or lies below, so that there are at most twice as many as snapshots. This is
+the one owner of RAM's dirty log, which is on only while there is a snapshot.
 """
 
 from __future__ import annotations
 
 import mmap
+import threading
 import weakref
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +23,11 @@ from pyvmm.board.memslots import MemorySlots
 from pyvmm.memory import GuestMemory, Region
 
 PAGE: Final = pages.PAGE_SIZE
+_FULL: Final = (1 << 64) - 1
+
+
+Progress = Callable[[int, int], None]
+"""Told bytes done, of how many."""
 
 
 @dataclass(eq=False)
@@ -29,8 +38,6 @@ class Level:
     own: list[bytearray]
     """A bit a page."""
     stores: list[mmap.mmap]
-    count: int = 0
-    """Pages."""
 
     def chain(self) -> list[Level]:
         """This one, and those below."""
@@ -41,31 +48,92 @@ class Level:
                 return levels
             level = level.parent
 
+    def take_over(self) -> None:
+        """Have the parent's pages too, and its place; this one's go before them. The lesser part is copied."""
+        below = self.parent
+        assert below is not None
+        for n, (ours, theirs) in enumerate(zip(self.own, below.own, strict=True)):
+            theirs_alone = _bits(theirs) & ~_bits(ours)
+            if theirs_alone.bit_count() < _bits(ours).bit_count():
+                pages.copy_dirty(_bitmap(theirs_alone, len(ours)), memoryview(below.stores[n]), self.stores[n])
+            else:
+                pages.copy_dirty(ours, memoryview(self.stores[n]), below.stores[n])
+                self.stores[n] = below.stores[n]
+            ours[:] = _bitmap(theirs_alone | _bits(ours), len(ours))
+        self.parent = below.parent
+
+
+def runs_of(own: bytearray) -> Iterator[tuple[int, int]]:
+    """The pages of a bitmap that follow each other: number of the first, and how many."""
+    first: int | None = None
+    for at, word in enumerate(memoryview(own).cast("Q")):
+        if word == (0 if first is None else _FULL):  # all as before
+            continue
+        for number in range(64 * at, 64 * at + 64):
+            there = word >> (number & 63) & 1
+            if there and first is None:
+                first = number
+            elif not there and first is not None:
+                yield first, number - first
+                first = None
+    if first is not None:
+        yield first, 8 * len(own) - first
+
+
+def _bits(own: bytearray) -> int:
+    return int.from_bytes(own, "little")
+
+
+def _bitmap(bits: int, length: int) -> bytearray:
+    return bytearray(bits.to_bytes(length, "little"))
+
 
 class Pages:
     """What RAM was like at a moment, while somebody holds it. Of one machine."""
 
-    def __init__(self, level: Level, regions: list[Region]) -> None:
+    def __init__(self, level: Level, size: int) -> None:
         self.level = level
-        self.levels = level.chain()
-        self._lookups = [
-            pages.Levels([(level.stores[n], level.own[n]) for level in self.levels]) for n in range(len(regions))
-        ]
-
-    @property
-    def size(self) -> int:
-        """Bytes of RAM that it has of its own, beside those of the snapshots before it."""
-        return self.level.count * PAGE
+        self.size: Final = size
+        """Bytes of RAM that were copied for it."""
+        self._looked_up: list[Level] = []
+        self._lookups: list[pages.Levels] = []
 
     def put_back(self, number: int, dirty: bytearray, memory: memoryview) -> None:
         """The pages of *dirty* into region *number*, whose buffer is *memory*."""
+        levels = self.level.chain()
+        if levels != self._looked_up:
+            of_region = zip(*(zip(level.stores, level.own, strict=True) for level in levels), strict=True)
+            self._lookups = [pages.Levels(stores) for stores in of_region]
+            self._looked_up = levels
         self._lookups[number].put_back(dirty, memory)
+
+    def runs(self, number: int) -> list[tuple[int, memoryview]]:
+        """All that is not zero of region *number*, ascending: where in the region, in bytes, and what is there."""
+        found: list[tuple[int, memoryview]] = []
+        above = 0
+        for level in self.level.chain():
+            own, store = level.own[number], memoryview(level.stores[number])
+            for first, count in runs_of(_bitmap(_bits(own) & ~above, len(own))):
+                found.append((first * PAGE, store[first * PAGE : (first + count) * PAGE]))
+            above |= _bits(own)
+        return sorted(found, key=lambda run: run[0])
+
+    def forget_lookups(self) -> None:
+        """The levels below have changed."""
+        self._looked_up, self._lookups = [], []
 
 
 class RamPages:
     """Of *memory*, which is *slots* in *vm*; all of it while no vCPU runs, but release()."""
 
-    def __init__(self, vm: Vm, memory: GuestMemory, slots: MemorySlots) -> None:
+    def __init__(
+        self, vm: Vm, memory: GuestMemory, slots: MemorySlots, image: Callable[[], Level] | None = None
+    ) -> None:
+        """RAM that was mapped from a file has that as its *image*, below the first snapshot."""
+        self._image = image
+        self._readers = 0
+        self._shape = threading.Lock()
+        """Levels are joined by who has it, and while nobody reads."""
         self._vm = vm
         self._memory = memory
         self._slots = slots
@@ -80,38 +148,61 @@ class RamPages:
         """The dirty log is on."""
         return self._base is not None
 
-    def take(self) -> Pages:
+    @property
+    def levels(self) -> list[Level]:
+        """That there are, each after those that it stands on."""
+        found: dict[Level, None] = {}
+        for top in self._tops():
+            found.update(dict.fromkeys(reversed(top.chain())))
+        return list(found)
+
+    def _tops(self) -> list[Level]:
+        """Those that somebody holds, and that which the dirty log counts from."""
+        return [taken.level for taken in self._taken] + ([] if self._base is None else [self._base])
+
+    def take(self, progress: Progress | None = None) -> Pages:
         """What RAM is like now. Raises OSError where this host gives no memory for it."""
         if self._base is None:
-            taken = self._take_all()
+            taken = self._take_all(progress)
         else:
             self.harvest()
             taken = self._take_dirty(self._base)
         self._base = taken.level
         self._taken.add(taken)
+        self._join_levels()
         return taken
 
-    def _take_all(self) -> Pages:
+    def _take_all(self, progress: Progress | None) -> Pages:
         self._regions = list(self._memory.ram)
         sizes = [len(region.buffer) for region in self._regions]
-        level = Level(None, [pages.bitmap(size) for size in sizes], [pages.store(size) for size in sizes])
+        below = None if self._image is None else self._image()
+        level = Level(below, [pages.bitmap(size) for size in sizes], [pages.store(size) for size in sizes])
         self._dirty = [pages.bitmap(size) for size in sizes]
         self._scratch = [pages.bitmap(size) for size in sizes]
+        copied = done = 0
         for region, own, store in zip(self._regions, level.own, level.stores, strict=True):
-            level.count += pages.copy_touched(region.buffer, store, own)
+
+            def tell(count: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + count * PAGE, sum(sizes))
+
+            copied += pages.copy_touched(
+                region.buffer, store, own, region.fd, region.fd_offset, tell, zeros=below is not None
+            )
             self._slots.log(region, True)
+            done += len(region.buffer)
         self._memory.written = set()
-        return Pages(level, self._regions)
+        return Pages(level, copied * PAGE)
 
     def _take_dirty(self, parent: Level) -> Pages:
-        level = Level(parent, [], [])
+        level, copied = Level(parent, [], []), 0
         for region, dirty in zip(self._regions, self._dirty, strict=True):
             store = pages.store(len(region.buffer))
-            level.count += pages.copy_dirty(dirty, region.buffer, store)
+            copied += pages.copy_dirty(dirty, region.buffer, store)
             level.own.append(bytearray(dirty))
             level.stores.append(store)
             dirty[:] = bytes(len(dirty))
-        return Pages(level, self._regions)
+        return Pages(level, copied * PAGE)
 
     def put_back(self, taken: Pages) -> None:
         """Make RAM what it was when *taken* was taken."""
@@ -121,24 +212,67 @@ class RamPages:
         for number, region in enumerate(self._regions):
             taken.put_back(number, self._dirty[number], region.buffer)
         self._base = taken.level
+        self._join_levels()
 
     def holds(self, taken: Pages) -> bool:
         """*taken* is of this RAM, and can be put back."""
         return taken in self._taken
 
     def release_unused(self) -> None:
-        """End the log where no snapshot is left; at any time, under the machine lock."""
-        if self._base is not None and not self._taken:
-            for region in self._regions:
-                self._slots.log(region, False)
-            self._base = self._memory.written = None
-            self._regions, self._dirty, self._scratch = [], [], []
+        """What no snapshot needs any more, the log too where there is none; at any time, under the machine lock."""
+        if self._base is None:
+            return
+        if self._taken:
+            self._join_levels()
+            return
+        for region in self._regions:
+            self._slots.log(region, False)
+        self._base = self._memory.written = None
+        self._regions, self._dirty, self._scratch = [], [], []
+
+    def runs(self, taken: Pages) -> list[tuple[int, memoryview]]:
+        """All of RAM that is not zero in *taken*, ascending: where it is in a file or memfd with all RAM, in bytes, and
+        what is there. Only inside reading()."""
+        return [
+            (region.fd_offset + offset, data)
+            for number, region in enumerate(self._regions)
+            for offset, data in taken.runs(number)
+        ]
+
+    def _join_levels(self) -> None:
+        """Join each level that nobody holds with the only one that stands on it; where the log counts from one that
+        nobody holds and nothing stands on, have it count from the one below."""
+        held = {taken.level for taken in self._taken}
+        base = self._base
+        assert base is not None
+        above = Counter(level.parent for level in self.levels)
+        while base not in held and not above[base] and base.parent is not None:
+            self._mark_levels([base])
+            above[base.parent] -= 1
+            base = base.parent
+        self._base = base
+        with self._shape:
+            for level in [] if self._readers else self.levels:
+                while (below := level.parent) is not None and above[below] == 1 and below not in held | {base}:
+                    level.take_over()
+                    for taken in self._taken:
+                        taken.forget_lookups()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What snapshots have stays where it is inside; from any thread. release_unused() makes up for it."""
+        with self._shape:
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._shape:
+                self._readers -= 1
 
     def harvest(self) -> None:
         """Into the bitmaps: what the guest has written, and what views were given of."""
         for region, dirty, scratch in zip(self._regions, self._dirty, self._scratch, strict=True):
-            slot = self._slots.slot(region.gpa)
-            pages.harvest(self._vm.fd, slot, dirty, scratch, len(region.buffer))
+            self._vm.harvest_dirty_log(self._slots.slot(region.gpa), dirty, scratch, len(region.buffer))
         written = self._memory.written
         if written is not None:
             self._mark(written)
@@ -155,8 +289,10 @@ class RamPages:
     def _add_difference(self, taken: Pages) -> None:
         """The pages that the levels do not have in common."""
         assert self._base is not None
-        ours, theirs = self._base.chain(), taken.levels
-        for level in set(ours) ^ set(theirs):
+        self._mark_levels(set(self._base.chain()) ^ set(taken.level.chain()))
+
+    def _mark_levels(self, levels: Iterable[Level]) -> None:
+        """As dirty, the pages that they have."""
+        for level in levels:
             for dirty, own in zip(self._dirty, level.own, strict=True):
-                together = int.from_bytes(dirty, "little") | int.from_bytes(own, "little")
-                dirty[:] = together.to_bytes(len(dirty), "little")
+                dirty[:] = _bitmap(_bits(dirty) | _bits(own), len(dirty))
