@@ -21,14 +21,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvm_cffi import Vm
-from pyvmm.acpi.platform import Platform
 from pyvmm.board import layout
 from pyvmm.board.doorbell import IoeventfdDoorbells
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip
 from pyvmm.board.memslots import MemorySlots, Ram, check_reach
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.board.placement import Parts
-from pyvmm.board.tables import describe
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.config import MachineConfig
@@ -55,6 +53,7 @@ from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.trace import Trace
 
 if TYPE_CHECKING:
+    from pyvmm.acpi.platform import Platform
     from pyvmm.virtio.input import VirtioInput
 
 PIO_SIZE: Final = 1 << 16
@@ -291,6 +290,8 @@ class Pc:
 
     def platform(self) -> Platform:
         """What the tables say of this board."""
+        from pyvmm.board.tables import describe  # with all that describes ACPI, which a guest of ours has no use for
+
         config = self.config
         return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus)
 

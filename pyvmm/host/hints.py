@@ -7,11 +7,13 @@ Both look at the machine as the displays do, under its lock, and stop looking wh
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices.vga_text import VgaText
-from pyvmm.screen.screen import Screen
+
+if TYPE_CHECKING:
+    from pyvmm.screen.screen import Screen
 
 PATIENCE_NS: Final = 10 * NS_PER_SECOND
 LOOK_NS: Final = NS_PER_SECOND
@@ -24,6 +26,12 @@ UNHEARD: Final = (
     "the guest does nothing with the keys of --type-after: the text before them came on COM1, and they go to its "
     "keyboard; a serial console reads standard input"
 )
+
+
+def _screen(vga: VgaText) -> Screen:
+    from pyvmm.screen.screen import Screen  # which draws itself: a start need not wait for that
+
+    return Screen.of(vga)
 
 
 class SilentSerial:
@@ -42,7 +50,7 @@ class SilentSerial:
         self.close()
 
     def _look(self) -> None:
-        if any(line.strip() for line in Screen.of(self._vga).text()):
+        if any(line.strip() for line in _screen(self._vga).text()):
             self._tell(SILENT)
             self.done = True
         else:
@@ -68,7 +76,7 @@ class UnheardKeys:
     def typed(self, text: str, on_serial: bool) -> None:
         """Keys were typed because *text* came, on COM1 or on the screen."""
         self._timer.cancel()
-        if on_serial and not self.done and text not in Screen.of(self._vga):
+        if on_serial and not self.done and text not in _screen(self._vga):
             self._picture = self._vga.generation()
             self._timer.arm(self._clock.now() + PATIENCE_NS)
 

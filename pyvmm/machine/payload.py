@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pyvmm import guests
-from pyvmm.acpi.build import build
-from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
 from pyvmm.board import layout
 from pyvmm.board.bios import write_bios_areas
 from pyvmm.board.pc import Pc
@@ -18,8 +16,6 @@ from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.image import Source, kept
-from pyvmm.boot.load import load as load_image
-from pyvmm.boot.mptable import PciInterrupt, write_mptable
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.irq import swizzle
 from pyvmm.memory import GuestMemory
@@ -45,6 +41,11 @@ class Payload:
 
     def _load_kernel(self, kernel: Source, board: Pc, fresh: bool) -> CpuState:
         """The kernel and its modules; with ACPI tables and MP table unless it is a flat binary that asks for none."""
+        from pyvmm.acpi.build import build  # a guest that comes with pyvmm needs none of these, and starts sooner
+        from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
+        from pyvmm.boot.load import load as load_image
+        from pyvmm.boot.mptable import PciInterrupt, write_mptable
+
         config, memory = self._config, board.memory
         flat = Flat.parse(config.flat) if config.flat else None
         reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
