@@ -27,8 +27,9 @@ EXEC_GOAL: Final = 0.93
 """Of q35's time from exec."""
 RUN_GOAL: Final = 1.0
 """Of microvm's time from the first KVM_RUN."""
-ONCE: Final = "disable_event:kvm:kvm_entry:1"
-"""The trigger of kvm_entry that lets the first one be recorded and spares the others."""
+ONCE: Final = "traceoff:1"
+"""The trigger of kvm_entry that lets the first one be recorded and spares the others: a trigger that disables the event
+would act before it is recorded."""
 
 
 def resident(smaps: str, ram: int) -> tuple[int, int]:
