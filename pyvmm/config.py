@@ -237,3 +237,9 @@ class HostConfig:
     debug_exit: DebugExit = "pyvmm"
     """How the exit status tells what the guest wrote to the debug-exit port."""
     trace_file: Path | None = None
+    save: Path | None = None
+    """Where snapshots of Ctrl-A w go."""
+    save_after: str | None = None
+    """One is taken when the guest has shown this text."""
+    quit: bool = False
+    """The machine ends when that one is written."""

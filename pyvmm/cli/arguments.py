@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +18,8 @@ from pyvmm.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
     from pyvmm.config import HostConfig, MachineConfig, Module
+    from pyvmm.host.trace_file import TraceWriter
+    from pyvmm.machine.machine import Machine
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 
@@ -217,6 +221,10 @@ def _host_options(run: argparse.ArgumentParser) -> None:
     )
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
+    add("--save", type=Path, metavar="FILE", help="write the machine to FILE at Ctrl-A w, or --save-after")
+    add("--save-after", metavar="TEXT", help="write it when the guest has shown TEXT")
+    add("--quit", action="store_true", help="end the machine when it was written")
+    add("--restore", type=Path, metavar="FILE", help="go on with the machine that was written to FILE")
     add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
 
 
@@ -235,6 +243,9 @@ def make_parser() -> Parser:
     _host_options(run)
     acpi = commands.add_parser("acpi", help="write the ACPI tables that such a machine would get", parents=[options])
     acpi.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go, one file each")
+    snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
+    snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
+    snapshot.add_argument("file", type=Path, metavar="FILE")
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
     return parser
@@ -252,9 +263,6 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         except ValueError:
             raise UserError(f"--set {text}: write it as NAME=NUMBER") from None
     memory = arguments.memory or Memory(None)
-    channels, _, _ = (arguments.trace or "").partition("=")
-    if arguments.trace is not None and not channels.strip(","):
-        raise UserError(f"--trace {arguments.trace}: name a channel, or all")
     modules = tuple(arguments.initrd)
     config = MachineConfig(
         memory=memory.size,
@@ -277,9 +285,52 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         input=arguments.input,
         triple_fault=arguments.triple_fault,
         no_reboot=getattr(arguments, "no_reboot", False),  # which `acpi` has not
-        trace=frozenset(filter(None, channels.split(","))),
+        trace=trace_channels(arguments),
     )
     return config.complete()
+
+
+def make_machine(arguments: argparse.Namespace) -> Callable[[TraceWriter], Machine]:
+    """What makes the machine that the arguments of `pyvmm run` describe, a new one or one that was saved. UserError for
+    what does not go together."""
+    if arguments.restore is None:
+        config = make_config(arguments)
+
+        def new(sink: TraceWriter) -> Machine:
+            from pyvmm.machine.machine import Machine
+
+            return Machine(config, sink)
+
+        return new
+    _check_restore(arguments)
+    channels = trace_channels(arguments)
+
+    def restored(sink: TraceWriter) -> Machine:
+        from pyvmm.machine.machine import Machine
+        from pyvmm.machine.saved import Saved
+
+        saved = Saved(os.fspath(arguments.restore), arguments.device or None)
+        return Machine(replace(saved.config, trace=channels), sink, saved)
+
+    return restored
+
+
+def _check_restore(arguments: argparse.Namespace) -> None:
+    """The machine is the file's, but for where the files of its devices are."""
+    for action in _machine_options()._actions:
+        if action.dest not in ("help", "device", "trace") and getattr(arguments, action.dest) != action.default:
+            given = action.option_strings[-1] if action.option_strings else arguments.guest
+            raise UserError(f"--restore {arguments.restore}: the machine is the one in the file: leave {given} away")
+    if arguments.no_reboot:
+        raise UserError(f"--restore {arguments.restore}: the machine is the one in the file: leave --no-reboot away")
+
+
+def trace_channels(arguments: argparse.Namespace) -> frozenset[str]:
+    """What --trace CHANNEL,...=FILE switches on; UserError where that is nothing."""
+    channels, _, _ = (arguments.trace or "").partition("=")
+    if arguments.trace is not None and not channels.strip(","):
+        raise UserError(f"--trace {arguments.trace}: name a channel, or all")
+    return frozenset(filter(None, channels.split(",")))
 
 
 def trace_file(arguments: argparse.Namespace) -> Path | None:
@@ -292,6 +343,14 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
     """What the machine is connected to on this host."""
     from pyvmm.config import HostConfig
 
+    for flag, given, needs, there in (
+        ("--save-after", arguments.save_after is not None, "--save FILE", arguments.save is not None),
+        ("--quit", arguments.quit, "--save-after TEXT", arguments.save_after is not None),
+    ):
+        if given and not there:
+            raise UserError(f"{flag}: it goes with {needs}")
+    if arguments.save_after == "":
+        raise UserError("--save-after: name a text that the guest shows")
     return HostConfig(
         display=arguments.display,
         keyboard=arguments.keyboard,
@@ -301,6 +360,9 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         timeout=arguments.timeout,
         debug_exit=arguments.debug_exit,
         trace_file=trace_file(arguments),
+        save=arguments.save,
+        save_after=arguments.save_after,
+        quit=arguments.quit,
     )
 
 
@@ -325,6 +387,10 @@ def _tell(arguments: argparse.Namespace) -> int:
                     complain(f"pyvmm: {error}")
                     status = 2
             return status
+        case "snapshot":
+            from pyvmm.cli.snapshot import check
+
+            return check(arguments.file)
         case _:
             from pyvmm.cli.doctor import doctor
 
@@ -338,7 +404,7 @@ def _command(argv: list[str] | None) -> int:
             return _tell(arguments)
     from pyvmm.cli.run import run
 
-    return run(make_config(arguments), make_host_config(arguments))
+    return run(make_machine(arguments), make_host_config(arguments))
 
 
 def main(argv: list[str] | None = None) -> int:

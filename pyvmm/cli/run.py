@@ -39,8 +39,8 @@ def _trace_writer(file: Path | None) -> TraceWriter:
         raise UserError(f"--trace: cannot write {file}: {error.strerror}") from None
 
 
-def _check_screenshot(file: Path) -> None:
-    """UserError where the picture could not be written at the end; nothing is created yet."""
+def _check_writable(flag: str, file: Path) -> None:
+    """UserError where the file could not be written later; nothing is created yet."""
     try:
         try:
             os.stat(file)
@@ -54,7 +54,7 @@ def _check_screenshot(file: Path) -> None:
         if blocked:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise UserError(f"--screenshot: cannot write {file}: {error.strerror}") from None
+        raise UserError(f"{flag}: cannot write {file}: {error.strerror}") from None
 
 
 PATIENCE: Final = 2.0
@@ -81,8 +81,8 @@ def allow_all_descriptors() -> None:
 class _Run:
     """The machine on its console, and what signals do to it."""
 
-    def __init__(self, config: MachineConfig, host: HostConfig, trace: TraceWriter | None) -> None:
-        self._config = config
+    def __init__(self, make: Callable[[TraceWriter], Machine], host: HostConfig, trace: TraceWriter) -> None:
+        self._make = make
         self._host = host
         self._trace = trace
         self.console = Console(0, 1)
@@ -165,8 +165,8 @@ class _Run:
 
     def _run(self) -> Outcome:
         with self._waiting():
-            machine = Machine(self._config, self._trace)
-        self._warn()
+            machine = self._make(self._trace)
+        self._warn(machine.config)
         machine.serial.add(self.console.write)
         timeout = self._host.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -182,34 +182,33 @@ class _Run:
                 finally:
                     self._machine = self._session = None
 
-    def _warn(self) -> None:
+    def _warn(self, config: MachineConfig) -> None:
         """Of a kernel that would be silent for ever."""
 
         def supported() -> list[CpuidEntry]:
             with open_kvm() as system:
                 return system.get_supported_cpuid()
 
-        kernel = self._config.kernel
-        if kernel is not None and not self._config.flat and is_linux(kernel) and not backend(supported).hardware:
+        kernel = config.kernel
+        if kernel is not None and not config.flat and is_linux(kernel) and not backend(supported).hardware:
             complain(f"pyvmm: {NO_LINUX}")
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
-        last_words = self._trace.close if self._trace is not None else lambda: None
-        return Watch(machine, self.console, lambda: self._ended, deadline, last_words)
+        return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)
 
 
-def run(config: MachineConfig, host: HostConfig) -> int:
-    """Run a machine as *config* says until it ends; the process's exit status."""
+def run(make: Callable[[TraceWriter], Machine], host: HostConfig) -> int:
+    """Run the machine that *make* makes until it ends; the process's exit status."""
     allow_all_descriptors()
-    if host.screenshot is not None:
-        _check_screenshot(host.screenshot)
+    for flag, file in (("--screenshot", host.screenshot), ("--save", host.save)):
+        if file is not None:
+            _check_writable(flag, file)
     trace = _trace_writer(host.trace_file)
     try:
-        running = _Run(config, host, trace)
+        running = _Run(make, host, trace)
         outcome = running.outcome()
     finally:
-        if trace is not None:
-            trace.close()
+        trace.close()
     if running.console.lost:
         complain(f"pyvmm: the guest's output went nowhere: {running.console.lost}")
     if outcome.end is not End.POWER_OFF:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from pyvmm.errors import UserError
+from pyvmm.host.writer import Slowly, SnapshotWriter
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.units import MIB
@@ -31,6 +32,8 @@ class Seat(Protocol):
 
     snapshot: Snapshot | None
     """The last that was taken here."""
+    writer: SnapshotWriter | None
+    """Where --save puts snapshots."""
 
     def screenshot(self) -> Path:
         """Write the screen to a file, and return which; raises UserError."""
@@ -67,8 +70,11 @@ def _pause(seat: Seat) -> None:
         seat.say("pyvmm: the machine stands still: Ctrl-A z lets it go on")
 
 
-def _stand_for(seat: Seat, what: str, function: Callable[[], str]) -> None:
-    """Run *function* soon, while everything stands still, and say what it returns, or why it did not come about."""
+def _stand_for(
+    seat: Seat, what: str, function: Callable[[], str], failed: Callable[[UserError], None] | None = None
+) -> None:
+    """Run *function* soon, while everything stands still, and say what it returns, or why it did not come about, unless
+    *failed* wants to know."""
     life = seat.machine.life
 
     def run() -> None:
@@ -76,15 +82,23 @@ def _stand_for(seat: Seat, what: str, function: Callable[[], str]) -> None:
         with life.lock:
             seat.say(f"pyvmm: {said}")
 
-    life.when_standing(what, run, lambda error: seat.say(f"pyvmm: {error}"))
+    life.when_standing(what, run, failed or (lambda error: seat.say(f"pyvmm: {error}")))
 
 
-def _take(seat: Seat) -> None:
+def take_snapshot(seat: Seat, failed: Callable[[UserError], None] | None = None) -> None:
+    """Soon, in memory and into the file of --save; *failed* hears why it did not come about."""
+
+    def slow(text: str) -> None:
+        with seat.machine.life.lock:
+            seat.say(f"pyvmm: {text}")
+
     def take() -> str:
-        seat.snapshot = taken = seat.machine.snapshots.take()
+        seat.snapshot = taken = seat.machine.snapshots.take(Slowly("taking a snapshot", slow))
+        if seat.writer is not None:
+            seat.writer.write(taken)
         return f"snapshot of {taken.size / MIB:.1f} MiB: Ctrl-A u goes back to it"
 
-    _stand_for(seat, "a snapshot", take)
+    _stand_for(seat, "a snapshot", take, failed)
 
 
 def _go_back(seat: Seat) -> None:
@@ -132,7 +146,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "n": Command("press the NMI button", lambda seat: seat.machine.nmi()),
     "b": Command("send a break on COM1 (SysRq, kgdb)", lambda seat: seat.machine.board.com1.receive_break()),
     "z": Command("let the machine stand still, or go on", _pause),
-    "w": Command("take a snapshot, in memory", _take),
+    "w": Command("take a snapshot, in memory and into the file of --save", take_snapshot),
     "u": Command("undo: go back to the last snapshot", _go_back),
     "t": Command("switch channels of the trace on and off", _trace),
     "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),

@@ -12,18 +12,19 @@ from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
 from pyvmm.errors import UserError
 from pyvmm.host.capture.options import parse_input_option, x11_wanted
-from pyvmm.host.commands import perform
+from pyvmm.host.commands import perform, take_snapshot
 from pyvmm.host.console import Console
 from pyvmm.host.hints import SilentSerial, UnheardKeys
 from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
+from pyvmm.host.writer import SnapshotWriter
 from pyvmm.input.keymap import KeyTextError, split_script
 from pyvmm.input.typist import TypeAfter
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.snapshot import Snapshot
-from pyvmm.screen.screen import Screen
+from pyvmm.trace import OFF
 
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
@@ -42,6 +43,7 @@ class Session:
         self.machine = machine
         self.snapshot: Snapshot | None = None
         """The last that was taken with Ctrl-A w."""
+        self.writer: SnapshotWriter | None = None
         self._host = host
         self._console = console
         self._open = ExitStack()
@@ -72,6 +74,8 @@ class Session:
             )
         if host.type_after:
             self._type_after()
+        if host.save is not None:
+            self._save(host.save)
         if host.display == "none":
             silent = SilentSerial(machine.board.vga, machine.life.loop, self._tell)
             self._open.callback(silent.close)
@@ -154,7 +158,27 @@ class Session:
         unheard = UnheardKeys(machine.board.vga, machine.life.loop, self._tell)
         self._open.callback(unheard.close)
         self._open.callback(machine.serial.add(unheard.serial_output).remove)
-        script = TypeAfter(steps, machine.typist, machine.trace.channel("input"), unheard.typed)
+        self._follow(TypeAfter(steps, machine.typist, machine.trace.channel("input"), unheard.typed))
+
+    def _save(self, path: Path) -> None:
+        machine, host = self.machine, self._host
+        end = host.save_after is not None and host.quit
+
+        def written(error: UserError | None) -> None:
+            if end and error is not None:
+                machine.life.fail(error)
+            elif end:
+                machine.end(Outcome(End.SAVED, message=str(path)))
+
+        self.writer = SnapshotWriter(path, machine.life.loop, self._tell, written)
+        if host.save_after is not None:
+            failed = machine.life.fail if host.quit else lambda error: self._tell(str(error))
+            wanted = TypeAfter([(host.save_after, [])], machine.typist, OFF, lambda *_: take_snapshot(self, failed))
+            self._follow(wanted)
+
+    def _follow(self, script: TypeAfter) -> None:
+        """Show *script* what the guest shows."""
+        machine = self.machine
         self._open.callback(machine.serial.add(script.serial_output).remove)
         seen = -1
 
@@ -162,6 +186,8 @@ class Session:
             nonlocal seen
             generation = machine.board.vga.generation()
             if generation != seen:
+                from pyvmm.screen.screen import Screen
+
                 seen = generation
                 script.screen_changed(Screen.of(machine.board.vga).text())
             if not script.done:
@@ -223,6 +249,9 @@ class Session:
         return ours
 
     def close(self) -> None:
+        outcome = self.machine.outcome
+        if self.writer is not None:
+            self.writer.close(give_up=outcome is None or outcome.end in (End.QUIT, End.SIGNAL, End.TIMEOUT))
         self._open.close()
         if self._host.screenshot is not None:
             try:

@@ -6,13 +6,14 @@ import errno
 import resource
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.board.memslots import Ram
 from pyvmm.board.pc import Pc
 from pyvmm.boot.entry import CpuState
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.errors import UserError
+from pyvmm.machine.identity import Identity
 from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
@@ -27,6 +28,9 @@ from pyvmm.vcpu.kernel_time import KernelTime
 from pyvmm.vcpu.model import CpuModel
 from pyvmm.vcpu.observer import ExitTrace
 from pyvmm.vcpu.registers import set_cpu_state, virtual_wire
+
+if TYPE_CHECKING:
+    from pyvmm.machine.saved import Saved
 
 OTHER_CHANNELS: Final = ("evdev", "exits", "x11")
 """Those that are not the board's: of what ties the machine to this host, later, and of the vCPUs."""
@@ -57,12 +61,14 @@ class Built:
             raise DeviceFault(outcome) from error
 
 
-def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None) -> Built:
-    """A machine as *config* says; raises UserError."""
+def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, saved: Saved | None = None) -> Built:
+    """A machine as *config* says, which *saved* has: it goes on where that stood. Raises UserError."""
     config = config.complete()
     try:
         with ExitStack() as resources:
-            return _build(config, serial, trace_sink, resources)
+            if saved is not None:
+                resources.callback(saved.close)
+            return _build(config, serial, trace_sink, saved, resources)
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
@@ -73,7 +79,9 @@ def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None) ->
         ) from None
 
 
-def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, resources: ExitStack) -> Built:
+def _build(
+    config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, saved: Saved | None, resources: ExitStack
+) -> Built:
     keep = resources.callback
     life = Life()
     keep(life.loop.close)
@@ -81,7 +89,8 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
     trace = Trace(config.trace, trace_sink)
     system = open_kvm()
     keep(system.close)
-    ram = Ram(config.ram_size, shared=config.memory_shared, hugetlb=config.memory_hugetlb)
+    image = None if saved is None else saved.image
+    ram = Ram(config.ram_size, shared=config.memory_shared, hugetlb=config.memory_hugetlb, image=image)
     keep(ram.close)
     vm = system.create_vm()
     keep(vm.close)
@@ -92,6 +101,9 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
         tsc_deadline=bool(system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER")),
         model=CpuModel.parse(config.cpu),
     )
+    if saved is not None:
+        cpuid = saved.check_cpuid(cpuid)
+        saved.fill(ram.regions)
     board = Pc(config, vm, ram, phys_bits(cpuid), life.loop, life.clock, trace, verdicts)
     whole = False
 
@@ -120,9 +132,12 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
         irq_trace=trace.channel("irq"),
     )
     keep(cpus.close)
+    if saved is not None:
+        saved.set_tsc(cpus.vcpus, bool(system.check_extension("KVM_CAP_TSC_CONTROL")))
     made = cpus.save()
     payload = Payload(config)
-    _start_at(cpus, board, payload.load(board, fresh=True))
+    if saved is None:
+        _start_at(cpus, board, payload.load(board, fresh=True))
 
     def restart() -> None:
         with life.lock:
@@ -139,7 +154,11 @@ def _build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, r
     verdicts.adopt(cpus, board)
     life.adopt(cpus, time, restart, verdicts.report, verdicts.on_error)
     whole = True
-    snapshots = Snapshots(life, board, verdicts, time)
+    snapshots = Snapshots(life, board, verdicts, time, Identity(config, cpuid, cpus.vcpus[0].get_tsc_khz()), saved)
+    if saved is not None:
+        state = saved.state
+        with saved.blaming():
+            life.stand_until_started(lambda: snapshots.begin_with(state))
     return Built(life, board, verdicts, snapshots, trace, resources.pop_all())
 
 

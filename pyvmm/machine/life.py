@@ -11,10 +11,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pyvmm import threads
 from pyvmm.clock import GuestClock
@@ -25,6 +23,8 @@ from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.tap import Tap
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from pyvmm.vcpu.group import VcpuGroup
     from pyvmm.vcpu.kernel_time import KernelTime
 
@@ -108,7 +108,7 @@ class Life:
         if not self._thread.is_alive():
             with self.lock:
                 return function()
-        future: Future[T] = Future()
+        future: Future[T] = _future()
 
         def run() -> None:
             if future.set_running_or_notify_cancel():
@@ -121,7 +121,7 @@ class Life:
         """Run *function* in the loop's thread between two callbacks, without the lock, and wait for it."""
         if not self._thread.is_alive():
             return function()
-        future: Future[T] = Future()
+        future: Future[T] = _future()
         self.queue(lambda: _settle(future, function))
         return self._result(future, None)
 
@@ -134,7 +134,7 @@ class Life:
         while not future.done():
             try:
                 return future.result(LOOK_S * 50 if timeout is None else timeout)
-            except FutureTimeout:
+            except TimeoutError:
                 if future.done():
                     break
                 if timeout is not None:
@@ -193,7 +193,7 @@ class Life:
             try:
                 if self.call(condition, max(left, LOOK_S)):
                     return True
-            except FutureTimeout:
+            except TimeoutError:
                 return False
             if ended or left <= 0 or (not self._started and self.outcome is not None):
                 return False
@@ -226,8 +226,10 @@ class Life:
     def _main(self) -> None:
         try:
             self._emit("started")
-            if self._reasons:
+            if self._reasons and not self._standing:
                 self._stand_still()
+            elif self._standing and not self._reasons:
+                self._go_on()
             while self.outcome is None:
                 self.loop.run_once()
                 while self._changes:
@@ -348,6 +350,12 @@ class Life:
 
         self.queue(run)
 
+    def stand_until_started(self, function: Callable[[], object]) -> None:
+        """Run *function*, which gives a machine that was not started the state of another; its clocks stand from there
+        until it is started."""
+        self._stand_still()
+        function()
+
     def _stand_for(self, what: str, function: Callable[[], T]) -> T:
         if self.outcome is not None:
             raise UserError(f"the machine has ended: {what} needs one that lives")
@@ -392,6 +400,12 @@ class Life:
                 self._time.stop()  # what stands still from now on is the time of the new start
         elif self._started:
             self.cpus.release()
+
+
+def _future() -> Future[Any]:
+    from concurrent.futures import Future  # with `logging`, and only scripts and commands wait for the loop
+
+    return Future()
 
 
 def _settle(future: Future[T], function: Callable[[], T]) -> None:

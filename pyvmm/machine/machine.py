@@ -10,7 +10,8 @@ the machine lock; what waits for the machine cannot be called from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from types import TracebackType
@@ -24,13 +25,14 @@ from pyvmm.machine.event import MachineEvent, State
 from pyvmm.machine.inject import Hands, Keyboard, Mouse, Tablet
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
-from pyvmm.machine.snapshot import Snapshot, Snapshots
+from pyvmm.machine.snapshot import Progress, Snapshot, Snapshots
 from pyvmm.machine.tap import Tap
 from pyvmm.memory import GuestMemory
 from pyvmm.trace import Sink
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
+    from pyvmm.machine.saved import Saved
     from pyvmm.screen.screen import Screen
 
 T = TypeVar("T")
@@ -43,11 +45,12 @@ class Machine:
     *trace_sink* gets the lines of the trace; without it they go to standard error.
     """
 
-    def __init__(self, config: MachineConfig, trace_sink: Sink | None = None) -> None:
+    def __init__(self, config: MachineConfig, trace_sink: Sink | None = None, saved: Saved | None = None) -> None:
+        """*saved* is what restored() read: the machine goes on from there."""
         self.config = config = config.complete()
         self.serial: Tap[bytes] = Tap()
         """What the guest sends on COM1 and the debug console."""
-        self._built: Built = build(config, self.serial, trace_sink)
+        self._built: Built = build(config, self.serial, trace_sink, saved)
         life = self._built.life
         self.events: Tap[MachineEvent] = life.events
         self.trace = self._built.trace
@@ -61,7 +64,16 @@ class Machine:
         self.mouse = Mouse(hands)
         self.tablet = Tablet(hands)
 
-    # What the surface stands on; for the packages that tie a machine to a host, and for tests
+    @classmethod
+    def restored(cls, path: str | os.PathLike[str], devices: Sequence[str] | None = None) -> Self:
+        """The machine that Snapshot.save() wrote, to go on where it was; docs/snapshots.md. *devices* are those of its
+        configuration, in their order, where their files are elsewhere now. Raises UserError."""
+        from pyvmm.machine.saved import Saved
+
+        saved = Saved(os.fspath(path), devices)
+        return cls(saved.config, saved=saved)
+
+    # What the surface stands on; for who ties a machine to a host, and for tests
 
     @property
     def board(self) -> Pc:
@@ -121,10 +133,10 @@ class Machine:
         """Press the reset button: RAM stays, windows and scripts stay, the guest starts again."""
         self.life.reset()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, progress: Progress | None = None) -> Snapshot:
         """The machine as it is now, to go back to with restore(); it runs on. It takes the memory that the guest has
-        touched, once; a further one what was written since. UserError where a part cannot be saved."""
-        return self.life.while_standing("snapshot()", self.snapshots.take)
+        touched (*progress* is told how far it is); a further one what was written since. Raises UserError."""
+        return self.life.while_standing("snapshot()", lambda: self.snapshots.take(progress))
 
     def restore(self, snapshot: Snapshot) -> None:
         """Make the machine what it was, any number of times and in any order; it runs on if it ran."""

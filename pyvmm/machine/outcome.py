@@ -20,12 +20,14 @@ class End(Enum):
     TIMEOUT = "timeout"
     QUIT = "quit"
     SIGNAL = "signal"
+    SAVED = "saved"
 
 
 DEBUG_EXIT_STATUS = 16
 DEBUG_EXIT_LIMIT = 95
 STATUS = {
     End.POWER_OFF: 0,
+    End.SAVED: 0,
     End.RESET: 3,
     End.PANIC: 4,
     End.TRIPLE_FAULT: 5,
@@ -39,7 +41,7 @@ STATUS = {
 
 EXIT_STATUS_HELP = f"""\
 exit status:
-  0        the guest powered off
+  0        the guest powered off, or was saved (--save-after with --quit)
   1        a bug in pyvmm (a traceback says where)
   2        a mistake in the command line or on this host; one line says what to do
   3        the guest reset and --no-reboot was given

@@ -7,51 +7,63 @@ in it, then the guest's clock, then all parts, then the vCPUs, whose state has w
 
 from __future__ import annotations
 
+import os
 import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pyvmm.board.pages import Pages, RamPages
+from pyvmm.board.pages import Progress as Progress
 from pyvmm.errors import UserError
 from pyvmm.machine.event import MachineEvent
-from pyvmm.state import Plain
+from pyvmm.machine.identity import Identity, MachineState
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
     from pyvmm.machine.life import Life
+    from pyvmm.machine.saved import Saved
     from pyvmm.machine.verdicts import Verdicts
-    from pyvmm.vcpu.kernel_time import KernelTime, Stood
-    from pyvmm.vcpu.state import VcpuState
+    from pyvmm.vcpu.kernel_time import KernelTime
 
 
 @dataclass(eq=False)
 class Snapshot:
     """What machine.snapshot() gives; let it go to free it."""
 
+    identity: Identity
+    state: MachineState
     pages: Pages
-    parts: dict[str, Plain]
-    vcpus: list[VcpuState]
-    now: int
-    """On the guest's clock, in ns."""
-    time: Stood
+    ram: RamPages
 
     @property
     def size(self) -> int:
         """Bytes of guest RAM that were copied for it: what the guest had touched, or had written since the last one."""
         return self.pages.size
 
+    def save(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        """Write it to a new file, which then takes the place of *path*; from any thread, the machine runs on meanwhile.
+        *progress* is told bytes of RAM done, of how many; what it raises ends it. Raises UserError."""
+        from pyvmm.machine import saved
+
+        with self.ram.reading():
+            saved.save(self.identity, self.state, self.ram.runs(self.pages), os.fspath(path), progress)
+
 
 class Snapshots:
     """Of one machine; both methods in the loop's thread, while all stands still."""
 
-    def __init__(self, life: Life, board: Pc, verdicts: Verdicts, time: KernelTime) -> None:
+    def __init__(
+        self, life: Life, board: Pc, verdicts: Verdicts, time: KernelTime, identity: Identity, saved: Saved | None
+    ) -> None:
         self._life = life
+        self._identity = identity
         self._board = board
         self._verdicts = verdicts
         self._time = time
-        self.ram = RamPages(board.vm, board.memory, board.slots)
+        image = None if saved is None or saved.image is None else lambda: saved.level(board.memory.ram)
+        self.ram = RamPages(board.vm, board.memory, board.slots, image)
 
-    def take(self) -> Snapshot:
+    def take(self, progress: Progress | None = None) -> Snapshot:
         """Raises UserError where a part cannot be saved, or this host has no memory for it."""
         life = self._life
         life.loop.run_once(0)
@@ -59,13 +71,14 @@ class Snapshots:
             life.cpus.catch_up()
             parts, now = self._board.parts.save(), life.clock.now()
             vcpus, time = life.cpus.save(), self._time.save()
-            try:
-                pages = self.ram.take()
-            except OSError as error:
-                raise UserError(f"no memory for a snapshot: {error.strerror}") from None
-            weakref.finalize(pages, life.loop.post, self.ram.release_unused)
+        try:
+            pages = self.ram.take(progress)  # which may take a while, and all stands still
+        except OSError as error:
+            raise UserError(f"no memory for a snapshot: {error.strerror}") from None
+        weakref.finalize(pages, life.loop.post, self.ram.release_unused)
+        with life.lock:
             life.events(MachineEvent("snapshot"))
-        return Snapshot(pages, parts, vcpus, now, time)
+        return Snapshot(self._identity, MachineState(parts, vcpus, now, time), pages, self.ram)
 
     def go_back(self, snapshot: Snapshot) -> None:
         """Raises UserError where it is of another machine; then nothing has changed."""
@@ -76,9 +89,17 @@ class Snapshots:
         with life.lock:
             life.cpus.catch_up()
             self.ram.put_back(snapshot.pages)
-            life.clock.set(snapshot.now)
-            self._board.parts.load(snapshot.parts)
-            life.cpus.load(snapshot.vcpus)
-            self._time.load(snapshot.time)
+            self._load(snapshot.state)
             self._verdicts.restarted()
             life.events(MachineEvent("restored"))
+
+    def begin_with(self, state: MachineState) -> None:
+        """What was saved of another machine alike, whose RAM this one has, before it starts."""
+        with self._life.lock:
+            self._load(state)
+
+    def _load(self, state: MachineState) -> None:
+        self._life.clock.set(state.now)
+        self._board.parts.load(state.parts)
+        self._life.cpus.load(state.vcpus)
+        self._time.load(state.time)

@@ -10,7 +10,9 @@ from pyvmm import guests
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import Outcome
+from pyvmm.machine.saved import Saved
 from pyvmm.machine.verdicts import Verdicts
+from pyvmm.trace import Sink
 from pyvmm.units import MIB
 
 LONGEST = 250.0
@@ -20,11 +22,11 @@ LONGEST = 250.0
 class Board(Machine):
     """A Machine that keeps what the guest prints, and what its guest left behind can be asked for."""
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, trace_sink: Sink | None = None, saved: Saved | None = None) -> None:
         self.output = bytearray()
         self.on_output: Callable[[bytes], None] | None = None
         self.guest = guests.load(config.guest or guests.DEFAULT) if config.kernel is None else None
-        super().__init__(config)
+        super().__init__(config, trace_sink, saved)
         self.serial.add(self._take)
 
     def _take(self, data: bytes) -> None:

@@ -23,6 +23,7 @@ class Seat:
     def __init__(self, shot: Path | UserError = Path("screen.png")) -> None:
         self.machine: Any = Mock()
         self.snapshot: Snapshot | None = None
+        self.writer: Any = None
         self.said: list[str] = []
         self._shot = shot
         self.answer: str | None = None
