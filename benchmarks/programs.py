@@ -10,7 +10,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("PYVMM_CACHE") or ROOT / ".cache").resolve()
-PYVMM = ROOT / ".venv" / "bin" / "pyvmm"
+INSTALLED = CACHE / "installed" / "bin"
+"""pyvmm as a user has it, which scripts/bench installs: the finder of an editable install is a tenth of a start."""
+PYVMM = INSTALLED / "pyvmm"
 PYTHON = ROOT / ".venv" / "bin" / "python"
 
 

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Final
 
 from benchmarks.document import table
-from benchmarks.programs import PYTHON, PYVMM, BenchError, compiled, output_of, say
+from benchmarks.programs import INSTALLED, PYVMM, BenchError, compiled, output_of, say
 from benchmarks.stats import in_turn, spread
 
 GOAL_MS: Final = 120
@@ -69,12 +69,14 @@ def groups(modules: dict[str, float]) -> dict[str, float]:
 def steps() -> list[float]:
     """One run of STEPS: milliseconds from just before the start of Python to each mark."""
     start = time.monotonic_ns()
-    return [(int(mark) - start) / 1e6 for mark in output_of([PYTHON, "-c", STEPS], 0).split()]
+    return [(int(mark) - start) / 1e6 for mark in output_of([INSTALLED / "python", "-P", "-c", STEPS], 0).split()]
 
 
 def import_times() -> dict[str, float]:
     code = "from pyvmm.cli.arguments import *; make_config(make_parser().parse_args(['run'])); import pyvmm.cli.run"
-    done = subprocess.run([PYTHON, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [INSTALLED / "python", "-P", "-X", "importtime", "-c", code], capture_output=True, text=True, check=True
+    )
     return self_times(done.stderr)
 
 
