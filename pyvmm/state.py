@@ -38,6 +38,7 @@ _DATA: Final = frozenset((*_SCALARS, *_CONTAINERS))
 
 Hooks = list[Callable[[], None]]
 
+_NOTHING: Final[Any] = {}
 _names: dict[type, tuple[str, ...]] = {}
 
 
@@ -215,9 +216,15 @@ def _put_part(part: Any, saved: Plain, hooks: Hooks) -> None:
         wanted = names(kind)
         if not isinstance(saved, dict) or len(saved) != len(wanted) or not all(name in saved for name in wanted):
             raise StateError(f"what was saved is not the state of this version's {kind.__name__}")
+        held = getattr(part, "__dict__", _NOTHING)
         for name in wanted:
+            value = saved[name]
+            current = held.get(name, _NOTHING)
+            same = type(current)
+            if current is value or (same is type(value) and same is not dict and current == value):
+                continue  # most are as they were; of a dict the order counts too
             try:
-                _put_attribute(part, kind, name, saved[name], hooks)
+                _put_attribute(part, kind, name, value, hooks)
             except StateError as error:
                 raise StateError(f"{kind.__name__}.{name}: {error}") from None
     if hasattr(kind, "restored"):

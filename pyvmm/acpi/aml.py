@@ -17,7 +17,6 @@ Resource descriptors are in resources.py.
 from __future__ import annotations
 
 import re
-import uuid
 from dataclasses import dataclass
 from typing import Final
 
@@ -209,7 +208,8 @@ def Buffer(data: bytes, size: Term | None = None) -> Aml:
 
 def ToUUID(text: str) -> Aml:
     """A UUID as its 16-byte buffer, the first three groups little-endian (19.6.142)."""
-    return Buffer(uuid.UUID(text).bytes_le)
+    data = bytes.fromhex(text.replace("-", ""))  # as uuid.UUID(text).bytes_le, without all that `uuid` imports
+    return Buffer(data[3::-1] + data[5:3:-1] + data[7:5:-1] + data[8:])
 
 
 def Package(*elements: Term) -> Aml:

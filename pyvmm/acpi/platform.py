@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 MAX_CPUS: Final = 255
 """APIC IDs 0 to 254; 255 is the broadcast (Intel SDM, volume 3, 11.6.2.1)."""
@@ -28,8 +28,7 @@ class Window:
         return self.last - self.first + 1
 
 
-@dataclass(frozen=True)
-class PowerManagement:
+class PowerManagement(NamedTuple):
     """Where the fixed ACPI hardware is, in I/O ports, and what to write there (ACPI 6.5, 4.8)."""
 
     io: Window
@@ -60,8 +59,7 @@ class PowerManagement:
     """The system control interrupt, an ISA IRQ; active high and level-triggered, at the PIC and the IOAPIC."""
 
 
-@dataclass(frozen=True)
-class MadtIoApic:
+class MadtIoApic(NamedTuple):
     """The IOAPIC, whose pins are GSI 0 and up. IRQ 0 is wired to pin 2, as in every PC."""
 
     address: int = 0xFEC00000
@@ -75,8 +73,7 @@ COM_PORT: Final = "PNP0501"
 """_HIDs whose devices the fixed tables tell of too, or that have numbers."""
 
 
-@dataclass(frozen=True)
-class IsaDevice:
+class IsaDevice(NamedTuple):
     """A device at fixed ports behind the ISA bridge."""
 
     name: str
@@ -126,8 +123,7 @@ class PciRoot:
             raise ValueError(f"an ECAM of {self.ecam_length:#x} bytes has no room for bus {self.last_bus}")
 
 
-@dataclass(frozen=True)
-class Platform:
+class Platform(NamedTuple):
     """The machine."""
 
     cpus: int

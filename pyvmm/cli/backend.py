@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from kvm_cffi import CpuidEntry
-from pyvmm.boot.bzimage import HEADER_MAGIC
-from pyvmm.boot.elf import ELF_MAGIC
 from pyvmm.units import MIB
 from pyvmm.vcpu.features import present
 
@@ -56,6 +54,9 @@ def _flags(cpuinfo: Path) -> set[str]:
 
 def is_linux(kernel: Path) -> bool:
     """Whether a file is a Linux kernel: a bzImage, or an ELF file with Linux' banner. What is no file is not read."""
+    from pyvmm.boot.bzimage import HEADER_MAGIC  # who boots no kernel does not wait for its loaders
+    from pyvmm.boot.elf import ELF_MAGIC
+
     try:
         if not kernel.is_file():
             return False

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from pyvmm.errors import UserError
-from pyvmm.host.writer import Slowly, SnapshotWriter
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.units import MIB
 from pyvmm.vcpu.report import vcpu_report
+
+if TYPE_CHECKING:
+    from pyvmm.host.writer import SnapshotWriter
 
 
 class Seat(Protocol):
@@ -87,6 +89,8 @@ def _stand_for(
 
 def take_snapshot(seat: Seat, failed: Callable[[UserError], None] | None = None) -> None:
     """Soon, in memory and into the file of --save; *failed* hears why it did not come about."""
+
+    from pyvmm.host.writer import Slowly
 
     def slow(text: str) -> None:
         with seat.machine.life.lock:

@@ -17,7 +17,6 @@ from pyvmm.host.console import Console
 from pyvmm.host.hints import SilentSerial, UnheardKeys
 from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
-from pyvmm.host.writer import SnapshotWriter
 from pyvmm.input.keymap import KeyTextError, split_script
 from pyvmm.input.typist import TypeAfter
 from pyvmm.machine.event import MachineEvent
@@ -29,6 +28,7 @@ from pyvmm.trace import OFF
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
     from pyvmm.host.display.terminal import TerminalScreen
+    from pyvmm.host.writer import SnapshotWriter
 
 LOOK_NS = NS_PER_SECOND // 60
 """How often --type-after looks at the screen."""
@@ -169,6 +169,8 @@ class Session:
                 machine.life.fail(error)
             elif end:
                 machine.end(Outcome(End.SAVED, message=str(path)))
+
+        from pyvmm.host.writer import SnapshotWriter
 
         self.writer = SnapshotWriter(path, machine.life.loop, self._tell, written)
         if host.save_after is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal[
     "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "powered-off", "panicked", "ended"
@@ -11,8 +10,7 @@ Kind = Literal[
 State = Literal["built", "running", "paused", "ended"]
 
 
-@dataclass(frozen=True)
-class MachineEvent:
+class MachineEvent(NamedTuple):
     """*message* is the reason, for a person: of a pause or reset, why a pause did not come about, how a guest panicked,
     the outcome."""
 

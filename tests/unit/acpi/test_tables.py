@@ -6,7 +6,6 @@ import itertools
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +68,7 @@ MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
     "four serial ports": lambda pm: Platform(1, pm, pci=PCIE, isa=isa(serial=(COM1, COM2, COM3, COM4))),
     "elsewhere": lambda pm: Platform(
         17,
-        replace(pm, sci=11, power_button_gpe=0x1F, gpe0_length=8),
+        pm._replace(sci=11, power_button_gpe=0x1F, gpe0_length=8),
         isa=ISA,
         apic=MadtIoApic(0xFEC10000, 18),
         pci=PciRoot(Window(0x80000000, 0xAFFFFFFF), None, 0xB0000000, 127, (20, 21, 22, 23), (5, 9, 10, 7)),
@@ -179,7 +178,7 @@ def test_fadt(pm: PowerManagement) -> None:
     [({"isa": isa(keyboard=False, mouse=False)}, 1), ({"vga": False}, 7), ({"isa": isa(rtc=False)}, 0x23)],
 )
 def test_fadt_says_what_is_missing(pm: PowerManagement, change: dict[str, Any], boot_flags: int) -> None:
-    facp = by_name(build(replace(Platform(1, pm, isa=ISA), **change)))["facp"]
+    facp = by_name(build(Platform(1, pm, isa=ISA)._replace(**change)))["facp"]
     assert struct.unpack_from("<H", facp, 109) == (boot_flags,)
     assert facp[108] == (0 if boot_flags & 0x20 else 0x32)
 
