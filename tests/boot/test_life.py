@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Self
 
 import pytest
 
 from pyvmm.config import MachineConfig
 from pyvmm.units import MIB
-from tests.rig.guest import USERSPACE, Guest, warnings
+from tests.rig.guest import USERSPACE, Guest, shell, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+from tests.rig.transcript import Transcript
 
 PAUSE: Final = 35.0
 """Seconds: the soft-lockup detector of the guest waits for 20, its RCU for 21."""
 HZ: Final = 250
 """CONFIG_HZ of Debian's kernels."""
 CONFIGURATIONS: Final = (("kernel", 1), ("kernel", 2), ("split", 1), ("user", 1))
+
+
+MOMENTS: Final = int(os.environ.get("PYVMM_SOAK_MOMENTS", "2"))
+"""At which a snapshot is taken; scripts/soak has more."""
+BUSY: Final = "echo go; i=0; while [ $i -lt 60 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n"
 
 
 @dataclass
@@ -129,9 +140,8 @@ def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
     for key, guest in guests.items():
         before, warned = Clocks.of(guest), logged(guest)
         size = 0
-        for _ in range(2):
-            guest.send("echo go; i=0; while [ $i -lt 60 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; ")
-            guest.send("echo done-$i\n")
+        for _ in range(MOMENTS):
+            guest.send(BUSY)
             guest.expect("\ngo")
             time.sleep(seed.random())
             snapshot = guest.machine.snapshot()
@@ -150,6 +160,65 @@ def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
         assert 1 < passed < clocks.after - before.before, key
         assert clocks.agree(before), (key, before, clocks)
         assert logged(guest) == warned, key
+
+
+def test_on_in_another_process(guests: dict[tuple[str, int], Guest], tmp_path: Path) -> None:
+    """From a file: taken at a moment of a busy guest, it does what it did, in the time that the guest knows of."""
+    seed = random.Random("file")
+    for key, guest in guests.items():
+        warned = logged(guest)
+        for _ in range(MOMENTS // 2):
+            guest.send(BUSY)
+            guest.expect("\ngo")
+            time.sleep(seed.random())
+            guest.machine.snapshot().save(tmp_path / "saved")
+            guest.expect("done-60")
+            guest.expect("# ")
+        before = Clocks.of(guest)  # later than the last moment
+        with Elsewhere(tmp_path / "saved") as other:
+            other.expect("done-60")
+            other.expect("# ")
+            uptime = float(shell(other, "cat /proc/uptime").split()[0])
+            assert uptime < before.monotonic + time.monotonic() - before.after
+            assert shell(other, "sleep 1; usleep 1000; nproc").split() == [str(key[1])]
+            log = warnings(shell(other, "dmesg -r | grep '^<[0-4]>'", status=None))
+            assert [re.sub(r"\[ *[\d.]+\]", "", line) for line in log] == warned, key
+            other.send("poweroff -f\n")
+            assert other.process.wait() == 0, key
+
+
+class Elsewhere(Transcript):
+    """`pyvmm run --restore FILE`, a process of its own."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(str(file))
+        command = [sys.executable, "-m", "pyvmm", "run", "--restore", str(file)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        while data := os.read(self.process.stdout.fileno(), 4096):
+            self.feed(data)
+        self.feed(b"")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def send(self, text: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
+        self.process.stdin.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self._reader.join()
 
 
 def test_reboots_in_place(guests: dict[tuple[str, int], Guest]) -> None:

@@ -19,7 +19,7 @@ LINUX_2_6_10 = "root=/dev/ram0 ramdisk_size=8192 panic=1 {} init=/bin/sh"
 
 
 @pytest.mark.parametrize("irqchip", IRQCHIPS)
-def test_2_6_10_takes_a_typed_command_and_shows_the_result(guests26: Path, irqchip: Irqchip) -> None:
+def test_2_6_10_takes_a_typed_command_and_shows_the_result(guests26: Path, irqchip: Irqchip, tmp_path: Path) -> None:
     """Keys go through i8042 and atkbd, the result is read off the VGA screen."""
     config = MachineConfig(
         memory=128 * MIB,
@@ -33,10 +33,30 @@ def test_2_6_10_takes_a_typed_command_and_shows_the_result(guests26: Path, irqch
         guest.expect_screen("# ")
         guest.type('echo "Result: {$((6 * 7))} <~!@#%^&*_+|?>"\n')
         guest.expect_screen("\nResult: {42} <~!@#%^&*_+|?>\n")
+        back_and_elsewhere(guest, tmp_path / "saved")
         guest.type("mount -t proc proc /proc; cat /proc/interrupts\n")
         guest.expect_screen("ERR:")
         counts = irq_counts("\n".join(guest.screen.text()))
         assert counts["i8042"][0] > 80 and counts["timer"][0] > 200
+
+
+def back_and_elsewhere(guest: Guest, file: Path) -> None:
+    """To a moment while a command is typed, twice, and on from there in another machine, by the file."""
+    guest.type("clear; echo Half a com")
+    snapshot = guest.machine.snapshot()
+    snapshot.save(file)
+    for _ in range(2):
+        guest.type("lete; echo Lost\n")
+        guest.machine.restore(snapshot)
+        type_the_rest(guest)
+    with Guest.restored(file) as other:
+        type_the_rest(other)
+
+
+def type_the_rest(guest: Guest) -> None:
+    """Of what was typed when the snapshot was taken the guest has some; Ctrl-U takes it back."""
+    guest.type("<ctrl-u>clear; echo Whole: {$((6 * 7))}\n")
+    guest.expect_screen("Whole: {42}\n")
 
 
 def test_2_6_10_has_acpi_and_scans_the_bus(guests26: Path) -> None:

@@ -12,6 +12,7 @@ from pyvmm.input import codes as ic
 from tests.rig.events import Events, input_devices
 from tests.rig.guest import Guest, irq_counts, warnings
 from tests.rig.lab import GENERIC_KERNEL, INITRAMFS_GENERIC
+from tests.rig.while_typing import back_while_typing
 
 MIB = 1 << 20
 KEYBOARD, MOUSE = "AT Translated Set 2 keyboard", "ImExPS/2 Generic Explorer Mouse"
@@ -97,6 +98,10 @@ def test_the_mouse_as_a_program_in_the_guest_reads_it(guest: Guest) -> None:
     assert sum(value for kind, code, value in seen if (kind, code) == (ic.EV_REL, ic.REL_WHEEL)) == -1
     pressed = [event for event in seen if event[0] == ic.EV_KEY]
     assert pressed == [(ic.EV_KEY, button, value) for button in buttons for value in (1, 0)]
+
+
+def test_back_to_a_snapshot_that_was_taken_while_typing(guest: Guest) -> None:
+    back_while_typing(guest, Events(guest, KEYBOARD), Events(guest, MOUSE))
 
 
 def test_interrupts_come_from_the_chip_that_was_asked_for(guest: Guest, irqchip: Irqchip) -> None:

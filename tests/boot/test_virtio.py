@@ -14,6 +14,7 @@ from pyvmm.input import codes as ic
 from tests.rig.events import Event, Events, input_devices
 from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+from tests.rig.while_typing import back_while_typing
 
 MIB = 1 << 20
 SYN = (ic.EV_SYN, ic.SYN_REPORT, 0)
@@ -162,6 +163,10 @@ def check_functions(guest: Linux, case: Case) -> None:
 def test_keys(guest: Linux, keyboard: Events) -> None:
     sent = [event for code in KEYS for event in stroke(guest, code)]
     assert keyboard.read(len(sent)) == sent
+
+
+def test_back_to_a_snapshot_that_was_taken_while_typing(guest: Linux, keyboard: Events, mouse: Events) -> None:
+    back_while_typing(guest, keyboard, mouse)
 
 
 def test_motion_wheel_and_buttons(guest: Linux, mouse: Events) -> None:

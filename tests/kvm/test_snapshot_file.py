@@ -18,7 +18,7 @@ from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End
 from pyvmm.machine.saved import Saved
 from pyvmm.machine.snapshot_file import write
-from tests.kvm.test_snapshot import CHECKING, FEW, GREETING, IRQCHIPS, echo, run_on
+from tests.kvm.test_snapshot import CHECKING, FEW, GREETING, IRQCHIPS, MOMENTS, echo, run_on
 from tests.rig.board import SPIN, Board, board, count, counting
 
 PYVMM = [sys.executable, "-m", "pyvmm"]
@@ -81,7 +81,7 @@ def test_at_any_moment(tmp_path: Path, guest: str, irqchip: str) -> None:
         printed, exits = bytes(machine.output), sum(vcpu.exits for vcpu in machine.vcpus)
     assert expected.end is End.DEBUG_EXIT
     seed, tried = random.Random(f"{guest} {irqchip} file"), 0
-    while tried < 2:  # one that polls may have fewer exits, and a moment is missed
+    while tried < MOMENTS // 2:  # one that polls may have fewer exits, and a moment is missed
         moment = seed.randrange(1, exits) if exits > FEW else 0
         with board(guest, irqchip=irqchip) as machine:
             machine.pause("moment")

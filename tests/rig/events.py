@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import count
 
 from tests.rig.guest import Guest
 
@@ -24,13 +25,16 @@ def input_devices(guest: Guest) -> dict[str, dict[str, str]]:
     return devices
 
 
+_numbers = count()
+
+
 class Events:
     """A reader of one event device; it reads from now on."""
 
     def __init__(self, guest: Guest, name: str) -> None:
         node = input_devices(guest)[name]["event"]
         self._guest = guest
-        self.file = f"/tmp/{node}"
+        self.file = f"/tmp/{node}-{next(_numbers)}"
         self._seen = 0
         guest.shell(f"cat /dev/input/{node} >{self.file} & sleep 0.2")
 

@@ -7,12 +7,14 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Protocol, Self
 
 from pyvmm.config import MachineConfig
 from pyvmm.host.console import Console
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import Outcome
+from pyvmm.machine.saved import Saved
 from pyvmm.screen.screen import Screen
 from tests.rig.patience import LOOK_S, PATIENCE, Patience
 from tests.rig.transcript import Transcript, TranscriptError
@@ -85,12 +87,13 @@ class Guest(Transcript):
     Each vCPU stays on one processor: in a lab with two, one that moves meets a triple fault now and then, in QEMU too.
     """
 
-    def __init__(self, config: MachineConfig) -> None:
+    def __init__(self, config: MachineConfig, saved: Saved | None = None) -> None:
+        """*saved*, which has *config*, goes on: Guest.restored()."""
         super().__init__(f"{config.kernel} {config.cmdline}")
         self.trace: list[str] = []
         self.exits = 0
         """How often the guest has gone to userspace until its first line."""
-        self.machine = Machine(config, lambda ns, channel, message: self.trace.append(f"{channel} {message}"))
+        self.machine = Machine(config, lambda ns, channel, message: self.trace.append(f"{channel} {message}"), saved)
         self.machine.serial.add(self.feed)
         input_end, self._input = os.pipe()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -103,6 +106,12 @@ class Guest(Transcript):
             thread.call(partial(os.sched_setaffinity, 0, {number % (os.cpu_count() or 1)}))
         self.machine.events.add(lambda event: self.feed(b"") if event.kind == "ended" else None)
         self.machine.start()
+
+    @classmethod
+    def restored(cls, path: Path) -> Self:
+        """One that was saved."""
+        saved = Saved(str(path))
+        return cls(saved.config, saved)
 
     def feed(self, data: bytes) -> None:
         super().feed(data)
