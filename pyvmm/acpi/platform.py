@@ -123,7 +123,8 @@ class PciRoot:
             raise ValueError(f"an ECAM of {self.ecam_length:#x} bytes has no room for bus {self.last_bus}")
 
 
-class Platform(NamedTuple):
+@dataclass(frozen=True)
+class Platform:
     """The machine."""
 
     cpus: int

@@ -1,6 +1,7 @@
 """The tables of many machines: consistent, clean to ACPICA's compiler, and true when its interpreter runs them."""
 
-from __future__ import annotations
+from __future__ from dataclasses import replace
+import annotations
 
 import itertools
 import re
@@ -178,7 +179,7 @@ def test_fadt(pm: PowerManagement) -> None:
     [({"isa": isa(keyboard=False, mouse=False)}, 1), ({"vga": False}, 7), ({"isa": isa(rtc=False)}, 0x23)],
 )
 def test_fadt_says_what_is_missing(pm: PowerManagement, change: dict[str, Any], boot_flags: int) -> None:
-    facp = by_name(build(Platform(1, pm, isa=ISA)._replace(**change)))["facp"]
+    facp = by_name(build(replace(Platform(1, pm, isa=ISA), **change)))["facp"]
     assert struct.unpack_from("<H", facp, 109) == (boot_flags,)
     assert facp[108] == (0 if boot_flags & 0x20 else 0x32)
 
