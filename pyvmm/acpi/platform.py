@@ -59,7 +59,8 @@ class PowerManagement(NamedTuple):
     """The system control interrupt, an ISA IRQ; active high and level-triggered, at the PIC and the IOAPIC."""
 
 
-class MadtIoApic(NamedTuple):
+@dataclass(frozen=True)
+class MadtIoApic:
     """The IOAPIC, whose pins are GSI 0 and up. IRQ 0 is wired to pin 2, as in every PC."""
 
     address: int = 0xFEC00000

@@ -1,12 +1,12 @@
 """The tables of many machines: consistent, clean to ACPICA's compiler, and true when its interpreter runs them."""
 
-from __future__ from dataclasses import replace
-import annotations
+from __future__ import annotations
 
 import itertools
 import re
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
