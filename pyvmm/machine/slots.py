@@ -7,7 +7,8 @@ from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
-from pyvmm.machine.registry import BoardDevice, Services, blaming, device_port, make_device, parse_device
+from pyvmm.machine.loading import blaming
+from pyvmm.machine.registry import BoardDevice, Services, device_port, make_device, parse_device
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
