@@ -1,5 +1,4 @@
-"""A machine out of a file: exec to the first KVM_RUN, for little and much RAM; and what a guest pays while a snapshot is
-held."""
+"""A machine out of a file: exec to the first KVM_RUN, for little and much RAM; and what a guest pays for a snapshot."""
 
 from __future__ import annotations
 
@@ -101,7 +100,7 @@ def measure(rounds: int) -> str:
     tracer = compiled("kvm_calls")
 
     def traced(*words: object) -> Callable[[], float]:
-        command = [tracer, PYVMM, "run", *map(str, words)]
+        command: list[str | Path] = [tracer, PYVMM, "run", *map(str, words)]
         return lambda: at(calls(output_of(command, 0)), KVM_RUN)
 
     with tempfile.TemporaryDirectory() as directory:

@@ -11,6 +11,7 @@ from types import NoneType
 from typing import Final, Literal, get_args
 
 from pyvmm import guests
+from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError
 from pyvmm.units import GIB, MIB, size_text
 
@@ -92,8 +93,9 @@ class MachineConfig:
     rng: bool = False
     root_ports: int = 0
     """PCI Express root ports, from slot 0x1c up."""
-    devices: tuple[str, ...] = ()
-    """Devices that come with pyvmm, NAME,KEY=VALUE,..., and PCI devices from the user's own files, FILE:CLASS,..."""
+    devices: tuple[str | DeviceSpec | object, ...] = ()
+    """NAME,KEY=VALUE,... or FILE.py:CLASS,KEY=VALUE,... as a str or a DeviceSpec; or a PciDevice or VirtioDevice that
+    somebody has made, which is of one machine."""
     input: InputMode = "auto"
     triple_fault: TripleFault = "report"
     no_reboot: bool = False
@@ -155,8 +157,11 @@ class MachineConfig:
             _is_a(module.file, (bytes, str, os.PathLike)) and _is_a(module.arguments, (str,)) for module in self.modules
         ):
             raise self._error("each is a pathlib.Path, or a Module of a path or bytes and a str", "initrd")
-        if not all(_is_a(device, (str,)) for device in self.devices):
-            raise self._error("each is a str, FILE.py:CLASS,KEY=VALUE,...", "devices")
+        for device in self.devices:
+            if not isinstance(device, (str, DeviceSpec)) and (
+                isinstance(device, type) or not callable(getattr(device, "reset", None))
+            ):
+                raise self._error("each is a str, FILE.py:CLASS,KEY=VALUE,..., a DeviceSpec or a device", "devices")
         pairs = self.guest_parameters
         if not all(_is_a(pair, (tuple,)) and [type(part) for part in pair] == [str, int] for pair in pairs):
             raise self._error("each is a tuple of a name and an int", "guest_parameters")
@@ -210,7 +215,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "rng": ((bool,), "a bool"),
     "root_ports": ((int,), "an int"),
     "no_reboot": ((bool,), "a bool"),
-    "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',)"),
+    "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',), or of devices"),
     "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),
 }
 """What a field may be, as its annotation says; kept here for who asks before anything of typing is needed."""

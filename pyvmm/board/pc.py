@@ -116,6 +116,8 @@ class Pc:
         self.mmio = Bus("MMIO", MMIO_SIZE)
         self.parts = Parts(self.pio, self.mmio)
         self.router = Router(config.input, trace.channel("input"))
+        self.devices: dict[str, object] = {}
+        """What the user has plugged in, by its id or kind."""
         self._signals = signals
         self._resources = ExitStack()
         with ExitStack() as undo:

@@ -176,7 +176,7 @@ def _machine_options() -> Parser:
         action="append",
         default=[],
         metavar="NAME[,KEY=VALUE...]",
-        help="testdev, pci-testdev, or a PCI device of your own as FILE:CLASS; port=N puts it behind root port N",
+        help="a device by its name (list shows them) or of your own as FILE.py:CLASS; NAME,help shows its keys",
     )
     add(
         "--input",
@@ -397,11 +397,30 @@ def _tell(arguments: argparse.Namespace) -> int:
             return doctor()
 
 
+def _tell_of_devices(options: list[str]) -> int:
+    """--device list and --device NAME,help."""
+    from pyvmm.device_spec import DeviceSpec
+    from pyvmm.machine.registry import help_text, list_text
+
+    for option in options:
+        if option == "list":
+            lines = list_text()
+        elif option.endswith(",help"):
+            lines = help_text(DeviceSpec.parse(option.removesuffix(",help")))
+        else:
+            continue
+        for line in lines:
+            print(line)
+    return 0
+
+
 def _command(argv: list[str] | None) -> int:
     with printing():
         arguments = make_parser().parse_args(argv)
         if arguments.command != "run":
             return _tell(arguments)
+        if any(option == "list" or option.endswith(",help") for option in arguments.device):
+            return _tell_of_devices(arguments.device)
     from pyvmm.cli.run import run
 
     return run(make_machine(arguments), make_host_config(arguments))

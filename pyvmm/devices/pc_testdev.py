@@ -11,8 +11,8 @@ Source: QEMU hw/misc/pc-testdev.c. Lines and pages are the board's, and are aske
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Final
+from collections.abc import Iterator
+from typing import ClassVar, Final, Protocol
 
 from pyvmm.bus import ALL_ONES
 from pyvmm.irq import Irq
@@ -26,15 +26,30 @@ TESTDEV_MEMORY: Final = 0xFF000000
 TESTDEV_MEMORY_SIZE: Final = 0x10000
 
 
-class PcTestdev:
-    """*lines* are the ISA IRQs from 0 up; *flush_page* gets any physical address, 32 bits.
+class IsaLines(Protocol):
+    """The board's ISA IRQs, from 0 up."""
 
-    *ports* and *memory* say where it wants to be: (first address, length, who answers there).
-    """
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Irq: ...
+
+    def __iter__(self) -> Iterator[Irq]: ...
+
+
+class FlushPage(Protocol):
+    """Takes the page at a physical address, 32 bits, out of KVM's second-level tables."""
+
+    def __call__(self, gpa: int, /) -> None: ...
+
+
+class PcTestdev:
+    """QEMU's pc-testdev, at ports 0xe0 and 0x2000 and at 0xff000000.
+
+    *ports* and *memory* say where it wants to be: (first address, length, who answers there)."""
 
     STATE = ("_data", "_store")
 
-    def __init__(self, lines: Sequence[Irq], flush_page: Callable[[int], None]) -> None:
+    def __init__(self, lines: IsaLines, flush_page: FlushPage) -> None:
         data = self._data = Latch()
         self._store = Store(TESTDEV_MEMORY_SIZE)
         self._lines = lines
@@ -81,7 +96,7 @@ class Latch(Store):
 class PageFlush:
     """The register that makes KVM forget a page."""
 
-    def __init__(self, flush_page: Callable[[int], None]) -> None:
+    def __init__(self, flush_page: FlushPage) -> None:
         self._flush_page = flush_page
 
     def read(self, offset: int, size: int) -> int:
@@ -95,7 +110,7 @@ class PageFlush:
 class IrqLines:
     """A port a line."""
 
-    def __init__(self, lines: Sequence[Irq]) -> None:
+    def __init__(self, lines: IsaLines) -> None:
         self._lines = lines
 
     def read(self, offset: int, size: int) -> int:

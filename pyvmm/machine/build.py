@@ -178,7 +178,7 @@ def furnish(board: Pc) -> None:
     if config.root_ports or config.devices or config.rng:
         from pyvmm.machine.slots import plug_in
 
-        plug_in(config, board, board.trace.channel("pci"))
+        plug_in(config, board)
     board.assign_pci_resources()
 
 

@@ -65,7 +65,7 @@ class Machine:
         self.tablet = Tablet(hands)
 
     @classmethod
-    def restored(cls, path: str | os.PathLike[str], devices: Sequence[str] | None = None) -> Self:
+    def restored(cls, path: str | os.PathLike[str], devices: Sequence[object] | None = None) -> Self:
         """The machine that Snapshot.save() wrote, to go on where it was; docs/snapshots.md. *devices* are those of its
         configuration, in their order, where their files are elsewhere now. Raises UserError."""
         from pyvmm.machine.saved import Saved

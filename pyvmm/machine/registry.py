@@ -1,27 +1,58 @@
-"""--device NAME,KEY=VALUE,...: a device that comes with pyvmm, or FILE:CLASS, a PCI device of the user's own."""
+"""Which devices there are, and making one: those that come with pyvmm, installed ones and the user's own alike.
+
+A class's constructor says what it wants. A parameter whose type is a service (clock.Clock, loop.Loop, trace.Channel and
+what a board has) is given; each other one is a KEY=VALUE, which its annotation says how to read: int, float, bool (on,
+off, or the key alone), str, Path, a Literal's choices, or None besides. Without an annotation it is an int where it
+reads as one, else a str.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from types import ModuleType
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeGuard
 
 from pyvmm.bus import Device
+from pyvmm.clock import Clock
+from pyvmm.device_spec import RESERVED, DeviceSpec
+from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.errors import UserError
+from pyvmm.loop import Loop
 from pyvmm.machine.loading import NOT_INITIALIZED, blaming, is_initialized, load_module
 from pyvmm.pci.device import PciDevice
+from pyvmm.trace import Channel
 
 BUILTIN: Final = {
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
+    "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
+    "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
+    "virtio-mouse": "pyvmm.virtio.input:VirtioMouse",
+    "virtio-rng": "pyvmm.virtio.rng:VirtioRng",
+    "virtio-tablet": "pyvmm.virtio.input:VirtioTablet",
 }
 """What a name stands for: nothing is imported that is not asked for."""
+ENTRY_POINTS: Final = "pyvmm.devices"
+"""The group in which an installed package names its devices (packaging.python.org, entry points)."""
 
-Services = Mapping[str, Callable[[], object]]
-"""What a device that comes with pyvmm is given, where its constructor has a parameter of that name."""
+SERVICES: Final[Mapping[str, Any]] = {
+    "Channel": Channel,
+    "Clock": Clock,
+    "FlushPage": FlushPage,
+    "IsaLines": IsaLines,
+    "Loop": Loop,
+}
+"""The types that are given, by the names that an annotation may use without importing them."""
+
+Services = Mapping[Any, Callable[[], object]]
+"""What gives a service of a type."""
 
 
 class BoardDevice(Protocol):
@@ -33,82 +64,250 @@ class BoardDevice(Protocol):
     def reset(self) -> None: ...
 
 
-def _value(text: str) -> int | str:
+@dataclass(frozen=True)
+class Key:
+    """What a device can be told."""
+
+    name: str
+    type: Any
+    """None where nothing says; else a type as annotations have it."""
+    default: object
+    """inspect.Parameter.empty where there is none."""
+
+    def __str__(self) -> str:
+        """As help shows it."""
+        default = "" if self.default is inspect.Parameter.empty else f"   default {_shown(self.default)}"
+        return f"{self.name}={_type_text(self.type)}{default}"
+
+
+def _shown(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+def names() -> list[str]:
+    """Of the devices that come with pyvmm, and of installed ones."""
+    return sorted({*BUILTIN, *_entry_points()})
+
+
+def _entry_points() -> dict[str, str]:
+    from importlib.metadata import entry_points  # slow, and asked for only where a name is none of ours
+
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+
+
+def find(spec: DeviceSpec) -> type:
+    """The class that *spec* names. Raises UserError."""
+    if spec.file is not None:
+        with blaming(f"device {spec}", spec.file):
+            return _class_in(spec.file, spec.kind)
+    where = BUILTIN.get(spec.name) or _entry_points().get(spec.name)
+    if where is None:
+        known = names()
+        close = get_close_matches(spec.name, known, 1)
+        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+        raise UserError(f"device {spec}: write it as FILE.py:CLASS, or name one that there is: {meant}")
+    module, _, name = where.partition(":")
     try:
-        return int(text, 0)
-    except ValueError:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"device {spec}: its package names {where}, which there is not: {error}") from None
+    if not _is_device(kind):
+        raise UserError(f"device {spec}: {where} is neither a PciDevice nor a VirtioDevice")
+    return kind
+
+
+def _class_in(path: Path, name: str) -> type:
+    module = load_module(path)
+    kind = getattr(module, name, None)
+    if kind is None:
+        raise UserError(f"{path.name} has no class {name}; {_classes(module)}")
+    if not _is_device(kind):
+        raise UserError(f"{name} is no PciDevice and no VirtioDevice; {_classes(module)}")
+    return kind
+
+
+def _is_device(kind: object) -> TypeGuard[type]:
+    from pyvmm.devices.pc_testdev import PcTestdev
+    from pyvmm.virtio.device import VirtioDevice
+
+    return isinstance(kind, type) and issubclass(kind, (PciDevice, VirtioDevice, PcTestdev))
+
+
+def _classes(module: types.ModuleType) -> str:
+    found = [name for name, kind in vars(module).items() if _is_device(kind) and kind.__module__ == module.__name__]
+    return f"there are: {', '.join(found)}" if found else "no class in it is derived from PciDevice or VirtioDevice"
+
+
+def keys(kind: type) -> tuple[list[Key], dict[str, Any]]:
+    """What a device of class *kind* can be told, and its parameters that are services, by name."""
+    told: list[Key] = []
+    given: dict[str, Any] = {}
+    for parameter in inspect.signature(kind).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+            continue
+        annotation = _resolved(kind, parameter.annotation)
+        service = next((inner for inner in _without_none(annotation) if inner in SERVICES.values()), None)
+        if service is not None:
+            given[parameter.name] = service
+        elif _readable(annotation) or parameter.default is parameter.empty:  # else a wire that only code has
+            told.append(Key(parameter.name, annotation, parameter.default))
+    return told, given
+
+
+def _resolved(kind: type, annotation: Any) -> Any:
+    """An annotation, which may be text, as a type; None where there is none, or nobody knows its names."""
+    if annotation is inspect.Parameter.empty:
+        return None
+    if not isinstance(annotation, str):
+        return annotation
+    init = inspect.unwrap(kind.__init__)  # type: ignore[misc]  # the class that is derived from may have it
+    module = vars(sys.modules[getattr(init, "__module__", kind.__module__)])
+    try:
+        return eval(annotation, {**SERVICES, **module})
+    except Exception:  # imported under TYPE_CHECKING alone
+        return None
+
+
+def _without_none(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return tuple(inner for inner in typing.get_args(annotation) if inner is not types.NoneType)
+    return (annotation,)
+
+
+def _type_text(annotation: Any) -> str:
+    (inner, *others) = _without_none(annotation)
+    if others:
+        return "|".join(_type_text(one) for one in (inner, *others))
+    if typing.get_origin(inner) is typing.Literal:
+        return "|".join(map(str, typing.get_args(inner)))
+    return {None: "VALUE", bool: "on|off", Path: "PATH"}.get(inner) or str(getattr(inner, "__name__", inner)).upper()
+
+
+def _readable(annotation: Any) -> bool:
+    """Whether a text can be one."""
+    return any(
+        typing.get_origin(one) is typing.Literal or one in (bool, int, float, str, Path, None)
+        for one in _without_none(annotation)
+    )
+
+
+class _NoSuchValue(Exception):
+    """What was written is none of these."""
+
+
+def _value(text: str | bool, annotation: Any) -> Any:
+    """Raises _NoSuchValue with what it must be."""
+    choices = _without_none(annotation)
+    if len(choices) > 1:
+        for one in choices:
+            try:
+                return _value(text, one)
+            except _NoSuchValue:
+                pass
+        raise _NoSuchValue(f"one of {_type_text(annotation)}")
+    (wanted,) = choices
+    if wanted is bool:
+        if text in (True, "on", "off"):
+            return text is True or text == "on"
+        raise _NoSuchValue("on or off")
+    if text is True:
+        raise _NoSuchValue(f"KEY=VALUE: write {_type_text(wanted)} behind it")
+    assert isinstance(text, str)
+    if typing.get_origin(wanted) is typing.Literal:
+        for choice in typing.get_args(wanted):
+            if str(choice) == text:
+                return choice
+        raise _NoSuchValue(f"one of {', '.join(map(str, typing.get_args(wanted)))}")
+    if wanted is str:
         return text
+    if wanted is Path:
+        return Path(text)
+    if wanted in (int, float, None):
+        try:
+            return float(text) if wanted is float else int(text, 0)
+        except ValueError:
+            if wanted is None:
+                return text
+            raise _NoSuchValue("a number" if wanted is float else "an int") from None
+    raise _NoSuchValue(f"a {_type_text(wanted)}")
 
 
-def parse_device(option: str) -> tuple[Path | None, str, dict[str, int | str]]:
-    """FILE:CLASS,KEY=VALUE,... in its parts, or one of BUILTIN, which has no file; a value that reads as a number is a
-    number. Raises UserError."""
-    head, *settings = option.split(",")
-    file, colon, name = head.rpartition(":")
-    if head not in BUILTIN and (not colon or not file or not name.isidentifier()):
-        names = ", ".join(BUILTIN)
-        raise UserError(
-            f"device {option}: write it as FILE.py:CLASS or FILE.py:CLASS,KEY=VALUE, or name one of {names}"
-        )
-    arguments: dict[str, int | str] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key.isidentifier():
-            raise UserError(f"device {option}: {setting!r} is no KEY=VALUE")
-        arguments[key] = _value(value)
-    return Path(file) if colon else None, name, arguments
+def arguments(kind: type, spec: DeviceSpec, services: Services) -> dict[str, Any]:
+    """What the constructor of *kind* is called with. Raises UserError."""
+    told, given = keys(kind)
+    for key in told:
+        if not _readable(key.type):
+            raise UserError(
+                f"device {spec}: no text is a {_type_text(key.type)}, which {key.name} is: make it in Python"
+            )
+    by_name = {key.name: key for key in told}
+    values: dict[str, Any] = {}
+    for name, text in spec.arguments:
+        if name not in by_name:
+            there_are = f"it has {', '.join(by_name)}" if by_name else "it has none"
+            raise UserError(f"device {spec}: {spec.kind} has no key {name}: {there_are}")
+        key = by_name[name]
+        try:
+            values[name] = _value(text, key.type)
+        except _NoSuchValue as error:
+            written = name if text is True else f"{name}={text}"
+            raise UserError(f"device {spec}: {written!r} is no {key.name}: it must be {error}") from None
+    missing = [key.name for key in told if key.default is inspect.Parameter.empty and key.name not in values]
+    if missing:
+        raise UserError(f"device {spec}: {spec.kind} needs {missing[0]}=: say {by_name[missing[0]]}")
+    return values | {name: services[service]() for name, service in given.items() if service in services}
 
 
-def device_port(option: str) -> int | None:
-    """The number of the root port that the key `port` names; None for the root bus. Raises UserError."""
-    port = parse_device(option)[2].get("port")
-    if isinstance(port, str):
-        raise UserError(f"device {option}: port={port} is no number of a root port")
-    return port
-
-
-def make_device(option: str, services: Services) -> PciDevice | BoardDevice:
-    """The device that *option* names; UserError says what is wrong with it."""
-    file, name, arguments = parse_device(option)
-    if file is not None:
-        return load_device(option)
-    arguments.pop("port", None)
-    module, _, class_name = BUILTIN[name].partition(":")
-    make: Callable[..., PciDevice | BoardDevice] = getattr(importlib.import_module(module), class_name)
-    parameters = inspect.signature(make).parameters
-    keys = [key for key in parameters if key not in services]
-    if wrong := sorted(arguments.keys() - set(keys)):
-        there_are = f"it has {', '.join(keys)}" if keys else "it has none"
-        raise UserError(f"device {option}: {name} has no key {wrong[0]}: {there_are}")
+def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice:
+    """The device; a VirtioDevice is in its PCI function. UserError says what is wrong with it, and in which line."""
+    kind = find(spec)
+    called_with = arguments(kind, spec, services)
+    if spec.file is not None:
+        with blaming(f"device {spec}", spec.file):
+            made = kind(**called_with)
+            if not is_initialized(made):
+                raise UserError(f"{spec.file.name}: {spec.kind}: {NOT_INITIALIZED}")
+            return as_function(made)
     try:
-        return make(**arguments, **{key: services[key]() for key in parameters if key in services})
+        return as_function(kind(**called_with))
     except (TypeError, ValueError) as error:
-        raise UserError(f"device {option}: {error}") from None
+        raise UserError(f"device {spec}: {error}") from None
 
 
-def load_device(option: str) -> PciDevice:
-    """Import the user's file and make the device; UserError says what is wrong with either, and in which line."""
-    path, name, arguments = parse_device(option)
-    if path is None:
-        raise UserError(f"device {option}: {name} comes with pyvmm, it is in no file")
-    arguments.pop("port", None)
-    with blaming(f"device {option}", path):
-        module = load_module(path)
-        kind = getattr(module, name, None)
-        if kind is None:
-            raise UserError(f"{path.name} has no class {name}; {_classes(module)}")
-        made = kind(**arguments)
-        if not isinstance(made, PciDevice):
-            raise UserError(f"{name} is no pyvmm.pci.device.PciDevice; {_classes(module)}")
-        if not is_initialized(made):
-            raise UserError(f"{path.name}: {name}: {NOT_INITIALIZED}")
+def as_function(device: Any) -> PciDevice | BoardDevice:
+    """A VirtioDevice as a PCI function; another device itself."""
+    from pyvmm.virtio.device import VirtioDevice
+    from pyvmm.virtio.pci import VirtioPci
+
+    made: PciDevice | BoardDevice = VirtioPci(device) if isinstance(device, VirtioDevice) else device
     return made
 
 
-def _classes(module: ModuleType) -> str:
-    names = [
-        name
-        for name, kind in vars(module).items()
-        if isinstance(kind, type) and issubclass(kind, PciDevice) and kind.__module__ == module.__name__
-    ]
-    return f"there are: {', '.join(names)}" if names else "no class in it is derived from PciDevice"
+def _doc(kind: type) -> str:
+    """Of the class itself or else of its module, not of what it is derived from."""
+    own = vars(kind).get("__doc__") or sys.modules[kind.__module__].__doc__
+    return inspect.cleandoc(own or "")
+
+
+def list_text() -> Iterator[str]:
+    """The lines of --device list. Raises UserError."""
+    for name in names():
+        yield f"{name:<16} {(_doc(find(DeviceSpec(name))).splitlines() or [''])[0]}".rstrip()
+    yield f"{'FILE.py:CLASS':<16} a device of your own"
+
+
+def help_text(spec: DeviceSpec) -> Iterator[str]:
+    """The lines of --device NAME,help. Raises UserError."""
+    kind = find(spec)
+    told, given = keys(kind)
+    yield f"{spec.name}: {_doc(kind)}".rstrip(": ")
+    yield ""
+    for key in told:
+        yield f"  {key}"
+    for name, what in {"id": "NAME", "port": "N, behind root port N", "slot": "N, of PCI bus 0"}.items():
+        yield f"  {name}={what}"
+    if given:
+        yield f"  ({', '.join(given)} {'is' if len(given) == 1 else 'are'} given)"
+
+
+assert not set(RESERVED) & set(SERVICES)

@@ -18,9 +18,9 @@ from kvm_cffi import CpuidEntry, KvmError, Vcpu
 from pyvmm import plain
 from pyvmm.board.pages import Level, Progress
 from pyvmm.config import MachineConfig
+from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, printable
 from pyvmm.machine.identity import Identity, MachineState
-from pyvmm.machine.registry import parse_device
 from pyvmm.machine.snapshot_file import SnapshotFile, write
 from pyvmm.memory import Region
 from pyvmm.vcpu.features import present
@@ -63,15 +63,18 @@ def _absolute(path: str, what: str) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _absolute_device(option: str) -> str:
-    file, _, _ = parse_device(option)
-    return option if file is None else os.path.abspath(file) + option.removeprefix(str(file))
+def _absolute_device(device: object) -> str:
+    """As text, to be made again; of one that was made in Python its class, which another must take the place of."""
+    if not isinstance(device, (str, DeviceSpec)):
+        return f"{type(device).__module__}.{type(device).__name__}"
+    spec = DeviceSpec.parse(device) if isinstance(device, str) else device
+    return str(spec if spec.file is None else replace(spec, name=f"{os.path.abspath(spec.file)}:{spec.kind}"))
 
 
 class Saved:
     """A machine in a file, ready to be built; a context manager. Raises UserError for a file that is none."""
 
-    def __init__(self, path: str, devices: Sequence[str] | None = None) -> None:
+    def __init__(self, path: str, devices: Sequence[str | DeviceSpec | object] | None = None) -> None:
         """*devices* replaces those of its configuration: their files may be elsewhere now."""
         self.file = SnapshotFile(path)
         try:

@@ -1,69 +1,147 @@
-"""What the user plugs in: root ports, an entropy source and other devices on PCI bus 0, devices of the board."""
+"""What the user plugs in: PCI devices and root ports on bus 0 or behind a port, devices of the board."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from pyvmm.board import layout
 from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
-from pyvmm.config import MachineConfig
+from pyvmm.clock import Clock
+from pyvmm.config import MAX_ROOT_PORTS, MachineConfig
+from pyvmm.device_spec import DeviceSpec
+from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.errors import UserError
+from pyvmm.loop import Loop
 from pyvmm.machine.loading import blaming
-from pyvmm.machine.registry import BoardDevice, Services, device_port, make_device, parse_device
+from pyvmm.machine.registry import BoardDevice, Services, as_function, make
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
+from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.pci import VirtioPci
-from pyvmm.virtio.rng import VirtioRng
+
+ROOT_PORT = "root-port"
 
 
-def plug_in(config: MachineConfig, board: Pc, trace: Channel) -> None:
-    """Put what *config* says into slots of PCI bus 0 that are free, or elsewhere on *board*; UserError for what the
-    user got wrong."""
-    services: Services = {"lines": lambda: isa_lines(board.irqchip), "flush_page": lambda: board.ram.flush_page}
-    root = board.pci.root
-    ports = [RootPort(number) for number in range(config.root_ports)]
-    for number, port in enumerate(ports):
-        root.add(port, layout.ROOT_PORT_SLOT + number)
-    for option in config.devices:
-        what = f"device {option}"
-        device, behind = make_device(option, services), device_port(option)
-        if not isinstance(device, PciDevice):
-            if behind is not None:
-                raise UserError(f"{what}: no PCI device: leave port away")
-            _add_to_board(option, device, board)
-        elif behind is None:
-            _add(option, device, root, _free_slot(what, root))
-        elif 0 <= behind < len(ports) and not ports[behind].child.functions:
-            _add(option, device, ports[behind].child, 0)
-        else:
-            raise UserError(f"{what}: root port {behind} does not exist or is taken")
+def specs(config: MachineConfig) -> list[DeviceSpec | object]:
+    """All that *config* asks for, root ports first: --root-ports and --rng are other words for devices."""
+    wanted: list[DeviceSpec | object] = [DeviceSpec(ROOT_PORT)] * config.root_ports
+    for device in config.devices:
+        wanted.append(DeviceSpec.parse(device) if isinstance(device, str) else device)
     if config.rng:
-        root.add(VirtioPci(VirtioRng(trace=trace)), _free_slot("the entropy source", root))
+        wanted.append(DeviceSpec("virtio-rng"))
+    return sorted(wanted, key=lambda spec: not (isinstance(spec, DeviceSpec) and spec.name == ROOT_PORT))
 
 
-def _add_to_board(option: str, device: BoardDevice, board: Pc) -> None:
-    console = (layout.DEBUGCON, 1)
-    in_the_way = any(start <= layout.DEBUGCON < start + length for start, length, _ in device.ports)
-    if in_the_way and console in board.parts["debugcon"].ports:
-        board.parts.give_up("debugcon", *console)  # as QEMU's would
-    try:
-        board.parts.add(parse_device(option)[1], device, ports=device.ports, memory=device.memory)
-    except ValueError as error:
-        raise UserError(f"device {option}: {error}: leave it away, or what is there") from None
+class Slots:
+    """Puts devices into *board*, each where its spec says. Raises UserError."""
+
+    def __init__(self, board: Pc) -> None:
+        self._board = board
+        self._ports: list[RootPort] = []
+
+    def plug(self, wanted: DeviceSpec | object) -> object:
+        """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned."""
+        spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
+        device = make(self._numbered(spec), self._services(spec)) if wanted is spec else as_function(wanted)
+        name = self._name(spec)
+        if isinstance(device, PciDevice):
+            self._add(spec, device, *self._place(spec, device))
+        elif spec.port is not None or spec.slot is not None:
+            raise UserError(f"device {spec}: no PCI device: leave port and slot away")
+        else:
+            self._add_to_board(spec, device)
+        inner = device.device if isinstance(device, VirtioPci) else device
+        self._board.devices[name] = inner
+        self._tell_router(inner)
+        return inner
+
+    def _numbered(self, spec: DeviceSpec) -> DeviceSpec:
+        """A root port knows its number."""
+        if spec.name != ROOT_PORT:
+            return spec
+        if len(self._ports) == MAX_ROOT_PORTS:
+            raise UserError(f"device {spec}: there are at most {MAX_ROOT_PORTS} root ports: leave one away")
+        return DeviceSpec(ROOT_PORT, (("port_number", str(len(self._ports))),), spec.id, spec.port, spec.slot)
+
+    def _services(self, spec: DeviceSpec) -> Services:
+        board = self._board
+        return {
+            Channel: lambda: board.trace.channel(spec.id or spec.kind),
+            Clock: lambda: board.clock,
+            FlushPage: lambda: board.ram.flush_page,
+            IsaLines: lambda: isa_lines(board.irqchip),
+            Loop: lambda: board.loop,
+        }
+
+    def _name(self, spec: DeviceSpec) -> str:
+        """What the machine calls it: its id, or its kind and a number where there are several."""
+        there = self._board.devices
+        if spec.id is not None:
+            if spec.id in there:
+                raise UserError(f"device {spec}: there is a device {spec.id} already: give it another id")
+            return spec.id
+        name, number = spec.kind, 1
+        while name in there:
+            number += 1
+            name = f"{spec.kind}-{number}"
+        return name
+
+    def _place(self, spec: DeviceSpec, device: PciDevice) -> tuple[PciBus, int]:
+        root = self._board.pci.root
+        if spec.port is not None and isinstance(device, RootPort):
+            raise UserError(f"device {spec}: a root port is on bus 0: leave port away")
+        if spec.port is not None:
+            if not (0 <= spec.port < len(self._ports)) or self._ports[spec.port].child.functions:
+                raise UserError(f"device {spec}: root port {spec.port} does not exist or is taken")
+            return self._ports[spec.port].child, spec.slot or 0
+        if spec.slot is not None:
+            return root, spec.slot
+        if isinstance(device, RootPort):
+            return root, layout.ROOT_PORT_SLOT + len(self._ports)
+        try:
+            return root, root.free_slot()
+        except ValueError as error:
+            raise UserError(f"device {spec}: {error}: leave a device away, or put one behind a root port") from None
+
+    def _add(self, spec: DeviceSpec, device: PciDevice, bus: PciBus, slot: int) -> None:
+        if isinstance(device, RootPort):
+            self._ports.append(device)
+        try:
+            if spec.file is None:
+                bus.add(device, slot)
+            else:
+                with blaming(f"device {spec}", spec.file):  # attached() is the user's own code
+                    bus.add(device, slot)
+        except ValueError as error:
+            raise UserError(f"device {spec}: {error}") from None
+
+    def _add_to_board(self, spec: DeviceSpec, device: BoardDevice) -> None:
+        board, console = self._board, (layout.DEBUGCON, 1)
+        in_the_way = any(start <= layout.DEBUGCON < start + length for start, length, _ in device.ports)
+        if in_the_way and console in board.parts["debugcon"].ports:
+            board.parts.give_up("debugcon", *console)  # as QEMU's would
+        try:
+            board.parts.add(spec.id or spec.kind, device, ports=device.ports, memory=device.memory)
+        except ValueError as error:
+            raise UserError(f"device {spec}: {error}: leave it away, or what is there") from None
+
+    def _tell_router(self, device: Any) -> None:
+        """Input goes to what takes it."""
+        router = self._board.router
+        match device:
+            case VirtioKeyboard():
+                router.add_virtio_keyboard(device)
+            case VirtioMouse():
+                router.add_virtio_mouse(device)
+            case VirtioTablet():
+                router.add_virtio_tablet(device)
 
 
-def _free_slot(what: str, root: PciBus) -> int:
-    try:
-        return root.free_slot()
-    except ValueError as error:
-        raise UserError(f"{what}: {error}: leave a device away, or put one behind a root port") from None
-
-
-def _add(option: str, device: PciDevice, bus: PciBus, slot: int) -> None:
-    file = parse_device(option)[0]
-    if file is None:
-        bus.add(device, slot)
-        return
-    with blaming(f"device {option}", file):  # attached() is the user's own code
-        bus.add(device, slot)
+def plug_in(config: MachineConfig, board: Pc) -> None:
+    """All that *config* says. Raises UserError."""
+    slots = Slots(board)
+    for wanted in specs(config):
+        slots.plug(wanted)

@@ -26,7 +26,7 @@ PCI_DEVICE_ID_INTEL_Q35_PEG: Final = 0x29C1
 
 
 class RootPort(PciBridge):
-    """A root port, x1 at 2.5 GT/s, with one MSI vector; *port* is the number in its link capabilities."""
+    """A PCI Express root port, x1 at 2.5 GT/s, with one MSI vector; *port_number* is that in its link capabilities."""
 
     vendor_id = PCI_VENDOR_ID_INTEL
     device_id = PCI_DEVICE_ID_INTEL_Q35_PEG
@@ -34,10 +34,10 @@ class RootPort(PciBridge):
     config_size = PCI_CFG_SPACE_EXP_SIZE
     STATE = ()
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port_number: int = 0) -> None:
         super().__init__()
         self.add_msi()
-        self._express = add_express(self.config, PCI_EXP_TYPE_ROOT_PORT, port)
+        self._express = add_express(self.config, PCI_EXP_TYPE_ROOT_PORT, port_number)
         self._set_link(False)
 
     def child_changed(self) -> None:

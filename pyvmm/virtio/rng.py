@@ -19,7 +19,7 @@ MAX_REQUEST: Final = 4096
 
 
 class VirtioRng(VirtioDevice):
-    """*entropy* returns as many random bytes as it is asked for, without blocking."""
+    """The host's entropy for the guest. *entropy* returns as many random bytes as it is asked for, without blocking."""
 
     device_id = VIRTIO_ID_RNG
     queue_sizes = (64,)

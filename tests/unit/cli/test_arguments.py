@@ -206,3 +206,13 @@ def test_any_arguments_are_a_config_or_one_line(arguments: list[str]) -> None:
         except SystemExit as ended:
             assert ended.code == 2
             assert errors.getvalue().count("\n") == 1
+
+
+def test_devices_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "--device", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "virtio-rng       The host's entropy for the guest." in listed and "FILE.py:CLASS" in listed
+    assert main(["run", "--device", "pci-testdev,help"]) == 0
+    assert "  membar=INT   default 0\n" in capsys.readouterr().out
+    assert main(["run", "--device", "virtio-rgn,help"]) == 2
+    assert "did you mean virtio-rng?" in capsys.readouterr().err

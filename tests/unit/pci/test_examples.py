@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.machine.registry import load_device
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.slot import FakeSlot
 from pyvmm.trace import OFF, Channel
+from tests.rig.devices import made
 from tests.rig.scan import Board
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
@@ -20,7 +20,7 @@ def test_pvpanic(option: str, events: int, capfd: pytest.CaptureFixture[str]) ->
     """pvpanic_pci_probe maps BAR 0, reads the capability and writes an event."""
     told: list[str] = []
     board = Board(trace=Channel("pci", lambda ns, channel, line: told.append(line), enabled=True))
-    device = load_device(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}")
+    device = made(f"{EXAMPLES / 'pvpanic.py'}:PvPanic{option}")
     board.host.root.add(device, 3)
     config = board.ecam(0, 3)
     assert config.read(0, 4) == 0x00111B36 and config.size_bar(0) == (0, 16)
@@ -40,7 +40,7 @@ def test_pvpanic(option: str, events: int, capfd: pytest.CaptureFixture[str]) ->
 def test_idio16() -> None:
     """gpio-pci-idio-16: outputs, the inputs that the cable joins to them, interrupt, acknowledge, disable."""
     board = Board()
-    board.host.root.add(load_device(f"{EXAMPLES / 'idio16.py'}:Idio16"), 3)
+    board.host.root.add(made(f"{EXAMPLES / 'idio16.py'}:Idio16"), 3)
     config, io, line = board.ecam(0, 3), board.io_bus, board.lines[3]
     assert config.size_bar(2) == (1, 8) and config.read(0x3D, 1) == 1
     config.write(0x18, 4, 0xC000)
@@ -63,7 +63,7 @@ def test_idio16() -> None:
 def test_idio16_in_a_slot_of_its_own() -> None:
     """As docs/devices.md has it."""
     slot = FakeSlot(GuestMemory.of_size(1 << 20))
-    device = load_device(f"{EXAMPLES / 'idio16.py'}:Idio16")
+    device = made(f"{EXAMPLES / 'idio16.py'}:Idio16")
     device.connect(slot)
     device.read(2, 1)
     device.write(0, 1, 0x80)

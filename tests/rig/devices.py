@@ -1,0 +1,24 @@
+"""Devices as --device makes them, without a machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyvmm.clock import Clock, FakeClock
+from pyvmm.device_spec import DeviceSpec
+from pyvmm.devices.pc_testdev import FlushPage, IsaLines
+from pyvmm.irq import FakeIrq
+from pyvmm.machine.registry import Services, make
+from pyvmm.trace import OFF, Channel
+
+SERVICES: Services = {
+    Channel: lambda: OFF,
+    Clock: FakeClock,
+    FlushPage: lambda: lambda gpa: None,
+    IsaLines: lambda: [FakeIrq() for _ in range(16)],
+}
+
+
+def made(text: str) -> Any:
+    """The device that NAME,KEY=VALUE,... or FILE.py:CLASS,... is."""
+    return make(DeviceSpec.parse(text), SERVICES)
