@@ -16,10 +16,10 @@ from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
 from pyvmm.pci.testdev import PciTestdev
+from pyvmm.testing.pci import Board
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
-from tests.rig.scan import Board
 from tests.rig.twins import Door, Hand, Twin
 
 MEMORY_START, IO_START = 0xC0000000, 0xC000

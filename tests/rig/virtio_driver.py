@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyvmm.memory import GuestMemory
+from pyvmm.testing.pci import Board, Config
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
-from tests.rig.scan import Board, Config
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 AVAIL, USED = 1 << 7, 1 << 15

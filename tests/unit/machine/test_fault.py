@@ -17,11 +17,11 @@ from pyvmm.machine import fault
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
+from pyvmm.testing.pci import Board
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.pci import DEVICE, NOTIFY, VirtioPci
 from pyvmm.virtio.queue import VirtQueue
 from pyvmm.virtio.rng import VirtioRng
-from tests.rig.scan import Board
 
 MEMORY, PORTS = 0xC0000000, 0xC000
 Act = Callable[[], Any]

@@ -14,7 +14,8 @@ from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import Doorbell, FakeDoorbells, FakeWatchedDoorbell
 from pyvmm.pci.root_port import RootPort
-from tests.rig.scan import Board, Registers, Toy, scan
+from pyvmm.testing.pci import Board, scan
+from tests.rig.toys import Registers, Toy
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from pyvmm.pci.config_space import ConfigSpace
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
-from tests.rig.scan import ECAM, Board, Toy, scan
+from pyvmm.testing.pci import ECAM, Board, scan
+from tests.rig.toys import Toy
 
 
 @pytest.fixture

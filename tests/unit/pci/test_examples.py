@@ -8,9 +8,9 @@ import pytest
 
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.slot import FakeSlot
+from pyvmm.testing.pci import Board
 from pyvmm.trace import OFF, Channel
 from tests.rig.devices import made
-from tests.rig.scan import Board
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "docs" / "examples"
 

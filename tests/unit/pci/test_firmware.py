@@ -7,7 +7,8 @@ import pytest
 from pyvmm.pci.firmware import assign_resources
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
-from tests.rig.scan import Board, Toy
+from pyvmm.testing.pci import Board
+from tests.rig.toys import Toy
 
 IO, MEMORY = (0xC000, 0x10000), (0xC0000000, 0xD0000000)
 

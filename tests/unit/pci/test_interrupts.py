@@ -6,7 +6,8 @@ import pytest
 
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
-from tests.rig.scan import Board, Config, Toy, scan
+from pyvmm.testing.pci import Board, Config, scan
+from tests.rig.toys import Toy
 
 MESSAGE = 0xFEE00000
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyvmm.bus import Bus
 from pyvmm.pci.testdev import PciTestdev
-from tests.rig.scan import Board
+from pyvmm.testing.pci import Board
 
 MEMORY, IO = 0xC0000000, 0xC000
 

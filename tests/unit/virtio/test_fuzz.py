@@ -15,10 +15,11 @@ import struct
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
+from pyvmm.testing.pci import Board
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
-from tests.rig.scan import Board, Toy
+from tests.rig.toys import Toy
 from tests.rig.virtio_driver import PackedDriver, SplitDriver, Virtio
 
 OPS = int(os.environ.get("PYVMM_FUZZ_OPS", "6000"))

@@ -9,8 +9,8 @@ import pytest
 
 from pyvmm.input import codes as ic
 from pyvmm.memory import GuestMemory
+from pyvmm.testing.pci import Board, Config, scan
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
-from tests.rig.scan import Board, Config, scan
 from tests.rig.virtio_driver import SplitDriver, Virtio
 
 VERSION_1, INDIRECT = 1 << 32, 1 << 28

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from pyvmm import state
+from pyvmm.testing.pci import Board
 from pyvmm.virtio.input import VirtioKeyboard
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
-from tests.rig.scan import Board
 from tests.rig.virtio_driver import Virtio
 
 VERSION_1, EVENT_IDX, PACKED = 1 << 32, 1 << 29, 1 << 34

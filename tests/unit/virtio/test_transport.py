@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from pyvmm.testing.pci import Board
 from pyvmm.trace import Channel
 from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.queue import VirtQueue
-from tests.rig.scan import Board
 from tests.rig.virtio_driver import BAR0, SplitDriver, Virtio
 
 VERSION_1 = 1 << 32

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
+from pyvmm.testing.pci import Board
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.input import VirtioKeyboard
 from pyvmm.virtio.queue import CHAIN_COST, TURN
 from pyvmm.virtio.ring import MAX_INDIRECT, ChainBuilder
 from pyvmm.virtio.rng import VirtioRng
-from tests.rig.scan import Board
 from tests.rig.virtio_driver import Driver, Virtio
 
 VERSION_1, INDIRECT, PACKED = 1 << 32, 1 << 28, 1 << 34
