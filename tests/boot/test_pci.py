@@ -21,6 +21,7 @@ from tests.rig.lab import CLOUD_KERNEL, GENERIC_VMLINUX, INITRAMFS_GENERIC, INIT
 MIB = 1 << 20
 SYN = (ic.EV_SYN, ic.SYN_REPORT, 0)
 EXAMPLES = ROOT / "docs" / "examples"
+EDU = f"{EXAMPLES / 'edu.py'}:Edu,dma_ms=1"
 KEYBOARD = "0000:00:0a.0"
 VIRTIO_INPUT_GSI = 18
 """INTA of slot 0x0A: the third of the four PIRQ lines."""
@@ -233,7 +234,7 @@ def test_without_acpi_and_msi_and_two_devices_of_users(monkeypatch: pytest.Monke
         initrd=INITRAMFS_GENERIC,
         cmdline="console=ttyS0 quiet acpi=off pci=nomsi",
         virtio_input="aero",
-        devices=(f"{EXAMPLES / 'idio16.py'}:Idio16", f"{EXAMPLES / 'pvpanic.py'}:PvPanic"),
+        devices=(f"{EXAMPLES / 'idio16.py'}:Idio16", f"{EXAMPLES / 'pvpanic.py'}:PvPanic", EDU),
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)
@@ -261,6 +262,8 @@ def test_without_acpi_and_msi_and_two_devices_of_users(monkeypatch: pytest.Monke
         after = irq_counts(guest.shell("cat /proc/interrupts"))["0000:00:01.0"]
         assert sum(after) == sum(before) + 3
 
+        drive_edu(guest, "/sys/bus/pci/devices/0000:00:03.0")
+
         events: list[int] = []
         pvpanic = next(function for function in guest.machine.board.pci.all_functions() if function.device_id == 0x0011)
         monkeypatch.setattr(pvpanic, "panicked", events.append)
@@ -269,6 +272,36 @@ def test_without_acpi_and_msi_and_two_devices_of_users(monkeypatch: pytest.Monke
         assert outcome.end is End.PANIC
         assert outcome.message == "Kernel panic - not syncing: sysrq triggered crash"
         assert events == [1]
+
+
+def drive_edu(guest: Guest, function: str) -> None:
+    """A program in the guest (devmem) drives docs/examples/edu.py: a factorial, an interrupt raised and cleared, DMA."""
+    guest.shell(
+        f"echo 1 >{function}/enable; printf '\\6' | dd of={function}/config bs=1 seek=4 conv=notrunc 2>/dev/null"
+    )
+    bar = int(guest.shell(f"head -n 1 {function}/resource").split()[0], 16)
+
+    def peek(register: int) -> int:
+        return int(guest.shell(f"devmem {bar + register:#x} 32"), 16)
+
+    def poke(**values: int) -> None:
+        guest.shell("; ".join(f"devmem {bar + int(name[1:], 16):#x} 32 {value:#x}" for name, value in values.items()))
+
+    assert peek(0) == 0x010000ED
+    poke(_04=0x1234)
+    assert peek(0x04) == 0xFFFFFFFF - 0x1234
+    poke(_20=0x80, _08=12)
+    guest.until(lambda: not peek(0x20) & 1, "the factorial")
+    assert (peek(0x08), peek(0x24)) == (479001600, 1)
+    poke(_64=1)
+    assert peek(0x24) == 0
+    there, back = 0x9FE00, 0x9FF00  # in the EBDA, which Linux leaves alone
+    guest.machine.memory.write(there, b"there and back")
+    poke(_80=there, _88=0x40000, _90=14, _98=1)
+    guest.until(lambda: not peek(0x98) & 1, "DMA to the device")
+    poke(_80=0x40000, _88=back, _98=3)
+    guest.until(lambda: not peek(0x98) & 1, "DMA from the device")
+    assert guest.machine.memory.read(back, 14) == b"there and back"
 
 
 @pytest.mark.parametrize(
