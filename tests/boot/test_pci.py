@@ -275,7 +275,7 @@ def test_without_acpi_and_msi_and_two_devices_of_users(monkeypatch: pytest.Monke
 
 
 def drive_edu(guest: Guest, function: str) -> None:
-    """A program in the guest (devmem) drives docs/examples/edu.py: a factorial, an interrupt raised and cleared, DMA."""
+    """A program in the guest (devmem) drives docs/examples/edu.py: a factorial, an interrupt that is cleared, DMA."""
     guest.shell(
         f"echo 1 >{function}/enable; printf '\\6' | dd of={function}/config bs=1 seek=4 conv=notrunc 2>/dev/null"
     )
