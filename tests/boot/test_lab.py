@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.testing.transcript import TranscriptError
 from tests.rig.console import Start
 from tests.rig.lab import CLOUD_KERNEL, GENERIC_KERNEL, INITRAMFS, INITRAMFS_CLOUD, INITRAMFS_GENERIC, ROOT, monitor
-from tests.rig.transcript import TranscriptError
 
 KVM_GET_API_VERSION = 0xAE00
 EV_KEY, KEY_A = 1, 30

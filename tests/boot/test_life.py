@@ -18,10 +18,11 @@ from typing import Final, Self
 import pytest
 
 from pyvmm.config import MachineConfig
+from pyvmm.testing.shell import shell
+from pyvmm.testing.transcript import Transcript
 from pyvmm.units import MIB
-from tests.rig.guest import USERSPACE, Guest, shell, warnings
+from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
-from tests.rig.transcript import Transcript
 
 PAUSE: Final = 35.0
 """Seconds: the soft-lockup detector of the guest waits for 20, its RCU for 21."""

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm.testing.shell import shell
 from tests.rig.console import Console
-from tests.rig.guest import USERSPACE, irq_counts, shell, system_ram, warnings
+from tests.rig.guest import USERSPACE, irq_counts, system_ram, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS, PYVMM
 
 MIB = 1 << 20

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from pyvmm.cli.signals import ENDING
+from pyvmm.testing.patience import PATIENCE
+from pyvmm.testing.process import catches, memory, rests
 from tests.rig.console import Console
-from tests.rig.patience import PATIENCE
-from tests.rig.process import catches, memory, rests
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 GREETING = "q powers off.\r\n"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.testing.process import catches, is_stopped, rests
 from tests.rig.console import Console
 from tests.rig.emulator import Emulator
-from tests.rig.process import catches, is_stopped, rests
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
 STOPS = [signal.SIGTSTP, signal.SIGSTOP]

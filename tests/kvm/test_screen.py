@@ -16,9 +16,9 @@ from PIL import Image
 from Xlib import X, display
 from Xlib.protocol import event
 
+from pyvmm.testing.patience import PATIENCE
 from tests.rig.console import Console
 from tests.rig.emulator import Emulator
-from tests.rig.patience import PATIENCE
 from tests.rig.xserver import read_text, start_server
 
 PYVMM = Path(sys.executable).with_name("pyvmm")

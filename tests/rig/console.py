@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
-from tests.rig.patience import LOOK_S, PATIENCE
-from tests.rig.transcript import Transcript
+from pyvmm.testing.patience import LOOK_S, PATIENCE
+from pyvmm.testing.transcript import Transcript
 
 
 class Console(Transcript):

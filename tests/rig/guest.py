@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from pyvmm.config import MachineConfig
 from pyvmm.host.console import Console
@@ -16,32 +16,12 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import Outcome
 from pyvmm.machine.saved import Saved
 from pyvmm.screen.screen import Screen
-from tests.rig.patience import LOOK_S, PATIENCE, Patience
-from tests.rig.transcript import Transcript, TranscriptError
+from pyvmm.testing.patience import LOOK_S, PATIENCE, Patience
+from pyvmm.testing.shell import shell
+from pyvmm.testing.transcript import Transcript, TranscriptError
 
 USERSPACE = "pyvmm guest: userspace"
 """The first line of scripts/guest-init."""
-
-
-class Terminal(Protocol):
-    """Something with a shell at its other end."""
-
-    def expect(self, what: str | re.Pattern[str], timeout: float = ..., /) -> str: ...
-
-    def send(self, text: str, /) -> None: ...
-
-
-def shell(terminal: Terminal, command: str, timeout: float = PATIENCE, status: int | None = 0) -> str:
-    """Type *command* to the shell at *terminal*; what it printed. AssertionError where it ends otherwise than *status*.
-
-    The quotes keep the echo of the command from looking like its output.
-    """
-    terminal.send(f'echo @"<"; {command}; echo @">"$?@\n')
-    terminal.expect(re.compile(r"@<\r*\n"), timeout)
-    printed = terminal.expect(re.compile(r"@>\d+@\r*\n"), timeout)
-    output, _, ended = printed.rpartition("@>")
-    assert status is None or int(ended.split("@")[0]) == status, f"{command}: status {ended}: {output}"
-    return output.replace("\r", "")
 
 
 def irq_counts(table: str) -> dict[str, list[int]]:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig import patience
-from tests.rig.patience import LOOK_S, MOST, Patience
-from tests.rig.process import catches, cpu_time, is_stopped, rests, wants_to_run
+from pyvmm.testing import patience
+from pyvmm.testing.patience import LOOK_S, MOST, Patience
+from pyvmm.testing.process import catches, cpu_time, is_stopped, rests, wants_to_run
 
 
 class Program:

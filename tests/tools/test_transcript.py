@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tests.rig.patience import Patience
-from tests.rig.transcript import Transcript, TranscriptError
+from pyvmm.testing.patience import Patience
+from pyvmm.testing.transcript import Transcript, TranscriptError
 
 
 class Machinelike(Transcript):

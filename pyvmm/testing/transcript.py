@@ -7,7 +7,7 @@ import re
 import threading
 import time
 
-from tests.rig.patience import LOOK_S, PATIENCE, Patience
+from pyvmm.testing.patience import LOOK_S, PATIENCE, Patience
 
 SHOWN = 3000  # characters of output in a failure's message
 

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 
-from tests.rig.process import cpu_time, threads, wants_to_run
+from pyvmm.testing.process import cpu_time, threads, wants_to_run
 
 PATIENCE = 180.0
 """Seconds of a program's own time, without a sign of progress, in which what should come next has come: many, for the
