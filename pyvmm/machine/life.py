@@ -64,6 +64,8 @@ class Life:
         self._ended = threading.Event()
         self._standing = False
         self._reset_asked = False
+        self._instead: threading.Thread | None = None
+        """Who calls parts of the machine while its loop does not run."""
 
     def adopt(
         self,
@@ -89,9 +91,10 @@ class Life:
 
     @property
     def inside(self) -> bool:
-        """Called by the loop or by a vCPU, which have the machine lock while they call anybody."""
+        """Called by the loop or by a vCPU, which have the machine lock while they call anybody; or, where there is no
+        loop, by who does its work."""
         current = threading.current_thread()
-        return current is self._thread or any(thread.is_current for thread in self.cpus.threads)
+        return current in (self._thread, self._instead) or any(thread.is_current for thread in self.cpus.threads)
 
     def outside(self, what: str) -> None:
         """Raises UserError where *what*, which waits for the machine, is called inside it."""
@@ -107,7 +110,11 @@ class Life:
             return function()
         if not self._thread.is_alive():
             with self.lock:
-                return function()
+                self._instead = threading.current_thread()
+                try:
+                    return function()
+                finally:
+                    self._instead = None
         future: Future[T] = _future()
 
         def run() -> None:

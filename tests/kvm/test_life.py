@@ -147,12 +147,15 @@ def test_call_returns_and_raises() -> None:
     with board("hello") as machine:
         for _ in ("built", "running"):
             assert machine.call(lambda: "value") == "value"
+            assert machine.call(lambda: machine.call(lambda: "inside")) == "inside"
             with pytest.raises(ZeroDivisionError):
                 machine.call(lambda: 1 // 0)
             machine.start()
         machine.end()
         machine.run()
         assert machine.call(lambda: "ended") == "ended"
+        assert machine.call(lambda: machine.call(lambda: "inside")) == "inside"
+        assert machine.wait(lambda: "nothing of the kind" in machine.screen) is False
 
 
 def test_a_tap_ends_with_its_handle() -> None:
