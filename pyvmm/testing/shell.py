@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pyvmm.testing.patience import PATIENCE
 
@@ -16,14 +16,25 @@ class Terminal(Protocol):
     def send(self, text: str, /) -> None: ...
 
 
-def shell(terminal: Terminal, command: str, timeout: float = PATIENCE, status: int | None = 0) -> str:
-    """Type *command* to the shell at *terminal*; what it printed. AssertionError where it ends otherwise than *status*.
+class Ran(NamedTuple):
+    """What a command printed, and its exit status."""
 
-    The quotes keep the echo of the command from looking like its output.
-    """
+    output: str
+    status: int
+
+
+def run(terminal: Terminal, command: str, timeout: float = PATIENCE) -> Ran:
+    """Type *command* to the shell at *terminal*. The quotes keep the echo of it, wrapped or not, from looking like its
+    output. TranscriptError where it does not end."""
     terminal.send(f'echo @"<"; {command}; echo @">"$?@\n')
     terminal.expect(re.compile(r"@<\r*\n"), timeout)
     printed = terminal.expect(re.compile(r"@>\d+@\r*\n"), timeout)
     output, _, ended = printed.rpartition("@>")
-    assert status is None or int(ended.split("@")[0]) == status, f"{command}: status {ended}: {output}"
-    return output.replace("\r", "")
+    return Ran(output.replace("\r", ""), int(ended.split("@")[0]))
+
+
+def shell(terminal: Terminal, command: str, timeout: float = PATIENCE, status: int | None = 0) -> str:
+    """What *command* printed; AssertionError where it ends otherwise than with *status*."""
+    ran = run(terminal, command, timeout)
+    assert status is None or ran.status == status, f"{command}: status {ran.status}: {ran.output}"
+    return ran.output

@@ -1,0 +1,133 @@
+"""The pytest plugin: `vm`, a guest that each test finds as it was when it was ready, and `machine_factory`.
+
+    @pytest.mark.pyvmm(kernel="vmlinuz", initrd="initrd.gz", cmdline="console=ttyS0", devices=["edu.py:Edu"], ready="#")
+    def test_the_driver(vm):
+        assert vm.run("insmod edu.ko").status == 0
+
+The marker's words are those of MachineConfig, and `ready`. Each configuration is booted once a session, where a test
+first wants it. What imports the machine is imported then: pytest loads this file in every project.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pyvmm.machine.machine import Machine
+    from pyvmm.testing.vm import Vm
+
+GUEST = {"guest": "hello", "ready": "powers off."}
+"""Without a marker."""
+_vm = pytest.StashKey["Vm"]()
+_vms = pytest.StashKey[dict[str, "Vm"]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("pyvmm")
+    group.addoption(
+        "--pyvmm-artifacts",
+        type=Path,
+        metavar="DIR",
+        help="where a test that fails leaves a picture of its guest's screen and a snapshot (pyvmm run --restore)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "pyvmm(ready=..., kernel=..., devices=[...], ...): the guest that the fixture vm is; see MachineConfig",
+    )
+    config.stash[_vms] = {}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for vm in config.stash.get(_vms, {}).values():
+        vm.close()
+
+
+def _wanted(node: pytest.Item) -> dict[str, Any]:
+    marker = node.get_closest_marker("pyvmm")
+    wanted = dict(GUEST if marker is None else marker.kwargs)
+    if "ready" not in wanted:
+        raise pytest.UsageError(f"{node.nodeid}: pyvmm(ready=...) names the text that the guest shows when it is ready")
+    return wanted
+
+
+def _machine_config(wanted: dict[str, Any]) -> Any:
+    from pyvmm.config import MachineConfig
+
+    fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in wanted.items()}
+    for name in ("kernel", "initrd"):
+        if isinstance(fields.get(name), str):
+            fields[name] = Path(fields[name])
+    return MachineConfig(**fields)
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """The guest of the marker `pyvmm`, as it was when it was ready."""
+    from pyvmm.errors import UserError
+    from pyvmm.testing.vm import Vm
+
+    wanted = _wanted(request.node)
+    key, ready = repr(sorted(wanted.items())), wanted.pop("ready")
+    vms = request.config.stash[_vms]
+    if key not in vms:
+        try:
+            vms[key] = Vm(_machine_config(wanted), ready)
+        except (UserError, TypeError) as error:
+            raise pytest.UsageError(f"{request.node.nodeid}: {error}") from None
+    booted = vms[key]
+    booted.begin()
+    request.node.stash[_vm] = booted
+    try:
+        yield booted
+    finally:
+        booted.end()
+        if not booted.lives:  # the next test has one that is booted anew
+            del vms[key]
+            booted.close()
+
+
+@pytest.fixture
+def machine_factory() -> Iterator[Callable[..., Machine]]:
+    """Makes a Machine of MachineConfig's words; it is closed when the test ends."""
+    from pyvmm.machine.machine import Machine
+
+    made: list[Machine] = []
+
+    def make(**words: Any) -> Machine:
+        made.append(Machine(_machine_config(words)))
+        return made[-1]
+
+    yield make
+    for machine in made:
+        machine.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    outcome: Any = yield
+    report = outcome.get_result()
+    vm = item.stash.get(_vm, None)
+    if call.when != "call" or not report.failed or vm is None:
+        return
+    report.sections += list(vm.last_words().items())
+    artifacts: Path | None = item.config.getoption("--pyvmm-artifacts")
+    if artifacts is not None:
+        report.sections.append(("guest, artifacts", "\n".join(map(str, _leave(vm, artifacts, item)))))
+
+
+def _leave(vm: Vm, directory: Path, item: pytest.Item) -> Iterator[Path]:
+    name = "".join(c if c.isalnum() or c in "-." else "_" for c in item.nodeid)
+    directory.mkdir(parents=True, exist_ok=True)
+    picture, saved = directory / f"{name}.png", directory / f"{name}.pyvmm"
+    vm.screen.png(str(picture))
+    yield picture
+    if vm.lives:
+        vm.machine.snapshot().save(saved)
+        yield saved

@@ -1,0 +1,101 @@
+"""A guest that was booted once, for many tests: each finds it as it was when it was ready."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pyvmm.config import MachineConfig
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.snapshot import Snapshot
+from pyvmm.screen.screen import Screen
+from pyvmm.testing.patience import LOOK_S, PATIENCE
+from pyvmm.testing.serial import Serial
+from pyvmm.testing.shell import Ran
+from pyvmm.vcpu.report import vcpu_report
+
+HELD = "between tests"
+"""The reason of the pause between two tests."""
+
+
+class Vm:
+    """A machine of *config*, ready when it has shown *ready*, on its serial port or its screen."""
+
+    def __init__(self, config: MachineConfig, ready: str) -> None:
+        self.machine = Machine(config)
+        try:
+            self.serial = Serial(self.machine)
+            self._boot(ready)
+            self.ready: Snapshot = self.machine.snapshot()
+            self.machine.pause(HELD)
+        except BaseException:
+            self.machine.close()
+            raise
+
+    def _boot(self, ready: str) -> None:
+        patience = self.serial.patience()
+        while not self.machine.wait(lambda: ready in self.serial.output or ready in self.machine.screen, LOOK_S):
+            if self.machine.outcome is not None or patience.is_over:
+                raise self.serial.error(f"the guest was to show {ready!r}, and {self.machine.outcome or 'did not'}")
+
+    # For the plugin
+
+    @property
+    def lives(self) -> bool:
+        """It has not ended: another test can have it."""
+        return self.machine.outcome is None
+
+    def begin(self) -> None:
+        """As it was when it was ready; it runs."""
+        self.machine.restore(self.ready)
+        self.serial.begin_again()
+        self.machine.resume(HELD)
+
+    def end(self) -> None:
+        """It stands until the next test."""
+        if self.lives:
+            self.machine.pause(HELD)
+
+    def last_words(self) -> dict[str, str]:
+        """What a person wants to see of it when a test has failed, by headline."""
+        outcome = self.machine.outcome
+        words = {"guest, serial port": self.serial.output[-3000:]}
+        if outcome is not None:
+            words["guest, outcome"] = f"{outcome}\n{outcome.report}"
+            return words
+        with self.machine.paused():
+            reports = (vcpu_report(vcpu, self.machine.memory) for vcpu in self.machine.vcpus)
+            words["guest, vCPUs"] = "\n".join(reports)
+        return words
+
+    def close(self) -> None:
+        self.machine.close()
+
+    # For tests
+
+    def run(self, command: str, timeout: float = PATIENCE) -> Ran:
+        """What *command* printed in the shell on the serial port, and its exit status."""
+        return self.serial.run(command, timeout)
+
+    def send(self, text: str | bytes) -> None:
+        """Type *text* on the serial port."""
+        self.serial.send(text)
+
+    def expect(self, what: str | re.Pattern[str], timeout: float = PATIENCE) -> str:
+        """Wait until the serial port has shown *what*; what came up to there."""
+        return self.serial.expect(what, timeout)
+
+    def type(self, text: str) -> None:
+        """Type *text* on the guest's keyboard: \\n, <enter>, <ctrl-c> …"""
+        self.machine.keyboard.type(text)
+
+    @property
+    def screen(self) -> Screen:
+        """The guest's screen as it is now."""
+        return self.machine.screen
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The devices that were asked for, by id or kind."""
+        return self.machine.board.devices
