@@ -164,10 +164,12 @@ class Life:
             try:
                 self.cpus.start()
                 threads.start(self._thread)
-            except BaseException:  # no memory for one of them: those that run must not outlive the machine
+                return
+            except BaseException as error:  # no memory for one of them: those that run must not outlive the machine
                 self.cpus.stop()
-                self.cpus.join()
-                raise
+                failed = error
+        self.cpus.join()  # outside: one of them may be about to end() the machine
+        raise failed
 
     def run(self, timeout: float | None = None) -> Outcome:
         """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""

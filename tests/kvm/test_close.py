@@ -194,3 +194,19 @@ def test_a_thread_that_cannot_be_started(which: str, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(starter, "start", refuse)
         machine.finish()
     assert threading.active_count() == 1
+
+
+def test_a_thread_that_cannot_be_started_while_the_guest_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A vCPU that is about to say so does not keep start() from giving up, nor start() the vCPU."""
+    ending = threading.Event()
+
+    def refuse() -> None:
+        assert ending.wait(60)
+        raise RuntimeError("can't start new thread")
+
+    with pytest.raises(RuntimeError, match="can't start new thread"), board("pio") as machine:
+        end = machine.life.end
+        monkeypatch.setattr(machine.life, "end", lambda outcome: (ending.set(), end(outcome)))
+        monkeypatch.setattr(machine.life._thread, "start", refuse)
+        machine.finish()
+    assert threading.active_count() == 1
