@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, there_are
 
 DEFAULT = "keyboard"
 """The guest that runs when the user names none."""
@@ -76,10 +76,13 @@ def _is_name(name: str) -> bool:
 
 
 def load(name: str) -> Guest:
-    """Read a guest; raises GuestError if there is none of that name, or something in its folder is wrong."""
-    text = _data(name, "guest.toml") if _is_name(name) else None
+    """Read a guest by its name, or by the path of its folder, which has a "/"; raises GuestError if there is none, or
+    something in its folder is wrong."""
+    text = _data(name, "guest.toml") if _is_name(name) or "/" in name else None
+    if text is None and "/" in name:
+        raise GuestError(f"there is no guest {name!r}: that folder has no guest.toml")
     if text is None:
-        raise GuestError(f"there is no guest {name!r}; there are: {', '.join(names())}")
+        raise GuestError(f"there is no guest {name!r}; {there_are(name, names())}")
     image = _data(name, "guest.bin")
     if image is None:
         raise GuestError(f"guest {name} has no guest.bin: scripts/build-guests makes it")
@@ -94,8 +97,11 @@ def _data(name: str, file: str) -> bytes | None:
     from pkgutil import get_data  # importlib.resources alone would take as long as all the rest
 
     try:
+        if "/" in name:
+            with open(f"{name}/{file}", "rb") as opened:
+                return opened.read()
         return get_data(__name__, f"{name}/{file}")
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

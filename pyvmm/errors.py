@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 
 
 class UserError(Exception):
@@ -12,6 +13,14 @@ class UserError(Exception):
 def printable(text: str) -> str:
     """*text* with what a terminal would obey or not show (controls, escapes, bidirectional marks) spelled as \\xNN."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def there_are(word: str, known: Sequence[str]) -> str:
+    """What to say to who wrote *word* where *known* are the words that there are: the one that was meant, or all."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(word, known, 1)
+    return f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:

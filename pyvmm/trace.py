@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TextIO
 
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, there_are
 
 Sink = Callable[[int, str, str], None]
 """(nanoseconds of CLOCK_MONOTONIC, channel name, message)."""
@@ -78,7 +78,8 @@ class Trace:
 
     def _switch(self, names: tuple[str, ...], on: bool) -> None:
         if unknown := sorted(set(names) - {"all", *self._channels}):
-            raise UserError(f"trace: no channel {', '.join(unknown)}; there are: all, {', '.join(self.names)}")
+            what = there_are(unknown[0], ["all", *self.names])
+            raise UserError(f"trace: no channel {', '.join(unknown)}; {what}")
         for name in self.names if "all" in names else names:
             self._channels[name].enabled = on
             if name in self._watchers:

@@ -32,10 +32,13 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse_size(text: str) -> int:
-    """512M, 2G, 1048576: bytes, a multiple of 4 KiB; ValueError says what is wrong."""
+    """512M, 2G, 2GiB, 1048576: bytes, a multiple of 4 KiB; ValueError says what is wrong. Each is 1024 of the next."""
+    unit = text.upper()
+    for end in ("IB", "B"):
+        unit = unit.removesuffix(end)
     digits, factor = text, MIB
-    if text and text[-1].upper() in SUFFIXES:
-        digits, factor = text[:-1], SUFFIXES[text[-1].upper()]
+    if unit and unit[-1] in SUFFIXES:
+        digits, factor = unit[:-1], SUFFIXES[unit[-1]]
     try:
         size = int(digits) * factor
     except ValueError:
@@ -119,11 +122,23 @@ def _checked(parse: Callable[[str], object]) -> Callable[[str], object]:
     return convert
 
 
+class _Version(argparse.Action):
+    """Says it and ends; what knows it is slow to import."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: object) -> None:
+        from importlib.metadata import version
+
+        print(f"pyvmm {version('pyvmm-kvm')}")
+        parser.exit()
+
+
 def _machine_options() -> Parser:
     """What says which machine: the options that `run` and `acpi` share."""
     options = Parser(add_help=False)
     add = options.add_argument
-    add("guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests` lists them)")
+    add(
+        "guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests`), or ./FOLDER of yours"
+    )
     add("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
     add(
         "-i",
@@ -230,6 +245,7 @@ def _host_options(run: argparse.ArgumentParser) -> None:
 
 def make_parser() -> Parser:
     parser = Parser(prog="pyvmm", description="A KVM virtual machine monitor whose machine is written in Python.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which pyvmm this is")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     options = _machine_options()
     run = commands.add_parser(

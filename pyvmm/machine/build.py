@@ -12,7 +12,7 @@ from pyvmm.board.memslots import Ram
 from pyvmm.board.pc import Pc
 from pyvmm.boot.entry import CpuState
 from pyvmm.config import ConfigError, MachineConfig
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, there_are
 from pyvmm.machine.identity import Identity
 from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.life import Life
@@ -167,9 +167,8 @@ def check_channels(trace: Trace) -> None:
     for name in OTHER_CHANNELS:
         trace.channel(name)
     if trace.unknown:
-        raise ConfigError(
-            f"there is no such channel; there are: all, {', '.join(trace.names)}", {"trace": frozenset(trace.unknown)}
-        )
+        what = there_are(trace.unknown[0], ["all", *trace.names])
+        raise ConfigError(f"there is no such channel; {what}", {"trace": frozenset(trace.unknown)})
 
 
 def furnish(board: Pc) -> None:

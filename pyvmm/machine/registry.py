@@ -15,7 +15,6 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
@@ -23,7 +22,7 @@ from pyvmm.bus import Device
 from pyvmm.clock import Clock
 from pyvmm.device_spec import RESERVED, DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, there_are
 from pyvmm.loop import Loop
 from pyvmm.machine.loading import NOT_INITIALIZED, blaming, is_initialized, load_module
 from pyvmm.pci.device import PciDevice
@@ -102,10 +101,8 @@ def find(spec: DeviceSpec) -> type:
             return _class_in(spec.file, spec.kind)
     where = BUILTIN.get(spec.name) or _entry_points().get(spec.name)
     if where is None:
-        known = names()
-        close = get_close_matches(spec.name, known, 1)
-        meant = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-        raise UserError(f"device {spec}: write it as FILE.py:CLASS, or name one that there is: {meant}")
+        what = there_are(spec.name, names())
+        raise UserError(f"device {spec}: write it as FILE.py:CLASS, or name one that there is: {what}")
     module, _, name = where.partition(":")
     try:
         kind = getattr(importlib.import_module(module), name)

@@ -52,6 +52,7 @@ def _portable(config: MachineConfig) -> MachineConfig:
         config,
         kernel=None if config.kernel is None else _absolute(str(config.kernel), "kernel"),
         initrd=modules or None,
+        guest=os.path.abspath(config.guest) if config.guest is not None and "/" in config.guest else config.guest,
         devices=tuple(map(_absolute_device, config.devices)),
         trace=frozenset(),
     )

@@ -244,7 +244,7 @@ def test_a_linux_that_will_not_boot_here_is_told_at_the_start(tmp_path: Path) ->
         (["--timeout", "inf"], "'inf' is no time"),
         (["--trace", "exits=/no/such/place"], "--trace: cannot write /no/such/place: No such file or directory"),
         (["--trace", "exits=/"], "--trace: cannot write /: Is a directory"),
-        (["--trace", "exit"], "--trace exit: there is no such channel; there are: all, acpi, "),
+        (["--trace", "exit"], "--trace exit: there is no such channel; did you mean exits?"),
         (["--trace", "=file"], "name a channel, or all"),
         (["--irqchip", "none"], "invalid choice: 'none'"),
         (["--irqchip", "user", "-c", "2", "smp"], "-c 2 --irqchip user: a PIC serves one CPU: ask for one"),

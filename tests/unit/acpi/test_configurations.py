@@ -136,7 +136,7 @@ def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int)
         (["--out", "x", "--device", f"{IDIO16}:Idio16,port=1", "--root-ports", "1"], "root port 1 does not exist"),
         (
             ["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--rng"],
-            "the entropy source: no free PCI slot: leave a --device away",
+            "--device virtio-rng: no free PCI slot: leave a --device away",
         ),
         (["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--virtio-input", "aero"], "no free PCI slot"),
         (["--out", "x", "-k", "/no/kernel"], "kernel /no/kernel: No such file or directory"),

@@ -41,6 +41,8 @@ def host(*arguments: str) -> HostConfig:
         ("512", 512 * MIB),
         ("2G", 2 * GIB),
         ("2g", 2 * GIB),
+        ("2GiB", 2 * GIB),
+        ("512mb", 512 * MIB),
         ("1024K", MIB),
         ("1028K", 1028 * KIB),
         ("1T", 1 << 40),
@@ -206,6 +208,13 @@ def test_any_arguments_are_a_config_or_one_line(arguments: list[str]) -> None:
         except SystemExit as ended:
             assert ended.code == 2
             assert errors.getvalue().count("\n") == 1
+
+
+def test_which_one_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"pyvmm \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
 
 def test_devices_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) -> None:

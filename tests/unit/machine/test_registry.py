@@ -113,7 +113,7 @@ def test_a_device(file: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("nothing", "write it as FILE.py:CLASS, or name one that there is: there are pci-testdev, root-port, "),
+        ("nothing", "write it as FILE.py:CLASS, or name one that there is: there are: pci-testdev, root-port, "),
         ("virtio-rgn", "did you mean virtio-rng?"),
         ("{file}", "write it as FILE.py:CLASS"),
         ("{file}:", "write it as NAME or FILE.py:CLASS"),
