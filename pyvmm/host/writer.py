@@ -46,7 +46,7 @@ class SnapshotWriter:
         self._tell = tell
         self._written = written
         self._thread: threading.Thread | None = None
-        self._give_up = False
+        self._give_up = self._given_up = False
         self._result: list[UserError | None] = []
         """Of what was written, until it is told."""
 
@@ -69,6 +69,7 @@ class SnapshotWriter:
         try:
             snapshot.save(self._path, progress)
         except _GivenUp:
+            self._given_up = True
             return
         except UserError as error:
             self._result.append(error)
@@ -89,8 +90,7 @@ class SnapshotWriter:
         """Wait for what is being written, or *give_up* on it: then the file is what it was."""
         self._give_up = give_up
         if self._thread is not None:
-            alive = self._thread.is_alive()
             self._thread.join()
-            if alive and not self._result:
+            if self._given_up:
                 self._tell(f"{self._path} was not written: the machine ended first")
             self._end()

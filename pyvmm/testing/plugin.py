@@ -18,12 +18,12 @@ import pytest
 
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
-    from pyvmm.testing.vm import Vm
+    from pyvmm.testing.vm import BootedVm
 
 GUEST = {"guest": "hello", "ready": "powers off."}
 """Without a marker."""
-_vm = pytest.StashKey["Vm"]()
-_vms = pytest.StashKey[dict[str, "Vm"]]()
+_vm = pytest.StashKey["BootedVm"]()
+_vms = pytest.StashKey[dict[str, "BootedVm"]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,17 +68,17 @@ def _machine_config(wanted: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def vm(request: pytest.FixtureRequest) -> Iterator[Vm]:
+def vm(request: pytest.FixtureRequest) -> Iterator[BootedVm]:
     """The guest of the marker `pyvmm`, as it was when it was ready."""
     from pyvmm.errors import UserError
-    from pyvmm.testing.vm import Vm
+    from pyvmm.testing.vm import BootedVm
 
     wanted = _wanted(request.node)
     key, ready = repr(sorted(wanted.items())), wanted.pop("ready")
     vms = request.config.stash[_vms]
     if key not in vms:
         try:
-            vms[key] = Vm(_machine_config(wanted), ready)
+            vms[key] = BootedVm(_machine_config(wanted), ready)
         except (UserError, TypeError) as error:
             raise pytest.UsageError(f"{request.node.nodeid}: {error}") from None
     booted = vms[key]
@@ -122,7 +122,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections.append(("guest, artifacts", "\n".join(map(str, _leave(vm, artifacts, item)))))
 
 
-def _leave(vm: Vm, directory: Path, item: pytest.Item) -> Iterator[Path]:
+def _leave(vm: BootedVm, directory: Path, item: pytest.Item) -> Iterator[Path]:
     name = "".join(c if c.isalnum() or c in "-." else "_" for c in item.nodeid)
     directory.mkdir(parents=True, exist_ok=True)
     picture, saved = directory / f"{name}.png", directory / f"{name}.pyvmm"

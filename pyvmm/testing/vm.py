@@ -19,7 +19,7 @@ HELD = "between tests"
 """The reason of the pause between two tests."""
 
 
-class Vm:
+class BootedVm:
     """A machine of *config*, ready when it has shown *ready*, on its serial port or its screen."""
 
     def __init__(self, config: MachineConfig, ready: str) -> None:

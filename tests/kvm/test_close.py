@@ -206,7 +206,12 @@ def test_a_thread_that_cannot_be_started_while_the_guest_ends(monkeypatch: pytes
 
     with pytest.raises(RuntimeError, match="can't start new thread"), board("pio") as machine:
         end = machine.life.end
-        monkeypatch.setattr(machine.life, "end", lambda outcome: (ending.set(), end(outcome)))
+
+        def told(outcome: Outcome) -> None:
+            ending.set()
+            end(outcome)
+
+        monkeypatch.setattr(machine.life, "end", told)
         monkeypatch.setattr(machine.life._thread, "start", refuse)
         machine.finish()
     assert threading.active_count() == 1

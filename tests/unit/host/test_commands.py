@@ -139,7 +139,7 @@ def test_t_with_a_name_that_there_is_not() -> None:
     seat.machine.trace = Trace()
     seat.answer = "xyz"
     seat.type("t")
-    assert seat.said[1] == "pyvmm: trace: no channel xyz; there are: all, "
+    assert seat.said[1] == "pyvmm: trace: no channel xyz; there are: all"
 
 
 def test_nothing_to_undo() -> None:
