@@ -64,8 +64,8 @@ static int kvm_cffi_signal_mask(int fd, uint64_t mask, int set)
 }
 
 /* Maps size bytes at a multiple of alignment, which is a power of two: anonymous memory of this process alone, or with
- * fd >= 0 that file from *offset* on, shared or to be copied on a write. A child does not inherit it: copy-on-write would move pages under the guest.
- * NULL and errno where the kernel refuses. */
+ * fd >= 0 that file from *offset* on, shared or to be copied on a write. A child does not inherit it: copy-on-write would
+ * move pages under the guest. NULL and errno where the kernel refuses. */
 static char *kvm_cffi_map(size_t size, size_t alignment, int fd, int64_t offset, int shared)
 {
     size_t room = size + alignment, before;
@@ -131,9 +131,10 @@ static int is_zero(const char *page)
 #define PAGEMAP_SWAPPED (1ULL << 62)
 #define PAGEMAP_FILE (1ULL << 61)
 
-/* Copy each page that is not zero, with *zeros* those too, from *memory* to *store*, and set its bit in *own*. With *pagemap*, an open
- * /proc/self/pagemap, pages that this process has none of its own for are not looked at: nobody has written them, and
- * looking would have the host give them. -1 looks at all. How many were copied, or -1 and errno. */
+/* Copy each of *pages* from page *start* on that is not zero, with *zeros* those too, from *memory* to *store*, and set its
+ * bit in *own*. With *pagemap*, an open /proc/self/pagemap, pages that this process has none of its own for are not looked
+ * at: nobody has written them, and looking would have the host give them. -1 looks at all. How many were copied, or -1 and
+ * errno. */
 static int64_t kvm_cffi_copy_touched(const char *memory, size_t pages, char *store, uint64_t *own, size_t start, int pagemap,
                                      int zeros)
 {

@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol, TypeGuard
 
 from pyvmm.bus import Device
 from pyvmm.clock import Clock
-from pyvmm.device_spec import RESERVED, DeviceSpec
+from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.errors import UserError, there_are
 from pyvmm.loop import Loop
@@ -305,6 +305,3 @@ def help_text(spec: DeviceSpec) -> Iterator[str]:
         yield f"  {name}={what}"
     if given:
         yield f"  ({', '.join(given)} {'is' if len(given) == 1 else 'are'} given)"
-
-
-assert not set(RESERVED) & set(SERVICES)
