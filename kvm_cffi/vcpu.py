@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import struct
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -71,6 +73,7 @@ class Vcpu:
             os.close(fd)
             raise KvmError(ffi.errno, "mmap of kvm_run")
         self._interrupted_at = -1  # the number of exits when interrupt() was last called, if KVM_RUN has not run since
+        self._queued_at = -1  # the number of exits when interrupt() was last called
         self.coalesced = False
         """Set by run() where writes wait in the ring, all older than the exit it returned: take them out first."""
 
@@ -218,7 +221,32 @@ class Vcpu:
     def interrupt(self, vector: int) -> None:
         """KVM_INTERRUPT: inject an external interrupt; only while ready_for_interrupt_injection."""
         ioctl(self.fd, "KVM_INTERRUPT", ffi.new("struct kvm_interrupt *", (vector,)))
-        self._interrupted_at = self.exits
+        self._interrupted_at = self._queued_at = self.exits
+
+    @property
+    def may_hold_vector(self) -> bool:
+        """Since interrupt() no exit has come: with a split irqchip KVM may hold the vector where no ioctl shows it."""
+        return self._queued_at == self.exits
+
+    def run_nothing(self, signal_number: int) -> Exit:
+        """KVM_RUN that takes the vector of interrupt() to where KVM_GET_VCPU_EVENTS shows it, and executes nothing.
+
+        *signal_number*, which must have a handler, is pending on entry: KVM looks at what is to be injected first, at
+        signals next, and gives up the entry (vcpu_enter_guest() of arch/x86/kvm/x86.c). The signal is taken back.
+        Intr at once where immediate_exit is set.
+        """
+        only = {signal_number}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, only)
+        try:
+            signal.pthread_kill(threading.get_ident(), signal_number)
+            self.set_signal_mask(before - only)
+            try:
+                return self.run()
+            finally:
+                self.set_signal_mask(None)
+                signal.sigtimedwait(only, 0)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def nmi(self) -> None:
         """KVM_NMI: queue a non-maskable interrupt."""

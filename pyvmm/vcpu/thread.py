@@ -26,6 +26,8 @@ from pyvmm.vcpu.exits import ExitHandler, serve
 from pyvmm.vcpu.observer import Observer
 
 KICK: Final = signal.SIGRTMIN + 1
+SETTLE: Final = 4
+"""Tries: one is enough, but for a kick that comes meanwhile and a vector that the guest had taken before."""
 """The signal that takes a vCPU thread out of KVM_RUN; its handler does nothing."""
 
 
@@ -206,6 +208,8 @@ class VcpuThread:
         lock, pio, mmio, pic = self._lock, self._pio, self._mmio, self._pic
         if self.held:
             self._stand()
+        if pic is not None:
+            self._look_again()
         run = self._way()
         while not self.stopping:
             # Most exits end here, without a lock: INTR that goes up after this look comes with a kick.
@@ -218,7 +222,11 @@ class VcpuThread:
                 if self._came_back:
                     self._came_back = False
                     if self.held:
+                        if pic is not None:
+                            self._settle()
                         self._stand()
+                        if pic is not None:
+                            self._look_again()
                     run = self._way()
             if self.halted or self.throttled:
                 self._sleep()
@@ -264,6 +272,23 @@ class VcpuThread:
     def _run_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
+
+    def _settle(self) -> None:
+        """Before it stands still: KVM must not hold a vector that nobody sees, for it would be missing where the guest
+        goes on from what is saved now, and would come in a state that is put back later."""
+        for _ in range(SETTLE):
+            if not self.vcpu.may_hold_vector or self.vcpu.get_vcpu_events().interrupt_injected:
+                break
+            exit = self.vcpu.run_nothing(KICK)
+            with self._lock:
+                serve(self, exit, self._machine)
+        self._came_back = False
+
+    def _look_again(self) -> None:
+        """Whether the guest could take an interrupt is known as of the last exit, and another state may have been put
+        back since: ask by a KVM_RUN that executes nothing. The next one comes back at once too, lest a kick be lost."""
+        self.vcpu.immediate_exit = True
+        self.vcpu.run()
 
     def _stand(self) -> None:
         """Wait, outside KVM_RUN and without the machine lock, until release() or stop(); calls are served."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 import struct
 from dataclasses import fields, replace
 
 import pytest
 
-from kvm_cffi import CpuidEntry, KvmError, Regs, Segment, System, VcpuEvents, constants
+from kvm_cffi import CpuidEntry, KvmError, Regs, Segment, System, VcpuEvents, catch_signal, constants
 from kvm_cffi.attributes import get_device_attr, has_device_attr, set_device_attr
-from kvm_cffi.exits import PioOut
+from kvm_cffi.exits import Intr, PioOut
 from pyvmm.vcpu import state as vcpu_state
 from tests.rig.rig import HARDWARE, Rig, said
 
@@ -18,7 +19,9 @@ MSR_IA32_CR_PAT = 0x277
 MSR_KERNEL_GS_BASE = 0xC0000102
 MSR_LSTAR = 0xC0000082
 NO_SUCH_MSR = 0x9999
-LAPIC_ID, LAPIC_SPIV = 0x20, 0xF0
+LAPIC_ID, LAPIC_SPIV, LAPIC_LVT0 = 0x20, 0xF0, 0x350
+EXTINT = 0x700
+RFLAGS_IF = 1 << 9
 
 
 def test_regs() -> None:
@@ -168,6 +171,35 @@ def test_vcpu_events_show_a_queued_interrupt() -> None:
         rig.vcpu.interrupt(0x33)
         events = rig.vcpu.get_vcpu_events()
         assert (events.interrupt_injected, events.interrupt_nr, events.interrupt_soft) == (1, 0x33, 0)
+
+
+def test_a_split_irqchip_shows_a_queued_interrupt_after_run_nothing() -> None:
+    """Until then KVM holds the vector where no ioctl shows it; the guest takes it where it has stood."""
+    number = signal.SIGRTMIN + 3
+    catch_signal(number)
+    with Rig(irqchip="split") as rig:
+        rig.memory.write_int(0x33 * 4, 4, 0x2000)
+        rig.memory.write(0x2000, bytes.fromhex("b033 e6f4"))  # mov al, 0x33; out 0xf4, al
+        rig.code("90 " * 8 + "e6 f4")
+        lapic = bytearray(rig.vcpu.get_lapic())
+        struct.pack_into("<I", lapic, LAPIC_LVT0, EXTINT)
+        rig.vcpu.set_lapic(bytes(lapic))
+        regs = rig.vcpu.get_regs()
+        rig.vcpu.set_regs(replace(regs, rflags=regs.rflags | RFLAGS_IF))
+        assert not rig.vcpu.may_hold_vector
+        rig.vcpu.interrupt(0x33)
+        assert rig.vcpu.may_hold_vector
+        rig.vcpu.immediate_exit = True
+        assert rig.vcpu.run() == Intr()
+        rig.vcpu.immediate_exit = False
+        assert rig.vcpu.may_hold_vector and not rig.vcpu.get_vcpu_events().interrupt_injected
+        assert rig.vcpu.run_nothing(number) == Intr()
+        events = rig.vcpu.get_vcpu_events()
+        assert (events.interrupt_injected, events.interrupt_nr) == (1, 0x33)
+        assert rig.vcpu.get_regs().rip == regs.rip
+        assert number not in signal.sigpending()
+        assert rig.run() == ([], 0x33)
+        assert not rig.vcpu.may_hold_vector
 
 
 def test_vcpu_events_inject_an_exception() -> None:

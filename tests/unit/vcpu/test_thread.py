@@ -31,6 +31,7 @@ class KickedVcpu:
     immediate_exit = False
     thread: VcpuThread
     ready_for_interrupt_injection = True
+    may_hold_vector = False
 
     def __init__(self) -> None:
         self.entries = 0
@@ -45,6 +46,11 @@ class KickedVcpu:
 
     def request_interrupt_window(self, value: bool) -> None:
         self.window = value
+
+    def run(self) -> Exit:
+        """What asks whether the guest is ready now, before it runs on."""
+        assert self.immediate_exit
+        return Intr()
 
     def run_io(self, lock: threading.Lock, pio: Bus, mmio: Bus) -> Exit:
         self.entries += 1
@@ -119,4 +125,50 @@ def test_an_interrupt_for_a_halted_guest_costs_no_entry_of_its_own() -> None:
     thread.stop()
     thread.join()
     assert raised == [] and vcpu.taken == list(range(0x20, 0x20 + 100))
-    assert vcpu.entries == 1 + 100, "one to each HLT, none that is interrupted"
+    assert vcpu.entries == 2 + 100, "one to each HLT, none that is interrupted but the first"
+
+
+class OldVcpu(KickedVcpu):
+    """It halts at once. A snapshot is put back while it stands, in which the guest has interrupts on again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.if_flag = self.ready_for_interrupt_injection = False
+        self.loaded = False
+
+    def run(self) -> Exit:
+        super().run()
+        self.if_flag = self.ready_for_interrupt_injection = self.loaded
+        return Intr()
+
+    def run_io(self, lock: threading.Lock, pio: Bus, mmio: Bus) -> Exit:
+        if self.immediate_exit:
+            return Intr()
+        if self.queued is not None:
+            self.taken.append(self.queued)
+            self.thread.stopping = True
+        return Hlt()
+
+
+def test_after_standing_it_asks_anew_whether_the_guest_takes_interrupts() -> None:
+    """What the last exit said is of another moment: a guest that has halted would sleep for ever."""
+    vcpu = OldVcpu()
+    raised: list[BaseException] = []
+    lock = threading.Lock()
+    pic = Pic(0x20)
+    vcpu.thread = thread = VcpuThread(
+        cast(Vcpu, vcpu),
+        lock,
+        Bus("PIO", 1 << 16),
+        Bus("MMIO", 1 << 52),
+        cast(ExitHandler, None),
+        lambda thread, error: raised.append(error),
+        pic,
+    )
+    thread.hold()
+    thread.start()
+    assert thread.wait_until_standing(60)
+    vcpu.loaded = thread.halted = True
+    thread.release()
+    thread.join()
+    assert raised == [] and vcpu.taken == [0x20]
