@@ -23,7 +23,7 @@ come back as part of the state of whoever has the line, and an edge would be an 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Final, TypeAlias, TypeGuard
 
 from pyvmm.clock import Timer
@@ -60,6 +60,17 @@ def load(part: object, saved: Plain) -> None:
         restored()
 
 
+def adopt(part: object, saved: Plain, but: Collection[str] = ()) -> list[str]:
+    """As load(), but *part* may be of newer code: what both have goes over. The rest of *part* and its attributes *but*
+    stay as made. What did not go over, of either, is returned by name. Raises StateError."""
+    hooks: Hooks = []
+    left: list[str] = []
+    _adopt_part(part, saved, hooks, left, "", but)
+    for restored in hooks:
+        restored()
+    return left
+
+
 def save_all(parts: Mapping[str, object]) -> dict[str, Plain]:
     """As save(), of all *parts*: each is drained before the first is saved."""
     for name, part in parts.items():
@@ -67,8 +78,9 @@ def save_all(parts: Mapping[str, object]) -> dict[str, Plain]:
     return {name: with_name(name, _state_of, part) for name, part in parts.items()}
 
 
-def load_all(parts: Mapping[str, object], saved: Mapping[str, Plain]) -> None:
-    """As load(), of all *parts*: all have their state before restored() of the first is called, in their order."""
+def load_all(parts: Mapping[str, object], saved: Mapping[str, Plain], newer: Collection[object] = ()) -> None:
+    """As load(), of all *parts*: all have their state before restored() of the first is called, in their order. Those
+    among *newer* may be of other code than what was saved: of them it is as adopt()."""
     if parts.keys() != saved.keys():
         only = sorted(parts.keys() - saved.keys()), sorted(saved.keys() - parts.keys())
         raise StateError(
@@ -78,7 +90,10 @@ def load_all(parts: Mapping[str, object], saved: Mapping[str, Plain]) -> None:
         )
     hooks: Hooks = []
     for name, part in parts.items():
-        with_name(name, _put_part, part, saved[name], hooks)
+        if part in newer:
+            with_name(name, _adopt_part, part, saved[name], hooks, [], "")
+        else:
+            with_name(name, _put_part, part, saved[name], hooks)
     for restored in hooks:
         restored()
 
@@ -229,6 +244,39 @@ def _put_part(part: Any, saved: Plain, hooks: Hooks) -> None:
                 raise StateError(f"{kind.__name__}.{name}: {error}") from None
     if hasattr(kind, "restored"):
         hooks.append(part.restored)
+
+
+def _adopt_part(part: Any, saved: Plain, hooks: Hooks, left: list[str], where: str, but: Collection[str] = ()) -> None:
+    if hasattr(type(part), "save"):
+        part.load(saved)
+    elif not isinstance(saved, dict):
+        left.append(where.rstrip("."))
+        return
+    else:
+        current = dict(_attributes(part))
+        left.extend(where + str(name) for name in saved if name not in current)
+        left.extend(where + name for name in current if name not in saved)
+        for name, value in current.items():
+            if name not in saved or name in but:
+                continue
+            if _is_part(value):
+                _adopt_part(value, saved[name], hooks, left, f"{where}{name}.")
+            elif not _adopt_attribute(part, name, value, saved[name], hooks):
+                left.append(f"{where}{name}")
+    if hasattr(type(part), "restored"):
+        hooks.append(part.restored)
+
+
+def _adopt_attribute(part: Any, name: str, current: Any, saved: Plain, hooks: Hooks) -> bool:
+    """Whether *saved* fits."""
+    simple = type(current) in _SCALARS and current is not None and saved is not None
+    if simple and type(current) is not type(saved):
+        return False
+    try:
+        _put_attribute(part, type(part), name, saved, hooks)
+    except StateError:
+        return False
+    return True
 
 
 def _put_attribute(part: Any, kind: type, name: str, saved: Plain, hooks: Hooks) -> None:

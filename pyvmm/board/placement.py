@@ -57,6 +57,8 @@ class Parts:
         self.mmio = mmio
         self._placements: dict[str, Placement] = {}
         self._kept: dict[str, object] = {}
+        self.newer: list[object] = []
+        """Parts that have taken the place of others, whose code may be newer than what is loaded."""
 
     def add(
         self,
@@ -142,4 +144,4 @@ class Parts:
     def load(self, saved: Mapping[str, state.Plain]) -> None:
         """Put back what save() gave, of this board or one made alike; under the machine lock, while no vCPU runs, RAM
         being back already. Raises StateError where it is of another board."""
-        state.load_all(self.with_state(), saved)
+        state.load_all(self.with_state(), saved, self.newer)

@@ -118,6 +118,20 @@ def _go_back(seat: Seat) -> None:
     _stand_for(seat, "going back", go_back)
 
 
+def _reload(seat: Seat) -> None:
+    """Each device of a file, one after another."""
+    names = list(seat.machine.replacer.files)
+    if not names:
+        seat.say("pyvmm: there is no device of a file of yours: --device FILE.py:CLASS plugs one in")
+    for name in names:
+
+        def load(name: str = name) -> str:
+            left = seat.machine.replacer.replace(name, None)
+            return f"{name} is loaded anew{'' if not left else ', all but ' + ', '.join(left) + ' as it was'}"
+
+        _stand_for(seat, "loading a device anew", load)
+
+
 def _trace(seat: Seat) -> None:
     """Each channel that is named is switched over."""
     trace = seat.machine.trace
@@ -152,6 +166,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "z": Command("let the machine stand still, or go on", _pause),
     "w": Command("take a snapshot, in memory and into the file of --save", take_snapshot),
     "u": Command("undo: go back to the last snapshot", _go_back),
+    "l": Command("load the devices of your own files anew, while the guest runs on", _reload),
     "t": Command("switch channels of the trace on and off", _trace),
     "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
 }

@@ -30,7 +30,9 @@ from pyvmm.vcpu.observer import ExitTrace
 from pyvmm.vcpu.registers import set_cpu_state, virtual_wire
 
 if TYPE_CHECKING:
+    from pyvmm.machine.replacing import Replacer
     from pyvmm.machine.saved import Saved
+    from pyvmm.machine.slots import Slots
 
 OTHER_CHANNELS: Final = ("evdev", "exits", "x11")
 """Those that are not the board's: of what ties the machine to this host, later, and of the vCPUs."""
@@ -45,7 +47,15 @@ class Built:
     verdicts: Verdicts
     snapshots: Snapshots
     trace: Trace
+    slots: Slots | None
+    """None where the user has plugged in nothing."""
     resources: ExitStack
+
+    @property
+    def replacer(self) -> Replacer:
+        from pyvmm.machine.replacing import Replacer
+
+        return Replacer(self.life, self.board, self.slots)
 
     def close(self) -> None:
         """Everything back, after the end; once is enough. Raises DeviceFault for a device that raises."""
@@ -116,7 +126,7 @@ def _build(
                 raise  # else what has kept the machine from being made is told
 
     keep(close_board)
-    furnish(board)
+    slots = furnish(board)
     cpus = VcpuGroup(
         system,
         vm,
@@ -159,7 +169,7 @@ def _build(
         state = saved.state
         with saved.blaming():
             life.stand_until_started(lambda: snapshots.begin_with(state))
-    return Built(life, board, verdicts, snapshots, trace, resources.pop_all())
+    return Built(life, board, verdicts, snapshots, trace, slots, resources.pop_all())
 
 
 def check_channels(trace: Trace) -> None:
@@ -171,14 +181,15 @@ def check_channels(trace: Trace) -> None:
         raise ConfigError(f"there is no such channel; {what}", {"trace": frozenset(trace.unknown)})
 
 
-def furnish(board: Pc) -> None:
-    """Add to *board* what the user adds, and place all BARs; raises UserError."""
-    config = board.config
+def furnish(board: Pc) -> Slots | None:
+    """Add to *board* what the user adds, if anything, and place all BARs; raises UserError."""
+    config, slots = board.config, None
     if config.root_ports or config.devices or config.rng:
         from pyvmm.machine.slots import plug_in
 
-        plug_in(config, board)
+        slots = plug_in(config, board)
     board.assign_pci_resources()
+    return slots
 
 
 def _start_at(cpus: VcpuGroup, board: Pc, state: CpuState) -> None:

@@ -5,31 +5,38 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import linecache
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Final
 
 from pyvmm.errors import UserError, is_ctrl_c, one_line, printable
 from pyvmm.pci.device import PciDevice
 
 
-def load_module(path: Path) -> ModuleType:
+class _AsItIsNow(SourceFileLoader):
+    """Without a look at cached bytecode, which is told from an older one by whole seconds."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
+def load_module(path: Path, loader: type[SourceFileLoader] = SourceFileLoader) -> ModuleType:
     """The module in *path*, one a file; as in a script, what lies in its folder can be imported, and gets this module
     where it imports it by its name."""
     if not path.is_file():
         raise UserError(f"{path} is no Python file")
     path = path.resolve()
-    for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType) and vars(module).get("__file__") == str(path):
-            return module
+    for module in _modules_of(path).values():
+        return module
     _let_import_from(path.parent)
     name = path.stem if _means(path.stem, path) else f"pyvmm_device:{path}"
-    spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, str(path)))
+    spec = importlib.util.spec_from_loader(name, loader(name, str(path)))
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -38,6 +45,25 @@ def load_module(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    return module
+
+
+def _modules_of(path: Path) -> dict[str, ModuleType]:
+    modules = [(name, module) for name, module in sys.modules.items() if isinstance(module, ModuleType)]
+    return {name: module for name, module in modules if vars(module).get("__file__") == str(path)}
+
+
+def load_anew(path: Path) -> ModuleType:
+    """As load_module(), of the file as it is now; where that raises, the module is what it was."""
+    before = _modules_of(path.resolve())
+    for name in before:
+        del sys.modules[name]
+    try:
+        module = load_module(path, _AsItIsNow)
+    except BaseException:
+        sys.modules.update(before)
+        raise
+    linecache.checkcache(str(path.resolve()))
     return module
 
 

@@ -32,6 +32,7 @@ from pyvmm.trace import Sink
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
+    from pyvmm.machine.replacing import Replacer
     from pyvmm.machine.saved import Saved
     from pyvmm.screen.screen import Screen
 
@@ -51,7 +52,10 @@ class Machine:
         self.serial: Tap[bytes] = Tap()
         """What the guest sends on COM1 and the debug console."""
         self._built: Built = build(config, self.serial, trace_sink, saved)
-        life = self._built.life
+        self.board: Pc = self._built.board  # what the surface stands on: for who ties it to a host, and for tests
+        self.life: Life = self._built.life
+        self.snapshots: Snapshots = self._built.snapshots
+        life = self.life
         self.events: Tap[MachineEvent] = life.events
         self.trace = self._built.trace
         self.memory: GuestMemory = self._built.board.memory
@@ -73,19 +77,9 @@ class Machine:
         saved = Saved(os.fspath(path), devices)
         return cls(saved.config, saved=saved)
 
-    # What the surface stands on; for who ties a machine to a host, and for tests
-
     @property
-    def board(self) -> Pc:
-        return self._built.board
-
-    @property
-    def life(self) -> Life:
-        return self._built.life
-
-    @property
-    def snapshots(self) -> Snapshots:
-        return self._built.snapshots
+    def replacer(self) -> Replacer:
+        return self._built.replacer
 
     # Its life
 
@@ -141,6 +135,11 @@ class Machine:
     def restore(self, snapshot: Snapshot) -> None:
         """Make the machine what it was, any number of times and in any order; it runs on if it ran."""
         self.life.while_standing("restore()", lambda: self.snapshots.go_back(snapshot))
+
+    def replace(self, name: str, new: object | None = None) -> list[str]:
+        """Put *new*, or the device made again of its file as it is now, in the place of device *name*; docs/devices.md.
+        What of STATE did not go over is returned. Raises UserError, and the old one goes on."""
+        return self.life.while_standing("replace()", lambda: self.replacer.replace(name, new))
 
     def end(self, outcome: Outcome | None = None) -> None:
         """End it; the first outcome stands. From a signal handler too."""

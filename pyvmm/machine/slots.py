@@ -41,6 +41,8 @@ class Slots:
     def __init__(self, board: Pc) -> None:
         self._board = board
         self._ports: list[RootPort] = []
+        self.specs: dict[str, DeviceSpec] = {}
+        """What devices were made from, by name, but for those that somebody else has made."""
 
     def plug(self, wanted: DeviceSpec | object) -> object:
         """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned."""
@@ -55,8 +57,15 @@ class Slots:
             self._add_to_board(spec, device)
         inner = device.device if isinstance(device, VirtioPci) else device
         self._board.devices[name] = inner
+        if wanted is spec:
+            self.specs[name] = spec
         self._tell_router(inner)
         return inner
+
+    def make_again(self, name: str) -> PciDevice | BoardDevice:
+        """Device *name* by its spec once more."""
+        spec = self.specs[name]
+        return make(spec, self._services(spec))
 
     def _numbered(self, spec: DeviceSpec) -> DeviceSpec:
         """A root port knows its number."""
@@ -140,8 +149,9 @@ class Slots:
                 router.add_virtio_tablet(device)
 
 
-def plug_in(config: MachineConfig, board: Pc) -> None:
+def plug_in(config: MachineConfig, board: Pc) -> Slots:
     """All that *config* says. Raises UserError."""
     slots = Slots(board)
     for wanted in specs(config):
         slots.plug(wanted)
+    return slots

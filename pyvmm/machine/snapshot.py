@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pyvmm.vcpu.kernel_time import KernelTime
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Snapshot:
     """What machine.snapshot() gives; let it go to free it."""
 
@@ -39,6 +39,9 @@ class Snapshot:
     def size(self) -> int:
         """Bytes of guest RAM that were copied for it: what the guest had touched, or had written since the last one."""
         return self.pages.size
+
+    def __repr__(self) -> str:
+        return f"<Snapshot of {self.size} bytes>"
 
     def save(self, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
         """Write it to a new file, which then takes the place of *path*; from any thread, the machine runs on meanwhile.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyvmm.irq import Irq, swizzle
 from pyvmm.pci.bar import Bar, Claim
@@ -44,12 +45,19 @@ class PciBus:
             raise ValueError("behind a PCI Express port there is only slot 00")
         if devfn in self.functions:
             raise ValueError(f"PCI place {slot:02x}.{function} is taken by {type(self.functions[devfn]).__name__}")
+        self.complete(device)
+        self._put(devfn, device)
+
+    def complete(self, device: PciDevice) -> None:
+        """What a function has only because it is on this bus: behind a port it is a PCI Express endpoint."""
         endpoint = self._link and device.header_type == PCI_HEADER_TYPE_NORMAL
         if endpoint and not device.config.find_capability(PCI_CAP_ID_EXP):
             add_express(device.config, PCI_EXP_TYPE_ENDPOINT)
+
+    def _put(self, devfn: int, device: PciDevice) -> None:
         self.functions[devfn] = device
-        device.connect(BusSlot(self.above, slot, function))
-        self._mark_multi_function(slot)
+        device.connect(BusSlot(self.above, devfn >> 3, devfn & 7))
+        self._mark_multi_function(devfn >> 3)
         self._changed()
 
     def remove(self, device: PciDevice) -> None:
@@ -59,6 +67,13 @@ class PciBus:
         device.disconnect()
         self._mark_multi_function(devfn >> 3)
         self._changed()
+
+    def exchange(self, old: PciDevice, new: PciDevice) -> None:
+        """Plug *new* in where *old* was, which is unplugged; that its reset() raises may be why, and is no matter."""
+        devfn = next(devfn for devfn, other in self.functions.items() if other is old)
+        with suppress(Exception):
+            old.disconnect()
+        self._put(devfn, new)
 
     def free_slot(self) -> int:
         """The lowest slot with no function; ValueError if the bus is full."""

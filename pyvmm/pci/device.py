@@ -190,8 +190,14 @@ class PciDevice:
     def attached(self) -> None:
         """The function is plugged in: `slot`, `dma` and `trace` are there."""
 
+    def contract(self) -> dict[str, object]:
+        """What else a driver relies on, beside configuration space and BARs; one that takes this one's place has the
+        same (pci/replacing.py)."""
+        return {}
+
     def close(self) -> None:
-        """The device is thrown away: the machine has ended. Give back files, sockets, processes.
+        """The device is thrown away, its place taken by another or the machine has ended. Give back
+        files, sockets, processes.
 
         Called once, under the machine lock, after the last access; nothing of the machine is to be used any more.
         """
@@ -314,6 +320,10 @@ class PciDevice:
             self.msix.reset()
         self.update_bus_master()
 
+    def drive_again(self) -> None:
+        """Drive the INTx line as `intx_level` has it: it was set while nobody listened."""
+        self.set_intx(self.intx_level)
+
     def restored(self) -> None:
         """After a load: BARs and messages are where configuration space says. A device that overrides it calls this."""
         if self.slot is not None and self.place_bars():
@@ -355,13 +365,16 @@ class PciDevice:
         """Unplug it: nothing of the function answers or interrupts any more."""
         if self.slot is None:
             return
-        self.reset_function()
-        for bar in self.bars.values():
-            claim, bar.claim = bar.claim, None
-            if claim is not None:
-                claim.release()
-        self._intx_line.set_level(False)
-        for messages in (self.msi, self.msix):
-            if messages:
-                messages.disconnect()
-        self.slot = None
+        try:
+            self.reset_function()
+        finally:  # reset() may be the user's own
+            for bar in self.bars.values():
+                claim, bar.claim = bar.claim, None
+                if claim is not None:
+                    claim.release()
+            self._intx_line.set_level(False)
+            self._intx_line = LevelIrq(lambda level: None)  # a timer that it forgot to cancel must not interrupt
+            for messages in (self.msi, self.msix):
+                if messages:
+                    messages.disconnect()
+            self.slot = None

@@ -131,6 +131,15 @@ class PciHost:
             buses += ((bridge.secondary, bridge.child) for bridge in bridges(bus))
         return None
 
+    def bus_of(self, function: PciDevice) -> PciBus | None:
+        """The bus that *function* is plugged into; None if it is not."""
+        buses = [self.root]
+        for bus in buses:
+            if any(other is function for other in bus.functions.values()):
+                return bus
+            buses += (bridge.child for bridge in bridges(bus))
+        return None
+
     @property
     def last_bus(self) -> int:
         """The highest bus number that is forwarded, as the bridges are programmed now; 0 where there is no bridge."""

@@ -120,6 +120,11 @@ class _Vector:
         self._interrupts = False
         self._routed: tuple[int, int] | None = None
 
+    def forget(self) -> None:
+        """It has no router any more; another one knows nothing of its message yet."""
+        self.irq = self._routed = None
+        self._open = self._interrupts = False
+
     def pulse(self) -> None:
         if not self._open or self.irq is None:
             self.pending = True
@@ -172,7 +177,7 @@ class Messages:
         for vector in self._vectors:
             if vector.irq is not None:
                 vector.irq.close()
-                vector.irq = None
+                vector.forget()
 
     def fds(self) -> tuple[int | None, ...]:
         """The eventfd of each vector, for an external source of interrupts such as VFIO."""

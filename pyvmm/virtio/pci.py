@@ -152,6 +152,14 @@ class VirtioPci(PciDevice):
         if self.device.trace is OFF:
             self.device.trace = self.trace
 
+    def contract(self) -> dict[str, object]:
+        device = self.device
+        return {
+            "virtio device": device.device_id,
+            "queue_sizes": device.queue_sizes,
+            "features": f"{device.features:#x}",
+        }
+
     def close(self) -> None:
         self.device.close()
 

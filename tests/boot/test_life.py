@@ -140,14 +140,14 @@ def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
     seed = random.Random("Linux")
     for key, guest in guests.items():
         before, warned = Clocks.of(guest), logged(guest)
-        size = 0
+        first = 0
         for _ in range(MOMENTS):
             guest.send(BUSY)
             guest.expect("\ngo")
             time.sleep(seed.random())
             snapshot = guest.machine.snapshot()
-            assert not size or 0 < snapshot.size < size / 4, "a further one has what was written since"
-            size = snapshot.size
+            assert not first or 0 < snapshot.size < first / 4, "a further one has what was written since"
+            first = first or snapshot.size
             for _ in range(2):
                 time.sleep(seed.random())
                 with guest.machine.paused("test"):

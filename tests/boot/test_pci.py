@@ -263,6 +263,8 @@ def test_without_acpi_and_msi_and_two_devices_of_users(monkeypatch: pytest.Monke
         assert sum(after) == sum(before) + 3
 
         drive_edu(guest, "/sys/bus/pci/devices/0000:00:03.0")
+        assert guest.machine.replace("Edu") == []  # as a driver's author does who has changed the device
+        drive_edu(guest, "/sys/bus/pci/devices/0000:00:03.0")
 
         events: list[int] = []
         pvpanic = next(function for function in guest.machine.board.pci.all_functions() if function.device_id == 0x0011)

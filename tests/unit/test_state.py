@@ -120,6 +120,59 @@ def test_none_comes_back_where_something_is() -> None:
     assert part.maybe is None and part.timer.deadline is None and not part.fifo and not part.table
 
 
+class Old:
+    """What was saved; New and Newer are of later code."""
+
+    STATE: ClassVar[tuple[str, ...]] = ("count", "name", "table", "inner", "gone")
+
+    def __init__(self) -> None:
+        self.count, self.name, self.table, self.gone = 7, "seven", {1: 2}, 1
+        self.inner = Old.Inner()
+
+    class Inner:
+        STATE: ClassVar[tuple[str, ...]] = ("level", "edge")
+
+        def __init__(self) -> None:
+            self.level, self.edge = True, False
+
+
+class New:
+    STATE = ("count", "name", "table", "inner", "more")
+
+    def __init__(self) -> None:
+        self.count, self.name, self.more = 0, 0, 3
+        self.table: list[int] = []
+        self.inner = New.Inner()
+        self.log: list[int] = []
+
+    def restored(self) -> None:
+        self.log.append(self.count)
+
+    class Inner:
+        STATE = ("level",)
+
+        def __init__(self) -> None:
+            self.level = False
+
+
+def test_newer_code_takes_what_it_knows() -> None:
+    """By name, and where the kind of value is the same; the rest stays as it was made, and is named."""
+    new = New()
+    assert sorted(state.adopt(new, state.save(Old()))) == ["gone", "inner.edge", "more", "name", "table"]
+    assert (new.count, new.name, new.table, new.more, new.inner.level, new.log) == (7, 0, [], 3, True, [7])
+    assert state.adopt(New(), state.save(new), but=("count",)) == []
+    with pytest.raises(state.StateError):
+        state.load(New(), state.save(Old()))
+
+
+def test_of_all_parts_those_that_are_newer_may_differ() -> None:
+    saved, new = {"a": state.save(Old()), "b": state.save(Old())}, New()
+    state.load_all({"a": Old(), "b": new}, saved, newer=[new])
+    assert new.count == 7
+    with pytest.raises(state.StateError, match=r"^a: "):
+        state.load_all({"a": New(), "b": new}, saved, newer=[new])
+
+
 def test_a_timer_is_armed_on_the_guests_clock() -> None:
     host = FakeClock(1000)
     clock = GuestClock(host)
