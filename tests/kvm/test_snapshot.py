@@ -46,7 +46,7 @@ def test_back_and_on_again(irqchip: str) -> None:
 
 CHECKING = ["string-io", "uart", "timer", "rtc", "mmio", "irq-window"]
 """Guests that check for themselves what they meet, and end with what they found."""
-MOMENTS = int(os.environ.get("PYVMM_SOAK_MOMENTS", "4"))
+MOMENTS = int(os.environ.get("PYVMM_SOAK_MOMENTS", "5"))
 FEW = 10
 """Exits; a guest that has fewer is stopped by the clock."""
 
