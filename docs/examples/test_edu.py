@@ -1,8 +1,8 @@
-"""A driver's view of edu.py, exact in time and without KVM: pytest docs/examples/test_edu.py"""
-
-from edu import Edu
+"""A driver's view of edu.py, exact in time and without KVM: pytest test_edu.py"""
 
 from pyvmm.testing import Board
+
+from edu import Edu
 
 BAR = 0xD0000000
 

@@ -262,6 +262,10 @@ def make_parser() -> Parser:
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
+    new = commands.add_parser("new-device", help="write a device of your own, its test and a guest with its driver")
+    new.add_argument("name", metavar="NAME", help="as a Python module: NAME.py, test_NAME.py, NAME_guest/")
+    new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
+    new.add_argument("--like", metavar="EXAMPLE", help="begin with a device of docs/examples: edu, idio16, pvpanic")
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
     return parser
@@ -403,6 +407,11 @@ def _tell(arguments: argparse.Namespace) -> int:
                     complain(f"pyvmm: {error}")
                     status = 2
             return status
+        case "new-device":
+            from pyvmm.cli.new_device import EXAMPLE, new_device
+
+            print(new_device(arguments.name, arguments.into, EXAMPLE if arguments.like is None else arguments.like))
+            return 0
         case "snapshot":
             from pyvmm.cli.snapshot import check
 

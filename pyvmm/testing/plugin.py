@@ -5,7 +5,9 @@
         assert vm.run("insmod edu.ko").status == 0
 
 The marker's words are those of MachineConfig, and `ready`. Each configuration is booted once a session, where a test
-first wants it. What imports the machine is imported then: pytest loads this file in every project.
+first wants it. With --pyvmm-lifecycle each test that has a `vm` is two: [booted] has the machine that was booted, put
+back in place, [restored] another one, made for it from its snapshot's file: a device that keeps less in STATE than its
+guest sees fails there. What imports the machine is imported when it is wanted: pytest loads this file in every project.
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pyvmm.errors import UserError
+
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
-    from pyvmm.testing.vm import BootedVm
+    from pyvmm.testing.vm import BootedVm, Vm
 
 GUEST = {"guest": "hello", "ready": "powers off."}
 """Without a marker."""
-_vm = pytest.StashKey["BootedVm"]()
+LIVES = ("booted", "restored")
+"""What --pyvmm-lifecycle runs each test on."""
+_vm = pytest.StashKey["Vm"]()
 _vms = pytest.StashKey[dict[str, "BootedVm"]]()
 
 
@@ -33,6 +39,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         metavar="DIR",
         help="where a test that fails leaves a picture of its guest's screen and a snapshot (pyvmm run --restore)",
+    )
+    group.addoption(
+        "--pyvmm-lifecycle",
+        action="store_true",
+        help="run each test that has a vm twice: on the machine that was booted, and on one restored from its file",
     )
 
 
@@ -47,6 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     for vm in config.stash.get(_vms, {}).values():
         vm.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "pyvmm_life" in metafunc.fixturenames and metafunc.config.getoption("--pyvmm-lifecycle"):
+        metafunc.parametrize("pyvmm_life", LIVES, indirect=True)
 
 
 def _wanted(node: pytest.Item) -> dict[str, Any]:
@@ -68,9 +84,39 @@ def _machine_config(wanted: dict[str, Any]) -> Any:
 
 
 @pytest.fixture
-def vm(request: pytest.FixtureRequest) -> Iterator[BootedVm]:
+def pyvmm_life(request: pytest.FixtureRequest) -> str:
+    """Which of LIVES the test's vm has."""
+    return getattr(request, "param", LIVES[0])
+
+
+@pytest.fixture
+def vm(request: pytest.FixtureRequest, pyvmm_life: str) -> Iterator[Vm]:
     """The guest of the marker `pyvmm`, as it was when it was ready."""
-    from pyvmm.errors import UserError
+    key, booted = _booted(request)
+    if pyvmm_life == "restored":
+        try:
+            vm = booted.another()
+        except UserError as error:
+            pytest.fail(f"{request.node.nodeid}: {error}", pytrace=False)
+        request.node.stash[_vm] = vm
+        try:
+            yield vm
+        finally:
+            vm.close()
+        return
+    booted.begin()
+    request.node.stash[_vm] = booted
+    try:
+        yield booted
+    finally:
+        booted.end()
+        if not booted.lives:  # the next test has one that is booted anew
+            del request.config.stash[_vms][key]
+            booted.close()
+
+
+def _booted(request: pytest.FixtureRequest) -> tuple[str, BootedVm]:
+    """The machine that the marker wants, booted now where no test had it yet, and what it is known by."""
     from pyvmm.testing.vm import BootedVm
 
     wanted = _wanted(request.node)
@@ -81,16 +127,7 @@ def vm(request: pytest.FixtureRequest) -> Iterator[BootedVm]:
             vms[key] = BootedVm(_machine_config(wanted), ready)
         except (UserError, TypeError) as error:
             raise pytest.UsageError(f"{request.node.nodeid}: {error}") from None
-    booted = vms[key]
-    booted.begin()
-    request.node.stash[_vm] = booted
-    try:
-        yield booted
-    finally:
-        booted.end()
-        if not booted.lives:  # the next test has one that is booted anew
-            del vms[key]
-            booted.close()
+    return key, vms[key]
 
 
 @pytest.fixture
@@ -122,7 +159,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections.append(("guest, artifacts", "\n".join(map(str, _leave(vm, artifacts, item)))))
 
 
-def _leave(vm: BootedVm, directory: Path, item: pytest.Item) -> Iterator[Path]:
+def _leave(vm: Vm, directory: Path, item: pytest.Item) -> Iterator[Path]:
     name = "".join(c if c.isalnum() or c in "-." else "_" for c in item.nodeid)
     directory.mkdir(parents=True, exist_ok=True)
     picture, saved = directory / f"{name}.png", directory / f"{name}.pyvmm"

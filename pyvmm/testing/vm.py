@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pyvmm.config import MachineConfig
@@ -19,43 +22,19 @@ HELD = "between tests"
 """The reason of the pause between two tests."""
 
 
-class BootedVm:
-    """A machine of *config*, ready when it has shown *ready*, on its serial port or its screen."""
+class Vm:
+    """A guest in the hands of a test: the fixture `vm`."""
 
-    def __init__(self, config: MachineConfig, ready: str) -> None:
-        self.machine = Machine(config)
-        try:
-            self.serial = Serial(self.machine)
-            self._boot(ready)
-            self.ready: Snapshot = self.machine.snapshot()
-            self.machine.pause(HELD)
-        except BaseException:
-            self.machine.close()
-            raise
-
-    def _boot(self, ready: str) -> None:
-        patience = self.serial.patience()
-        while not self.machine.wait(lambda: ready in self.serial.output or ready in self.machine.screen, LOOK_S):
-            if self.machine.outcome is not None or patience.is_over:
-                raise self.serial.error(f"the guest was to show {ready!r}, and {self.machine.outcome or 'did not'}")
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.serial = Serial(machine)
 
     # For the plugin
 
     @property
     def lives(self) -> bool:
-        """It has not ended: another test can have it."""
+        """It has not ended."""
         return self.machine.outcome is None
-
-    def begin(self) -> None:
-        """As it was when it was ready; it runs."""
-        self.machine.restore(self.ready)
-        self.serial.begin_again()
-        self.machine.resume(HELD)
-
-    def end(self) -> None:
-        """It stands until the next test."""
-        if self.lives:
-            self.machine.pause(HELD)
 
     def last_words(self) -> dict[str, str]:
         """What a person wants to see of it when a test has failed, by headline."""
@@ -99,3 +78,53 @@ class BootedVm:
     def parts(self) -> Mapping[str, Any]:
         """The devices that were asked for, by id or kind."""
         return self.machine.board.devices
+
+
+class BootedVm(Vm):
+    """A machine of *config*, ready when it has shown *ready*, on its serial port or its screen."""
+
+    def __init__(self, config: MachineConfig, ready: str) -> None:
+        super().__init__(Machine(config))
+        self._directory = ExitStack()
+        self._file: Path | None = None
+        try:
+            self._boot(ready)
+            self.ready: Snapshot = self.machine.snapshot()
+            self.machine.pause(HELD)
+        except BaseException:
+            self.machine.close()
+            raise
+
+    def _boot(self, ready: str) -> None:
+        patience = self.serial.patience()
+        while not self.machine.wait(lambda: ready in self.serial.output or ready in self.machine.screen, LOOK_S):
+            if self.machine.outcome is not None or patience.is_over:
+                raise self.serial.error(f"the guest was to show {ready!r}, and {self.machine.outcome or 'did not'}")
+
+    def begin(self) -> None:
+        """As it was when it was ready; it runs."""
+        self.machine.restore(self.ready)
+        self.serial.begin_again()
+        self.machine.resume(HELD)
+
+    def end(self) -> None:
+        """It stands until the next test."""
+        if self.lives:
+            self.machine.pause(HELD)
+
+    def another(self) -> Vm:
+        """Another machine, made from its configuration and what the snapshot has written to a file; it runs."""
+        if self._file is None:
+            self._file = Path(self._directory.enter_context(TemporaryDirectory())) / "ready.pyvmm"
+            self.ready.save(self._file)
+        vm = Vm(Machine.restored(self._file))
+        try:
+            vm.machine.start()
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    def close(self) -> None:
+        super().close()
+        self._directory.close()

@@ -103,6 +103,91 @@ def test_it(vm):
     assert subprocess.run(command, input=b"q", capture_output=True, timeout=300).returncode == 0
 
 
+def test_on_the_booted_and_on_a_restored_machine(tmp_path: Path) -> None:
+    """--pyvmm-lifecycle: two tests of each that has a vm. The restored machine is another, made anew for each test."""
+    status, output = pytest_in(
+        tmp_path,
+        """
+import pytest
+
+SEEN = []
+
+def test_without_a_vm():
+    pass
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_one(vm, n):
+    assert vm.machine.memory.read(0x9000, 4) == bytes(4)
+    vm.machine.memory.write(0x9000, b"left")
+    vm.send("abc")
+    vm.expect("abc")
+    SEEN.append(vm)
+    assert len(set(map(id, SEEN))) == (1 if len(SEEN) <= 2 else len(SEEN) - 1)
+
+def test_a_guest_that_ends(vm):
+    vm.send("q")
+    vm.machine.wait(lambda: False, 60)
+    assert str(vm.machine.outcome) == "power-off"
+
+def test_the_next(vm):
+    vm.send("xyz")
+    vm.expect("xyz")
+""",
+        "-v",
+        "--pyvmm-lifecycle",
+    )
+    assert status == 0 and "9 passed" in output, output
+    tests = ["without_a_vm", "one[booted-0]", "one[booted-1]", "one[restored-0]", "one[restored-1]"]
+    tests += [f"{name}[{life}]" for name in ("a_guest_that_ends", "the_next") for life in ("booted", "restored")]
+    assert re.findall(r"::test_(\S+) PASSED", output) == tests
+
+
+def test_a_failure_on_the_restored_machine_shows_it(tmp_path: Path) -> None:
+    status, output = pytest_in(
+        tmp_path,
+        """
+def test_it(vm, pyvmm_life):
+    vm.send(pyvmm_life)
+    vm.expect(pyvmm_life)
+    assert pyvmm_life == "booted"
+""",
+        "--pyvmm-lifecycle",
+        "--pyvmm-artifacts=kept",
+    )
+    assert status == 1 and "1 failed, 1 passed" in output, output
+    shown = output[output.index("guest, serial port") :]
+    assert "restored" in shown and "guest, vCPUs" in shown
+    assert {file.name for file in (tmp_path / "kept").iterdir()} == {
+        f"test_it.py__test_it_restored_{end}" for end in (".png", ".pyvmm")
+    }
+
+
+def test_under_xdist(tmp_path: Path) -> None:
+    """Each worker boots its own, and no more."""
+    status, output = pytest_in(
+        tmp_path,
+        """
+import os, pytest
+
+BOOTED = []
+
+@pytest.mark.parametrize("n", range(12))
+def test_it(vm, n):
+    BOOTED.append(vm)
+    assert len(set(map(id, BOOTED))) == 1
+    assert vm.machine.memory.read(0x9000, 4) == bytes(4)
+    vm.machine.memory.write(0x9000, b"left")
+    vm.send("abc")
+    vm.expect("abc")
+    with open(os.environ["PYTEST_XDIST_WORKER"], "a") as file:
+        file.write("x")
+""",
+        *("-q", "-n", "2", "--dist", "each"),
+    )
+    assert status == 0 and "24 passed" in output, output
+    assert [(tmp_path / worker).read_text() for worker in ("gw0", "gw1")] == [12 * "x", 12 * "x"]
+
+
 def test_mistakes(tmp_path: Path) -> None:
     status, output = pytest_in(
         tmp_path,

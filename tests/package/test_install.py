@@ -64,3 +64,15 @@ def test_the_modules_that_only_some_options_need(installed: Path, tmp_path: Path
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1) and "X display" in ran.stderr
     ran = run(installed / "pyvmm", "guests")
     assert "keyboard " in ran.stdout
+
+
+def test_a_new_device_is_green(installed: Path, tmp_path: Path) -> None:
+    """With nothing but pyvmm and pytest: no compiler, and none of this checkout."""
+    pip = str(installed / "pip")
+    command = [pip, "install", "--disable-pip-version-check", "--no-input", "pytest"]
+    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS)
+    folder = tmp_path / "mine"
+    ran = run(installed / "pyvmm", "new-device", "led", "--into", folder)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    ran = run(installed / "pytest", folder, "--rootdir", folder)
+    assert ran.returncode == 0 and " 3 passed" in ran.stdout, ran.stdout + ran.stderr

@@ -57,6 +57,15 @@ def test_every_built_guest_is_in(installed: Path, folder: str) -> None:
     assert in_wheel == in_source
 
 
+def test_every_example_is_in(installed: Path) -> None:
+    def files(folder: Path) -> set[Path]:
+        return {p.relative_to(folder) for p in folder.rglob("*") if p.is_file() and p.suffix != ".pyc"}
+
+    assert files(installed / "pyvmm" / "examples") == files(ROOT / "docs" / "examples")
+    place = python(installed, "from pyvmm.examples import edu; print(edu.Edu.device_id, edu.__file__)")
+    assert place == f"{0x11E8} {installed}/pyvmm/examples/edu.py"
+
+
 def test_the_types_are_shipped(installed: Path) -> None:
     assert (installed / "pyvmm" / "py.typed").exists()
     assert (installed / "kvm_cffi" / "py.typed").exists()
