@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import boot, document, doorbell, exits, host, keys, pio, reset, restore, start, virtio
+from benchmarks import boot, document, doorbell, exits, host, keys, pio, pytests, reset, restore, start, virtio
 from benchmarks.programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -25,6 +25,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
     "doorbell": doorbell.measure,
     "reset": reset.measure,
     "restore": restore.measure,
+    "pytest": pytests.measure,
 }
 """What is measured on this machine, by the name of its place in the document."""
 IN_LAB: Final[dict[str, Callable[[int], str]]] = {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from docs.examples.doubler import Doubler
 from docs.examples.idio16 import Idio16
 from docs.examples.pvpanic import PvPanic
 from pyvmm.bus import Bus
@@ -256,6 +257,7 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "host_bridge": lambda now: plugged(now, HostBridge(0xE0000000)),
     "root_port": lambda now: plugged(now, RootPort(1), behind=Idio16()),
     "pci_testdev": lambda now: plugged(now, PciTestdev(0x10000)),
+    "doubler": lambda now: plugged(now, Doubler()),
     "idio16": lambda now: plugged(now, Idio16()),
     "pvpanic": lambda now: plugged(now, PvPanic()),
     "msi": lambda now: plugged(now, MsiFunction()),

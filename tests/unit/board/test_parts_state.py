@@ -21,6 +21,7 @@ def config(**more: Any) -> MachineConfig:
     devices = (
         f"{EXAMPLES / 'idio16.py'}:Idio16,port=0",
         f"{EXAMPLES / 'pvpanic.py'}:PvPanic",
+        f"{EXAMPLES / 'doubler.py'}:Doubler",
         "pci-testdev",
         "testdev",
     )
