@@ -1,7 +1,8 @@
 """`pyvmm new-device NAME`: a device, its test and a guest with its driver, as a copy of an example under a new name.
 
 An example is EXAMPLE.py in docs/examples (in the wheel pyvmm/examples), and where there are such, test_EXAMPLE.py and
-the folder EXAMPLE_guest. They are whole by themselves, so nothing is filled in: names change.
+the folders EXAMPLE_guest and EXAMPLE_linux, a driver for Linux. They are whole by themselves, so nothing is filled in:
+names change.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def new_device(name: str, into: Path, like: str) -> str:
     kind = _checked(name)
     old_kind = _kind(example[f"{like}.py"])
     files = {
-        into / path.replace(like, name, 1): _renamed(data, (like, name), (old_kind, kind))
+        into / path.replace(like, name): _renamed(path, data, (like, name), (old_kind, kind))
         for path, data in example.items()
     }
     for path in {into / path.relative_to(into).parts[0]: None for path in files}:
@@ -54,9 +55,9 @@ def _example(like: str) -> dict[str, bytes]:
     if like not in known:
         raise UserError(f"new-device --like {printable(like)}: no such example; {there_are(like, sorted(known))}")
     places: list[tuple[str, Traversable]] = [(name, folder / name) for name in (f"{like}.py", f"test_{like}.py")]
-    guest = folder / f"{like}_guest"
-    if guest.is_dir():
-        places += [(f"{guest.name}/{file.name}", file) for file in guest.iterdir()]
+    for driver in (folder / f"{like}_guest", folder / f"{like}_linux"):
+        if driver.is_dir():
+            places += [(f"{driver.name}/{file.name}", file) for file in driver.iterdir()]
     return {path: place.read_bytes() for path, place in places if place.is_file()}
 
 
@@ -79,13 +80,16 @@ def _checked(name: str) -> str:
     return kind
 
 
-def _renamed(data: bytes, names: tuple[str, str], kinds: tuple[str, str]) -> bytes:
-    """With other file names, imports and class in a text; bytes that are none stay."""
+def _renamed(path: str, data: bytes, names: tuple[str, str], kinds: tuple[str, str]) -> bytes:
+    """With other file names, imports and class in Python, where prose may speak of the real chip; in C all names. Bytes
+    that are no text stay."""
     try:
         text = data.decode()
     except UnicodeDecodeError:
         return data
     text = re.sub(rf"\b{kinds[0]}\b", kinds[1], text.replace("docs/examples/", ""))
+    if not path.endswith(".py"):
+        return re.sub(rf"(?<![A-Za-z]){names[0]}(?![a-z])", names[1], text).encode()
     text = re.sub(rf"(?<![A-Za-z]){names[0]}(?=\.py\b|_guest\b)", names[1], text)
     return re.sub(rf"^from {names[0]} import", f"from {names[1]} import", text, flags=re.MULTILINE).encode()
 

@@ -78,8 +78,11 @@ def _machine_config(wanted: dict[str, Any]) -> Any:
 
     fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in wanted.items()}
     for name in ("kernel", "initrd"):
-        if isinstance(fields.get(name), str):
-            fields[name] = Path(fields[name])
+        match fields.get(name):
+            case str(file):
+                fields[name] = Path(file)
+            case tuple(files):
+                fields[name] = tuple(Path(file) if isinstance(file, str) else file for file in files)
     return MachineConfig(**fields)
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin with Linux and a device of the user's own, as docs/testing.md has it but for the driver."""
+"""The pytest plugin with Linux, devices of the user's own and a driver, as docs/testing.md has it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.rig.lab import CLOUD_KERNEL, INITRAMFS
+from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS
 
-EDU = Path(__file__).resolve().parents[2] / "docs" / "examples" / "edu.py"
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 TESTS = f"""
 import pytest
 
 pytestmark = pytest.mark.pyvmm(
-    kernel="{CLOUD_KERNEL}", initrd="{INITRAMFS}", cmdline="console=ttyS0 quiet pyvmm.modules=none", memory=160 << 20,
-    devices=["{EDU}:Edu,dma_ms=1,id=edu"],
+    kernel="{CLOUD_KERNEL}", initrd=["{INITRAMFS}", "{DRIVER}"],
+    cmdline="console=ttyS0 quiet pyvmm.modules=none", memory=160 << 20,
+    devices=["{EXAMPLES}/edu.py:Edu,dma_ms=1,id=edu", "{EXAMPLES}/doubler.py:Doubler,id=doubler"],
     ready="# ",
 )
 FUNCTION = "/sys/bus/pci/devices/0000:00:01.0"
@@ -32,6 +33,19 @@ def test_the_device_computes(vm, bar, n, product):
     assert vm.parts["edu"].regs[0x08] == 0
     ran = vm.run(f"devmem {{bar + 8:#x}} 32 {{n}}; devmem {{bar + 8:#x}}; devmem {{bar + 8:#x}}")
     assert int(ran.output.split()[-1], 16) == product == vm.parts["edu"].regs[0x08]
+
+def test_the_driver(vm):
+    assert vm.run("insmod /doubler.ko").status == 0
+    assert vm.run("echo 21 >/dev/doubler && cat /dev/doubler") == ("42\\n", 0)
+    assert vm.parts["doubler"].number == 42
+    assert vm.run("echo x >/dev/doubler").status == 1
+    assert vm.run("rmmod doubler; test -e /dev/doubler").status == 1 and not vm.parts["doubler"].enabled
+
+def test_the_driver_when_the_device_is_silent(vm, monkeypatch):
+    assert vm.run("insmod /doubler.ko").status == 0
+    monkeypatch.setattr(vm.parts["doubler"].interrupt, "set_level", lambda level: None)
+    ran = vm.run("echo 21 >/dev/doubler")
+    assert ran.status == 1 and "timed out" in ran.output
 
 def test_a_long_line_is_wrapped_and_does_no_harm(vm):
     assert vm.run("echo " + 150 * "x").output == 150 * "x" + "\\n"
@@ -64,4 +78,4 @@ def test_linux(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*command, "test_it.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert ran.returncode == 0 and "5 passed" in ran.stdout, ran.stdout
+    assert ran.returncode == 0 and "7 passed" in ran.stdout, ran.stdout

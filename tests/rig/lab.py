@@ -16,6 +16,7 @@ TRIXIE_KERNEL = CACHE / "guest" / "vmlinuz-trixie"  # Debian 13's, 6.12
 GENERIC_KERNEL = CACHE / "guest" / "vmlinuz-generic"
 GENERIC_VMLINUX = CACHE / "lab" / "vmlinux"  # the same, unpacked: an ELF file with a PVH note
 INITRAMFS = CACHE / "guest" / "initramfs.gz"  # busybox alone
+DRIVER = CACHE / "guest" / "doubler.cpio"  # doubler.ko, to go behind another initial ramdisk
 INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that scripts/guest-images lists
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci

@@ -38,8 +38,12 @@ def test_files_and_what_to_do_next(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["new-device", "fan_speed"]) == 0
-    guest = ("build.sh", "guest.bin", "guest.c", "guest.toml")
-    assert set(files(tmp_path)) == {"fan_speed.py", "test_fan_speed.py", *(f"fan_speed_guest/{name}" for name in guest)}
+    guest = {f"fan_speed_guest/{name}" for name in ("build.sh", "guest.bin", "guest.c", "guest.toml")}
+    linux = {"fan_speed_linux/fan_speed.c", "fan_speed_linux/Kbuild"}
+    assert set(files(tmp_path)) == {"fan_speed.py", "test_fan_speed.py"} | guest | linux
+    assert (tmp_path / "fan_speed_linux" / "Kbuild").read_text() == "obj-m := fan_speed.o\n"
+    driver = (tmp_path / "fan_speed_linux" / "fan_speed.c").read_text()
+    assert "of fan_speed.py: echo 21 >/dev/fan_speed;" in driver and "struct fan_speed *fan_speed = data;" in driver
     assert "class FanSpeed(PciDevice):" in (tmp_path / "fan_speed.py").read_text()
     assert not any(re.search(rb"doubler|Doubler", data) for data in files(tmp_path).values())
     assert capfd.readouterr().out.splitlines() == [
