@@ -13,6 +13,7 @@ import dataclasses
 import json
 import types
 import typing
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -119,7 +120,7 @@ def _made(kind: Any, data: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(arguments, data)
     if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
+        hints = _hints(kind)
         names = [field.name for field in dataclasses.fields(kind)]
         _check(isinstance(data, dict) and data.keys() == set(names), kind)
         return typing.cast(Any, kind)(**{name: _made(hints[name], data[name]) for name in names})
@@ -142,6 +143,12 @@ def _made(kind: Any, data: Any) -> Any:
         return Path(data)
     _check(type(data) is kind, kind)
     return data
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """It compiles each annotation; a snapshot has hundreds of a few classes."""
+    return typing.get_type_hints(kind)
 
 
 def _first_that_fits(kinds: tuple[Any, ...], data: Any) -> Any:
