@@ -120,7 +120,7 @@ def _made(kind: Any, data: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return _first_that_fits(arguments, data)
     if dataclasses.is_dataclass(kind):
-        hints = _hints(kind)
+        hints = _hints(typing.cast(type, kind))
         names = [field.name for field in dataclasses.fields(kind)]
         _check(isinstance(data, dict) and data.keys() == set(names), kind)
         return typing.cast(Any, kind)(**{name: _made(hints[name], data[name]) for name in names})
@@ -146,7 +146,7 @@ def _made(kind: Any, data: Any) -> Any:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, Any]:
     """It compiles each annotation; a snapshot has hundreds of a few classes."""
     return typing.get_type_hints(kind)
 

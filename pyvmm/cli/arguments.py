@@ -263,7 +263,7 @@ def make_parser() -> Parser:
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
     new = commands.add_parser("new-device", help="write a device of your own, its test and a guest with its driver")
-    new.add_argument("name", metavar="NAME", help="as a Python module: NAME.py, test_NAME.py, NAME_guest/")
+    new.add_argument("name", metavar="NAME", help="as a Python module: NAME.py, test_NAME.py, NAME_guest/, NAME_linux/")
     new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
     new.add_argument("--like", metavar="EXAMPLE", help="begin with a device of docs/examples: edu, idio16, pvpanic")
     commands.add_parser("guests", help="list the guests that come with pyvmm")

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0 OR Apache-2.0
 /* A Linux driver of doubler.py: echo 21 >/dev/doubler; cat /dev/doubler. A write waits for the device's interrupt, a second at
    the most. Build it: make -C /lib/modules/$(uname -r)/build M=$PWD modules */
 #include <linux/completion.h>
