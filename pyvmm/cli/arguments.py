@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -132,13 +133,15 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _machine_options() -> Parser:
-    """What says which machine: the options that `run` and `acpi` share."""
+def _machine_options(guests: bool = True) -> Parser:
+    """What says which machine: the options that `run` and `acpi` share, and `linux`, which has none for *guests* that
+    are something else."""
     options = Parser(add_help=False)
+    if guests:
+        _guest_options(options)
+    else:
+        options.set_defaults(guest=None, set=[], flat=None)
     add = options.add_argument
-    add(
-        "guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests`), or ./FOLDER of yours"
-    )
     add("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
     add(
         "-i",
@@ -164,7 +167,6 @@ def _machine_options() -> Parser:
         metavar="host[,CHANGE...]",
         help="the processor: the host's, with changes: +FLAG or -FLAG as in /proc/cpuinfo, phys-bits=N, vendor=TEXT",
     )
-    add("--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS")
     add(
         "--irqchip",
         choices=("kernel", "split", "user"),
@@ -199,7 +201,6 @@ def _machine_options() -> Parser:
         default="auto",
         help="which of the guest's keyboards and mice get the input: auto is virtio while it has a driver, else PS/2",
     )
-    add("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
     add(
         "--triple-fault",
         choices=("report", "reset"),
@@ -208,6 +209,16 @@ def _machine_options() -> Parser:
     )
     add("--trace", metavar="CHANNEL,...[=FILE]", help="watch: exits, irq, i8042, input, serial, pci, acpi ..., or all")
     return options
+
+
+def _guest_options(options: Parser) -> None:
+    """What is said of guests that come with pyvmm, and of flat binaries."""
+    add = options.add_argument
+    add(
+        "guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests`), or ./FOLDER of yours"
+    )
+    add("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
+    add("--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS")
 
 
 def _host_options(run: argparse.ArgumentParser) -> None:
@@ -236,11 +247,16 @@ def _host_options(run: argparse.ArgumentParser) -> None:
     )
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
+    add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
+
+
+def _save_options(run: argparse.ArgumentParser) -> None:
+    """How a machine gets into a file, and goes on from one."""
+    add = run.add_argument
     add("--save", type=Path, metavar="FILE", help="write the machine to FILE at Ctrl-A w, or --save-after")
     add("--save-after", metavar="TEXT", help="write it when the guest has shown TEXT")
     add("--quit", action="store_true", help="end the machine when it was written")
     add("--restore", type=Path, metavar="FILE", help="go on with the machine that was written to FILE")
-    add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
 
 
 def make_parser() -> Parser:
@@ -257,6 +273,8 @@ def make_parser() -> Parser:
         parents=[options],
     )
     _host_options(run)
+    _save_options(run)
+    _add_linux(commands)
     acpi = commands.add_parser("acpi", help="write the ACPI tables that such a machine would get", parents=[options])
     acpi.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go, one file each")
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
@@ -269,6 +287,48 @@ def make_parser() -> Parser:
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
     return parser
+
+
+def _add_linux(commands: argparse._SubParsersAction[Parser]) -> None:
+    linux = commands.add_parser(
+        "linux",
+        help="run a command, or a shell, on this host's Linux kernel or another",
+        usage="pyvmm linux [OPTION...] [-- CMD [ARG...]]",
+        description="Boot Linux with an initramfs that is made on the spot (busybox, and what the options add), and "
+        "run CMD there: its output and exit status are those of pyvmm linux. Without CMD a shell on this terminal.",
+        epilog=EXIT_STATUS_HELP + "\nWith CMD the status is CMD's, where it has ended by itself; what the kernel says "
+        "goes to standard error.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[_machine_options(guests=False)],
+    )
+    _host_options(linux)
+    linux.set_defaults(save=None, save_after=None, quit=False, restore=None)
+    add = linux.add_argument
+    add("misplaced", nargs="*", help=argparse.SUPPRESS)  # a command without its --
+    add(
+        "--modules",
+        action="append",
+        default=[],
+        metavar="NAME,...",
+        help="modules to load before CMD, with all that they need; FILE.ko for one of yours",
+    )
+    add("--modules-dir", type=Path, metavar="DIR", help="where they are: /lib/modules/RELEASE of the kernel")
+    add(
+        "--add",
+        action="append",
+        default=[],
+        metavar="FILE[:PATH]",
+        help="a file or folder for the guest, as /NAME or PATH; a program with its shared libraries; again for more",
+    )
+
+
+def _split_command(argv: list[str]) -> tuple[list[str], list[str] | None]:
+    """The arguments of `pyvmm linux`, and the words behind the first --, None without it: argparse has ideas of its own
+    about those."""
+    if argv[:1] == ["linux"] and "--" in argv:
+        at = argv.index("--")
+        return argv[:at], argv[at + 1 :]
+    return argv, None
 
 
 def make_config(arguments: argparse.Namespace) -> MachineConfig:
@@ -440,15 +500,21 @@ def _tell_of_devices(options: list[str]) -> int:
 
 
 def _command(argv: list[str] | None) -> int:
+    argv, words = _split_command(sys.argv[1:] if argv is None else argv)
     with printing():
         arguments = make_parser().parse_args(argv)
-        if arguments.command != "run":
+        if arguments.command not in ("run", "linux"):
             return _tell(arguments)
         if any(option == "list" or option.endswith(",help") for option in arguments.device):
             return _tell_of_devices(arguments.device)
+    streams = None
+    if arguments.command == "linux":
+        from pyvmm.cli.linux import prepare
+
+        streams = prepare(arguments, words)
     from pyvmm.cli.run import run
 
-    return run(make_machine(arguments), make_host_config(arguments))
+    return run(make_machine(arguments), make_host_config(arguments), streams)
 
 
 def main(argv: list[str] | None = None) -> int:

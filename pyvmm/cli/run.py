@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import CpuidEntry
 from pyvmm.cli.backend import NO_LINUX, backend, is_linux
@@ -27,6 +27,9 @@ from pyvmm.host.trace_file import TraceWriter
 from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import DeviceFault, End, Outcome
+
+if TYPE_CHECKING:
+    from pyvmm.host.streams import Streams
 
 
 def _trace_writer(file: Path | None) -> TraceWriter:
@@ -57,6 +60,8 @@ def _check_writable(flag: str, file: Path) -> None:
         raise UserError(f"{flag}: cannot write {file}: {error.strerror}") from None
 
 
+POWERED_OFF: Final = 3
+"""The exit status where that kept a command from ending: none of the command's is known, least of all 0."""
 PATIENCE: Final = 2.0
 """Seconds that the machine gets to end by a signal before the next one ends the process."""
 
@@ -64,6 +69,16 @@ PATIENCE: Final = 2.0
 class Interrupted(BaseException):
     """A signal came while we waited for what may never come: a pipe that the machine boots from, an X server, a reader
     of the last of the output."""
+
+
+def runs_linux() -> bool:
+    """Whether Linux boots on the KVM that there is. Raises UserError where there is none."""
+
+    def supported() -> list[CpuidEntry]:
+        with open_kvm() as system:
+            return system.get_supported_cpuid()
+
+    return backend(supported).hardware
 
 
 def allow_all_descriptors() -> None:
@@ -81,11 +96,15 @@ def allow_all_descriptors() -> None:
 class _Run:
     """The machine on its console, and what signals do to it."""
 
-    def __init__(self, make: Callable[[TraceWriter], Machine], host: HostConfig, trace: TraceWriter) -> None:
+    def __init__(
+        self, make: Callable[[TraceWriter], Machine], host: HostConfig, trace: TraceWriter, streams: Streams | None
+    ) -> None:
         self._make = make
         self._host = host
         self._trace = trace
-        self.console = Console(0, 1)
+        self.streams = streams
+        # Standard input and output are the command's, where the guest runs one.
+        self.console = Console(0, 1) if streams is None else Console(os.open(os.devnull, os.O_RDONLY), 2)
         self._machine: Machine | None = None
         self._session: Session | None = None
         self._ended: Outcome | None = None
@@ -157,6 +176,8 @@ class _Run:
                 finally:
                     with self._waiting(closing=True):
                         self.console.close()
+                        if self.streams is not None:
+                            self.streams.close()
             except Interrupted:
                 assert self._ended is not None
                 return self._ended
@@ -167,12 +188,14 @@ class _Run:
         with self._waiting():
             machine = self._make(self._trace)
         self._warn(machine.config)
-        machine.serial.add(self.console.write)
+        write = self.console.write
+        # A terminal that is not raw, or a file, has no use for a serial line's CR.
+        machine.serial.add(write if self.streams is None else lambda data: write(data.replace(b"\r", b"")))
         timeout = self._host.timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._watch(machine, deadline), machine:
             with self._waiting():
-                session = Session(machine, self._host, self.console)
+                session = Session(machine, self._host, self.console, self.streams)
             with session:
                 self._machine, self._session = machine, session
                 try:
@@ -184,34 +207,33 @@ class _Run:
 
     def _warn(self, config: MachineConfig) -> None:
         """Of a kernel that would be silent for ever."""
-
-        def supported() -> list[CpuidEntry]:
-            with open_kvm() as system:
-                return system.get_supported_cpuid()
-
         kernel = config.kernel
-        if kernel is not None and not config.flat and is_linux(kernel) and not backend(supported).hardware:
+        if kernel is not None and not config.flat and is_linux(kernel) and not runs_linux():
             complain(f"pyvmm: {NO_LINUX}")
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)
 
 
-def run(make: Callable[[TraceWriter], Machine], host: HostConfig) -> int:
-    """Run the machine that *make* makes until it ends; the process's exit status."""
+def run(make: Callable[[TraceWriter], Machine], host: HostConfig, streams: Streams | None = None) -> int:
+    """Run the machine that *make* makes until it ends; the process's exit status. With *streams* its guest runs a
+    command, whose standard input and output are ours."""
     allow_all_descriptors()
     for flag, file in (("--screenshot", host.screenshot), ("--save", host.save)):
         if file is not None:
             _check_writable(flag, file)
     trace = _trace_writer(host.trace_file)
     try:
-        running = _Run(make, host, trace)
+        running = _Run(make, host, trace, streams)
         outcome = running.outcome()
     finally:
         trace.close()
     if running.console.lost:
         complain(f"pyvmm: the guest's output went nowhere: {running.console.lost}")
-    if outcome.end is not End.POWER_OFF:
+    if streams is not None and outcome.end is End.POWER_OFF:
+        complain("pyvmm: the guest powered off before the command ended")
+        return POWERED_OFF
+    if outcome.end not in (End.POWER_OFF, End.COMMAND):
         complain(f"pyvmm: {outcome}")
     if outcome.report:
         complain(outcome.report)

@@ -28,6 +28,7 @@ from pyvmm.trace import OFF
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
     from pyvmm.host.display.terminal import TerminalScreen
+    from pyvmm.host.streams import Streams
     from pyvmm.host.writer import SnapshotWriter
 
 LOOK_NS = NS_PER_SECOND // 60
@@ -39,13 +40,14 @@ FOREGROUND_NS = NS_PER_SECOND // 4
 class Session:
     """A context manager around a machine's run: everything it opens is closed, whatever happens. Raises UserError."""
 
-    def __init__(self, machine: Machine, host: HostConfig, console: Console) -> None:
+    def __init__(self, machine: Machine, host: HostConfig, console: Console, streams: Streams | None = None) -> None:
         self.machine = machine
         self.snapshot: Snapshot | None = None
         """The last that was taken with Ctrl-A w."""
         self.writer: SnapshotWriter | None = None
         self._host = host
         self._console = console
+        self._streams = streams
         self._open = ExitStack()
         self._errors = Output(2)
         self._screen: TerminalScreen | None = None
@@ -76,7 +78,10 @@ class Session:
             self._type_after()
         if host.save is not None:
             self._save(host.save)
-        if host.display == "none":
+        if self._streams is not None:
+            self._streams.attach(machine.life.loop, machine.end, machine.life.fail)
+            self._open.callback(self._streams.detach)
+        elif host.display == "none":
             silent = SilentSerial(machine.board.vga, machine.life.loop, self._tell)
             self._open.callback(silent.close)
             self._open.callback(machine.serial.add(silent.serial_output).remove)
@@ -238,6 +243,8 @@ class Session:
         """The process continues: in the foreground, or in the background until the user asks for it. Under the machine
         lock."""
         self._console.take_again()
+        if self._streams is not None:
+            self._streams.take_again()
         if self._screen is not None:
             self._screen.take_again()
         if self._follow_foreground() and self._captured is not None:

@@ -21,6 +21,7 @@ class End(Enum):
     QUIT = "quit"
     SIGNAL = "signal"
     SAVED = "saved"
+    COMMAND = "command"
 
 
 DEBUG_EXIT_STATUS = 16
@@ -44,7 +45,7 @@ exit status:
   0        the guest powered off, or was saved (--save-after with --quit)
   1        a bug in pyvmm (a traceback says where)
   2        a mistake in the command line or on this host; one line says what to do
-  3        the guest reset and --no-reboot was given
+  3        the guest reset and --no-reboot was given; of a command's, it reset or powered off before that ended
   4        the guest's kernel panicked
   5        triple fault
   6        KVM could not go on (internal error, failed entry, unknown exit)
@@ -59,7 +60,8 @@ exit status:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a machine ended: value is the debug-exit value or the signal's number; report is for a person to read.
+    """How a machine ended: value is the debug-exit value, the signal's number, or the exit status of the command that
+    the guest was there for (pyvmm linux); report is for a person to read.
 
     The message is one line; like the report it may hold words of the guest's, and is made fit to be printed.
     """
@@ -80,6 +82,8 @@ class Outcome:
             return DEBUG_EXIT_STATUS + min(self.value, DEBUG_EXIT_LIMIT)
         if self.end is End.SIGNAL:
             return 128 + self.value
+        if self.end is End.COMMAND:
+            return self.value
         return STATUS[self.end]
 
     @property

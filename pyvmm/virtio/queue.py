@@ -197,6 +197,27 @@ class VirtQueue:
             chains.append(chain)
         return chains
 
+    def pop_or_ask(self) -> Chain | None:
+        """As pop(); where there is none, the driver is asked to kick for the next."""
+        chain = self.pop()
+        if chain is None:
+            self.set_kicks(True)
+            chain = self.pop()
+        return chain
+
+    def count(self) -> int:
+        """How many chains the driver has made available that nobody has taken; they wait here as pop_exactly()'s do,
+        and it is asked to kick for the next."""
+        if self.pop_exactly(self.size + 1) is None:
+            self.set_kicks(True)
+            self.pop_exactly(self.size + 1)
+        return len(self._held)
+
+    @property
+    def put_off(self) -> bool:
+        """Its turn has come to an end before its chains did: it is kicked again by and by."""
+        return self._deferred
+
     def push(self, chain: Chain, written: int) -> None:
         """Give a chain back with *written* bytes in it. One from before a reset is dropped."""
         if chain.ring is self._ring and not self.paused:

@@ -18,6 +18,7 @@ from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
 from pyvmm.pci.testdev import PciTestdev
 from pyvmm.testing.pci import Board
+from pyvmm.virtio.console import VirtioConsole
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
@@ -181,11 +182,12 @@ class RamDriver:
         base, memory = self._base(index), self.memory
         packed = memory.read_int(base + 0xF00, 1)
         for _ in range(n >> 4 & 3):
-            flags = WRITE if index == 0 else 0
+            flags = 0 if index % 2 else WRITE
+            length = 16 - index % 2 * 8
             if packed:
                 at, wrap = memory.read_int(base + 0xF01, 2), memory.read_int(base + 0xF03, 1) >> 7
                 flags |= 1 << 7 if wrap else 1 << 15
-                descriptor = struct.pack("<QIHH", 0x100000 + 64 * at, 16 - index * 8, at, flags)
+                descriptor = struct.pack("<QIHH", 0x100000 + 64 * at, length, at, flags)
                 memory.write(base + 16 * at, descriptor)
                 at += 1
                 wrap ^= at == RING_SIZE
@@ -194,7 +196,7 @@ class RamDriver:
             else:
                 count = memory.read_int(base + 0x402, 2)
                 at = count % RING_SIZE
-                memory.write(base + 16 * at, struct.pack("<QIHH", 0x100000 + 64 * at, 16 - index * 8, flags, 0))
+                memory.write(base + 16 * at, struct.pack("<QIHH", 0x100000 + 64 * at, length, flags, 0))
                 memory.write_int(base + 0x404 + 2 * at, 2, at)
                 memory.write_int(base + 0x402, 2, count + 1 & 0xFFFF)
         if n >> 6 & 3:
@@ -242,6 +244,27 @@ def _input(kind: Callable[..., VirtioInput], identity: str) -> Callable[[int], T
     return lambda now: virtio(now, make, _events, _events)
 
 
+def _console(now: int) -> Twin:
+    device = VirtioConsole(("in", "out"))
+    port = device.ports[0]
+    # What the driver says: eight bytes that are a control message, in every buffer that it sends.
+    twin = virtio(now, lambda: VirtioPci(device), lambda function: lambda n: port.receive(bytes(n % 40)))
+    memory = twin.memory
+    assert memory is not None
+
+    def control(n: int) -> None:
+        message = struct.pack("<IHH", n & 1, (0, 3, 6, 6)[n >> 1 & 3], n >> 3 & 1)
+        for number in range(RING_SIZE):
+            memory.write(0x100000 + 64 * number, message)
+
+    def end(n: int) -> None:
+        if n % 8 == 0:
+            port.hang_up()
+
+    twin.hands = [*twin.hands, control, control, end]
+    return twin
+
+
 class MsiFunction(PciDevice):
     """One that has MSI with several vectors, masked one by one."""
 
@@ -262,6 +285,7 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "pvpanic": lambda now: plugged(now, PvPanic()),
     "msi": lambda now: plugged(now, MsiFunction()),
     "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
+    "virtio_console": _console,
     "virtio_keyboard_aero": _input(VirtioKeyboard, "aero"),
     "virtio_keyboard": _input(VirtioKeyboard, "standard"),
     "virtio_mouse": _input(VirtioMouse, "standard"),

@@ -87,7 +87,7 @@ def test_modules_in_their_order(busybox: Path, modules: KernelModules, tmp_path:
     assert found["lib/modules/mine-1.ko"].data == own.read_bytes()
     with pytest.raises(BootError, match=r"module b_c: the kernel's modules are not here: name their folder"):
         made(load=[str(other), str(own)])
-    with pytest.raises(BootError, match="module .*none.ko: No such file"):
+    with pytest.raises(BootError, match=r"module .*none\.ko: No such file"):
         made(load=[str(tmp_path / "none.ko")])
 
 
@@ -209,5 +209,5 @@ def test_a_library_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(BootError, match=r"program: its libraries: libnone\.so: install them, or add a static program"):
         shared_libraries(Path("program"), bytes(data) + name)
     loader.unlink()
-    with pytest.raises(BootError, match="its loader .*: No such file"):
+    with pytest.raises(BootError, match=r"its loader .*: No such file"):
         shared_libraries(Path("program"), bytes(data) + name)

@@ -146,7 +146,7 @@ def test_without_zstd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_folder_of_modules(tmp_path: Path) -> None:
-    with pytest.raises(BootError, match="no modules.dep there: it is /lib/modules/RELEASE of a kernel"):
+    with pytest.raises(BootError, match=r"no modules\.dep there: it is /lib/modules/RELEASE of a kernel"):
         KernelModules(tmp_path)
     with pytest.raises(BootError, match="No such file"):
         read_module(tmp_path / "x.ko")

@@ -21,10 +21,11 @@ def test_exit_statuses() -> None:
     assert {end: Outcome(end).status for end in STATUS} == STATUS
     assert [Outcome(End.DEBUG_EXIT, v).status for v in (0, 1, 94, 95, 96, 255)] == [16, 17, 110, 111, 111, 111]
     assert [Outcome(End.SIGNAL, n).status for n in (1, 2, 15)] == [129, 130, 143]
+    assert [Outcome(End.COMMAND, n).status for n in (0, 1, 255)] == [0, 1, 255]
 
 
 def test_every_end_has_a_status_of_its_own() -> None:
-    statuses = [Outcome(end).status for end in End if end not in (End.SIGNAL, End.SAVED)]
+    statuses = [Outcome(end).status for end in End if end not in (End.SIGNAL, End.SAVED, End.COMMAND)]
     assert len(set(statuses)) == len(statuses)
     assert not {1, 2} & set(statuses), "a bug's and the user's"
     assert all(0 <= status < 126 for status in statuses), "the shell's begin there"

@@ -16,6 +16,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
 from pyvmm.testing.pci import Board
+from pyvmm.virtio.console import MAX_MESSAGES, VirtioConsole
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
@@ -27,7 +28,7 @@ SEED = int(os.environ.get("PYVMM_FUZZ_SEED", "1"))
 
 GUARD = 0x1000
 LOW, HIGH, HIGH_GPA = 0x100000, 0x10000, 5 << 30
-RINGS, RINGS_SIZE = 0x10000, 0x8000
+RINGS, RINGS_SIZE = 0x10000, 0xD000
 DATA = 0x40000
 INTERESTING = (0, 1, 2, 3, 4, 7, 8, 15, 16, 63, 64, 65, 0x7F, 0x80, 0xFF, 0x100, 0xFFF, 0x1000, 0x7FFF, 0x8000, 0xFFFF)
 ADDRESSES = (0, RINGS, RINGS + 0x400, RINGS + 0x1002, DATA, LOW - 8, LOW, HIGH_GPA, HIGH_GPA + HIGH - 16, 1 << 40)
@@ -68,6 +69,9 @@ class Fuzz:
         root.add(HostBridge(0xE0000000), 0)
         for number, function in enumerate(self.functions):
             root.add(function, 10, number)
+        self.console = VirtioConsole(("in", "out"))
+        self.functions.append(VirtioPci(self.console))
+        root.add(self.functions[-1], 6)
         self.functions.append(VirtioPci(VirtioRng(lambda count: bytes(count))))
         self.port = port = RootPort()
         root.add(port, 4)
@@ -160,7 +164,7 @@ class Fuzz:
 
     def kick(self) -> None:
         function = self.function()
-        function.write(0x1000 + self.random.choice((0, 4, 4, 8, 2)), self.random.choice((1, 2, 4, 8)), 0)
+        function.write(0x1000 + self.random.choice((0, 4, 4, 8, 2, 12, 16, 20)), self.random.choice((1, 2, 4, 8)), 0)
 
     def send(self) -> None:
         r = self.random
@@ -169,6 +173,12 @@ class Fuzz:
         device.send(events * r.choice((1, 1, 1, 40)))
         if r.random() < 0.1:
             device.config_changed()
+        port = r.choice(self.console.ports)
+        assert 0 <= port.receive(bytes(r.choice((0, 1, 9, 5000)))) <= 5000
+        if r.random() < 0.1:
+            port.hang_up()
+        port.held = r.random() < 0.2
+        port.release()
 
     def bar_anywhere(self) -> None:
         function = self.function()
@@ -226,7 +236,8 @@ class Fuzz:
         for index in range(len(function.device.queues)):
             size = r.choice((4, 8, 64))
             kind = PackedDriver if features >> 34 & 1 else SplitDriver
-            place = r.randrange(8) if r.random() < 0.1 else 2 * self.functions.index(function) + index
+            before = self.functions[: self.functions.index(function)]
+            place = r.randrange(8) if r.random() < 0.1 else sum(len(one.device.queues) for one in before) + index
             driver = kind(self.ram, RINGS + 0x1000 * place, size, bool(features >> 29 & 1))
             for _ in range(r.randrange(4)):
                 driver.add([(DATA, 8, index == 0)])
@@ -271,7 +282,8 @@ class Fuzz:
                 self.healthy()
                 self.ram.check()
                 assert len(self.board.memory_bus.ranges) < 64
-                assert len(self.board.doorbells.active) <= 7
+                assert len(self.board.doorbells.active) <= 13
+                assert len(self.console.messages) <= MAX_MESSAGES + 8
         self.ram.check()
         self.healthy()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from pyvmm.testing.pci import Board
+from pyvmm.virtio.console import VirtioConsole
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.input import VirtioKeyboard
 from pyvmm.virtio.queue import CHAIN_COST, TURN
@@ -31,6 +32,8 @@ class Keys(VirtioKeyboard):
 DEVICES: list[tuple[str, Callable[[], VirtioDevice], int, bool]] = [
     ("rng", lambda: VirtioRng(bytes), 0, True),
     ("eventq", lambda: Keys("standard"), 0, True),
+    ("console", lambda: VirtioConsole(("a",)), 1, False),
+    ("console's control", lambda: VirtioConsole(("a",)), 3, False),
     ("statusq", lambda: VirtioKeyboard("standard"), 1, False),
 ]
 
