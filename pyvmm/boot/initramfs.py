@@ -41,8 +41,8 @@ class Added(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Added:
         """FILE, which goes to /NAME, or FILE:/PATH/IN/GUEST; a path that ends in / is a folder."""
-        file, colon, path = text.rpartition(":/")
-        if not colon or os.path.lexists(text):
+        file, _, path = text.rpartition(":/")
+        if not file or os.path.lexists(text):
             return cls(Path(text), f"/{Path(os.path.abspath(text)).name}")
         if not path or path.endswith("/"):
             path += Path(os.path.abspath(file)).name

@@ -38,10 +38,9 @@ def host_kernel(release: str, root: Path = Path("/")) -> Path:
 
 
 def check_readable(kernel: Path) -> None:
-    """BootError where *kernel* is no file, or one that may not be read."""
+    """BootError where *kernel* is not there, or may not be read."""
     try:
-        with open(kernel, "rb"):
-            pass
+        os.close(os.open(kernel, os.O_RDONLY | os.O_NONBLOCK))  # of a FIFO nobody may be the writer
     except PermissionError:
         raise BootError(
             f"kernel {kernel}: may be read by root alone: sudo chmod +r {kernel}, or name a copy with -k"

@@ -12,7 +12,7 @@ from tests.rig.lab import CLOUD_KERNEL, GENERIC_KERNEL, PYVMM, TRIXIE_KERNEL
 COMMAND = """
 cat
 cat /sys/class/misc/hw_random/rng_current /srv/data
-grep -c virtio_rng /proc/modules
+grep -c '^virtio_rng ' /proc/modules
 /host/cpio --version | head -n 1
 printf 'a\\r\\nb\\000c'
 echo to stderr >&2

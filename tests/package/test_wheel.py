@@ -80,3 +80,7 @@ def test_every_module_is_in(installed: Path) -> None:
 def test_the_command_runs(installed: Path) -> None:
     said = python(installed, "from pyvmm.cli.arguments import main; sys.argv = ['pyvmm', '--help']; main()")
     assert "usage: pyvmm" in said
+
+
+def test_the_init_of_a_linux_guest_is_in(installed: Path) -> None:
+    assert (installed / "pyvmm/boot/init").read_bytes() == (ROOT / "pyvmm/boot/init").read_bytes()

@@ -105,6 +105,7 @@ def test_any_bytes_need_some_modules(code: bytes) -> None:
         ("/etc/hosts:/", "/etc/hosts", "/hosts"),
         ("/etc/", "/etc/", "/etc"),
         ("a:b", "a:b", "/a:b"),
+        (":/b", ":/b", "/b"),
     ],
 )
 def test_where_a_file_goes(text: str, file: str, path: str) -> None:

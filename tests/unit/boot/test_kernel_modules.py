@@ -100,6 +100,29 @@ def test_any_text_is_some_dependencies(text: str) -> None:
         assert plain(path).endswith(".ko") and not plain(path).startswith("/")
 
 
+texts = st.text(max_size=100) | st.text("aliasoftdep pre:*[]\n", max_size=60).map(
+    "softdep a pre: b\nalias * b\n".__add__
+)
+
+
+@given(texts, st.sampled_from(["a", "b", "x"]))
+def test_any_text_beside_it(text: str, name: str) -> None:
+    modules = KernelModules.__new__(KernelModules)
+    modules.folder, modules._dependencies, modules._builtin = (
+        Path("/x"),
+        parse_dependencies("a.ko:\nb.ko: a.ko\n"),
+        set(),
+    )
+    modules._aliases = modules._soft = None
+    modules._text = lambda name, needed=False: text  # type: ignore[method-assign]
+    try:
+        order = modules.closure([name])
+    except BootError as error:
+        assert name == "x" and "\n" not in str(error)
+    else:
+        assert set(order) <= {"a", "b"} and len(set(order)) == len(order)
+
+
 CODE = b"\x7fELF" + bytes(range(256)) * 20
 
 

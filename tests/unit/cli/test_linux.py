@@ -99,7 +99,8 @@ def test_the_hosts_own_kernel(kernel: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ("words", "says"),
     [
         (["-k", "{}/none"], "kernel {}/none: No such file or directory"),
-        (["-k", "{}"], "kernel {}: Is a directory"),
+        (["-k", "{}"], "kernel {}: no Linux kernel, neither a bzImage nor a vmlinux"),
+        (["-k", "{}/fifo"], "kernel {}/fifo: no Linux kernel, neither a bzImage nor a vmlinux"),
         (["-k", "{}/text"], "kernel {}/text: no Linux kernel, neither a bzImage nor a vmlinux"),
         (["-k", "{}/boot/vmlinuz", "ls", "a b"], "a command goes behind --, as in pyvmm linux -- ls 'a b'"),
         (["-k", "{}/boot/vmlinuz", "--"], "--: name the command behind it, as in pyvmm linux -- uname -a"),
@@ -128,6 +129,7 @@ def test_mistakes(
 ) -> None:
     (tmp_path / "text").write_text("x" * 1000)
     (tmp_path / "old").write_bytes(make_bzimage())
+    os.mkfifo(tmp_path / "fifo")
     argv = ["linux", *(word.replace("{}", str(tmp_path)) for word in words)]
     try:
         status: object = main(argv)
