@@ -12,7 +12,7 @@ from tests.rig.lab import CLOUD_KERNEL, GENERIC_KERNEL, PYVMM, TRIXIE_KERNEL
 COMMAND = """
 cat
 cat /sys/class/misc/hw_random/rng_current /srv/data
-grep -c '^virtio_rng ' /proc/modules
+grep -cE '^(virtio_rng|evdev) ' /proc/modules
 /host/cpio --version | head -n 1
 printf 'a\\r\\nb\\000c'
 echo to stderr >&2
@@ -27,7 +27,12 @@ def test_a_command(start: Start, tmp_path: Path) -> None:
     text = bytes(range(256)) * 2000
     (tmp_path / "in").write_bytes(text)
     (tmp_path / "data").write_bytes(b"data\n")
-    words = ["linux", "-k", CLOUD_KERNEL, "--rng", "--modules", "virtio-rng", "--add", f"{tmp_path}/data:/srv/"]
+    (module,) = (CLOUD_KERNEL.resolve().parents[1] / "lib/modules").glob(
+        "*/kernel/drivers/char/hw_random/virtio-rng.ko"
+    )
+    shutil.copy(module, tmp_path / "own.ko")
+    words = ["linux", "-k", CLOUD_KERNEL, "--rng", "--modules", f"evdev,{tmp_path}/own.ko"]
+    words += ["--add", f"{tmp_path}/data:/srv/"]
     words += ["--add", f"{shutil.which('cpio')}:/host/", "--", "sh", "-c", COMMAND]  # a program with libraries
     line = " ".join(shlex.quote(str(word)) for word in (PYVMM, *words))
     console = start("sh", "-c", f"cd {tmp_path}; {line} <in >out 2>err")
@@ -35,7 +40,7 @@ def test_a_command(start: Start, tmp_path: Path) -> None:
     written = (tmp_path / "out").read_bytes()
     assert written[: len(text)] == text
     lines = written[len(text) :].split(b"\n")
-    assert lines[:3] == [b"virtio_rng.0", b"data", b"1"]
+    assert lines[:3] == [b"virtio_rng.0", b"data", b"2"]
     assert lines[3].startswith(b"cpio (GNU cpio)")
     assert lines[4:] == [b"a\r", b"b\0c"]
     assert (tmp_path / "err").read_bytes() == b"to stderr\n"
