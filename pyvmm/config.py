@@ -101,6 +101,8 @@ class MachineConfig:
     no_reboot: bool = False
     """A reset by the guest ends the machine."""
     trace: frozenset[str] = frozenset()
+    symbols: Path | None = None
+    """Names for a report when the guest dies: vmlinux or another ELF file, System.map, a copy of /proc/kallsyms."""
 
     @property
     def ram_size(self) -> int:
@@ -167,7 +169,7 @@ class MachineConfig:
             raise self._error("each is a tuple of a name and an int", "guest_parameters")
         if not all(isinstance(name, str) for name in self.trace):
             raise self._error("each is the name of a channel", "trace")
-        for field in ("kernel", "flat", "guest", "devices"):  # boot/ looks at the others
+        for field in ("kernel", "flat", "guest", "devices", "symbols"):  # boot/ looks at the others
             if "\0" in str(getattr(self, field)) + "".join(map(str, self.devices)):
                 raise self._error("there is a zero byte in it", field)
 
@@ -216,6 +218,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "root_ports": ((int,), "an int"),
     "no_reboot": ((bool,), "a bool"),
     "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',), or of devices"),
+    "symbols": ((Path, NoneType), "a pathlib.Path or None"),
     "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),
 }
 """What a field may be, as its annotation says; kept here for who asks before anything of typing is needed."""

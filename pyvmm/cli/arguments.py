@@ -248,6 +248,12 @@ def _host_options(run: argparse.ArgumentParser) -> None:
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
     add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
+    add(
+        "--symbols",
+        type=Path,
+        metavar="FILE",
+        help="names for the report when the guest dies: vmlinux or another ELF, System.map, a copy of /proc/kallsyms",
+    )
 
 
 def _save_options(run: argparse.ArgumentParser) -> None:
@@ -366,6 +372,7 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         triple_fault=arguments.triple_fault,
         no_reboot=getattr(arguments, "no_reboot", False),  # which `acpi` has not
         trace=trace_channels(arguments),
+        symbols=getattr(arguments, "symbols", None),
     )
     return config.complete()
 
@@ -390,7 +397,7 @@ def make_machine(arguments: argparse.Namespace) -> Callable[[TraceWriter], Machi
         from pyvmm.machine.saved import Saved
 
         saved = Saved(os.fspath(arguments.restore), arguments.device or None)
-        return Machine(replace(saved.config, trace=channels), sink, saved)
+        return Machine(replace(saved.config, trace=channels, symbols=arguments.symbols), sink, saved)
 
     return restored
 

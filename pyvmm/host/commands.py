@@ -14,7 +14,6 @@ from pyvmm.errors import UserError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.units import MIB
-from pyvmm.vcpu.report import vcpu_report
 
 if TYPE_CHECKING:
     from pyvmm.host.writer import SnapshotWriter
@@ -47,6 +46,8 @@ class Command(NamedTuple):
 
 
 def _registers(seat: Seat) -> None:
+    from pyvmm.report.page import vcpu_report
+
     for thread in seat.machine.life.cpus.threads:  # a running vCPU answers in its own thread
         thread.call(partial(lambda vcpu: seat.say(vcpu_report(vcpu, seat.machine.memory)), thread.vcpu))
 

@@ -55,6 +55,8 @@ class Life:
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         """What a device or callback of ours raised; run() raises it again."""
+        self.timed_out: Callable[[Outcome], None] = self.end
+        """What run() does with its outcome when the time is over, in the loop."""
         self._reasons: dict[str, None] = {}
         self._changes: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
@@ -174,7 +176,7 @@ class Life:
     def run(self, timeout: float | None = None) -> Outcome:
         """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""
         self.outside("run()")
-        expired = self.loop.timer(lambda: self.end(Outcome(End.TIMEOUT, message=f"after {timeout:g} s")))
+        expired = self.loop.timer(lambda: self.timed_out(Outcome(End.TIMEOUT, message=f"after {timeout:g} s")))
         self.start()
         if timeout is not None:
             deadline = self.loop.now() + int(timeout * 1e9)

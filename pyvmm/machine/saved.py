@@ -55,6 +55,7 @@ def _portable(config: MachineConfig) -> MachineConfig:
         guest=os.path.abspath(config.guest) if config.guest is not None and "/" in config.guest else config.guest,
         devices=tuple(map(_absolute_device, config.devices)),
         trace=frozenset(),
+        symbols=None,
     )
 
 

@@ -27,7 +27,7 @@ from pyvmm.state import Plain
 from pyvmm.units import MIB
 
 MAGIC: Final = b"pyvmm snapshot\r\n"
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER: Final = struct.Struct("<16sI" + "QQI" * 4)
 HEADER_SIZE: Final = HEADER.size + 4
 MOST_TEXT: Final = 256 * MIB

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kvm_cffi import KvmError, Vcpu
+from kvm_cffi import Exit, KvmError, Vcpu
+from kvm_cffi.constants import KVM_SYSTEM_EVENT_CRASH
+from kvm_cffi.exits import Shutdown, SystemEvent
 from pyvmm.boot.no_bios import BIOS_CALL
 from pyvmm.config import MachineConfig
 from pyvmm.machine.event import MachineEvent
@@ -13,11 +15,12 @@ from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import DeathWatch
 from pyvmm.machine.tap import Tap
 from pyvmm.vcpu.bios_call import find_bios_call, leave_bios_call
-from pyvmm.vcpu.report import vcpu_report
 from pyvmm.vcpu.thread import VcpuThread
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
+    from pyvmm.machine.sampling import Sampler
+    from pyvmm.report.symbols import Symbols
     from pyvmm.vcpu.group import VcpuGroup
 
 
@@ -29,8 +32,10 @@ class Verdicts:
         self._life = life
         self._serial = serial
         self._panic = DeathWatch(life)
-        self._dead: Vcpu | None = None
-        self._insn = b""
+        self._death: tuple[Vcpu, Exit | KvmError] | None = None
+        self._symbols = _load_symbols(config)
+        self._sampler: Sampler | None = None
+        life.timed_out = self.timed_out
         self._cpus: VcpuGroup | None = None
 
     def adopt(self, cpus: VcpuGroup, board: Pc) -> None:
@@ -69,6 +74,8 @@ class Verdicts:
             return
         report = ""
         if call.exception:
+            from pyvmm.report.page import vcpu_report
+
             leave_bios_call(vcpu, call)
             report = vcpu_report(vcpu, self._board.memory)
         self._life.end(Outcome(End.NO_BIOS, message=call.message, report=report))
@@ -90,18 +97,18 @@ class Verdicts:
         if self._config.triple_fault == "reset":
             self.reset_requested("triple fault")
         else:
-            self._die(vcpu, End.TRIPLE_FAULT, message)
+            self._die(vcpu, End.TRIPLE_FAULT, message, Shutdown())
 
-    def internal_error(self, vcpu: Vcpu, message: str, insn_bytes: bytes = b"") -> None:
-        self._die(vcpu, End.INTERNAL_ERROR, message, insn_bytes)
+    def internal_error(self, vcpu: Vcpu, message: str, exit: Exit) -> None:
+        self._die(vcpu, End.INTERNAL_ERROR, message, exit)
 
     def crashed(self, vcpu: Vcpu, message: str) -> None:
-        self._die(vcpu, End.PANIC, message)
+        self._die(vcpu, End.PANIC, message, SystemEvent(KVM_SYSTEM_EVENT_CRASH, ()))
 
     def on_vcpu_error(self, thread: VcpuThread, error: BaseException) -> None:
         """End the machine, for what came out of *thread*."""
         if isinstance(error, KvmError) and error.request == "KVM_RUN":
-            self._die(thread.vcpu, End.INTERNAL_ERROR, f"vCPU {thread.vcpu.id}: {error}")
+            self._die(thread.vcpu, End.INTERNAL_ERROR, f"vCPU {thread.vcpu.id}: {error}", error)
         else:
             self.on_error(error)
 
@@ -116,9 +123,9 @@ class Verdicts:
         else:
             self._life.fail(error)
 
-    def _die(self, vcpu: Vcpu, end: End, message: str, insn_bytes: bytes = b"") -> None:
+    def _die(self, vcpu: Vcpu, end: End, message: str, reason: Exit | KvmError) -> None:
         if self._life.outcome is None:
-            self._dead, self._insn = vcpu, insn_bytes
+            self._death = vcpu, reason
             self._life.end(Outcome(end, message=message))
 
     # For the life
@@ -127,7 +134,33 @@ class Verdicts:
         """The machine has been reset: what was seen before is over."""
         self._panic.restarted()
 
+    def timed_out(self, outcome: Outcome) -> None:
+        """End with *outcome*, after a few looks at where the vCPUs are."""
+        from pyvmm.machine.sampling import Sampler  # as late as this: what is told of an end is needed once
+
+        self._sampler = Sampler(self._life)
+        self._sampler.look_and_end(outcome)
+
     def report(self) -> str:
-        """The state of the vCPU that died, or of all; only while they do not run."""
-        vcpus = [self._dead] if self._dead is not None else self._life.cpus.vcpus
-        return "\n".join(vcpu_report(vcpu, self._board.memory, self._insn) for vcpu in vcpus)
+        """Why the machine ended; only while no vCPU runs."""
+        from pyvmm.machine import autopsy
+
+        outcome = self._life.outcome
+        assert outcome is not None
+        return autopsy.report(
+            outcome.end,
+            autopsy.Death(*self._death) if self._death is not None else None,
+            self._life.cpus.threads,
+            self._board.memory,
+            self._symbols,
+            self._sampler.samples if self._sampler is not None else self._panic.samples,
+            autopsy.shortened(self._panic.text()),
+        )
+
+
+def _load_symbols(config: MachineConfig) -> Symbols | None:
+    if config.symbols is None:
+        return None
+    from pyvmm.report.symbols import load_symbols
+
+    return load_symbols(config.symbols)

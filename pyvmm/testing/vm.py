@@ -16,7 +16,6 @@ from pyvmm.screen.screen import Screen
 from pyvmm.testing.patience import LOOK_S, PATIENCE
 from pyvmm.testing.serial import Serial
 from pyvmm.testing.shell import Ran
-from pyvmm.vcpu.report import vcpu_report
 
 HELD = "between tests"
 """The reason of the pause between two tests."""
@@ -43,6 +42,8 @@ class Vm:
         if outcome is not None:
             words["guest, outcome"] = f"{outcome}\n{outcome.report}"
             return words
+        from pyvmm.report.page import vcpu_report
+
         with self.machine.paused():
             reports = (vcpu_report(vcpu, self.machine.memory) for vcpu in self.machine.vcpus)
             words["guest, vCPUs"] = "\n".join(reports)

@@ -49,8 +49,8 @@ class ExitHandler(Protocol):
 
     def triple_fault(self, vcpu: Vcpu, message: str) -> None: ...
 
-    def internal_error(self, vcpu: Vcpu, message: str, insn_bytes: bytes = b"") -> None:
-        """KVM cannot go on; *insn_bytes* is the instruction that it could not emulate, where it says so."""
+    def internal_error(self, vcpu: Vcpu, message: str, exit: Exit) -> None:
+        """KVM cannot go on; *exit* says why, as far as it does."""
 
     def crashed(self, vcpu: Vcpu, message: str) -> None:
         """The guest has told KVM that it has crashed."""
@@ -75,17 +75,18 @@ def serve(thread: Running, exit: Exit, machine: ExitHandler) -> None:
         case Shutdown():
             machine.triple_fault(thread.vcpu, f"{who}: {SHUTDOWN}")
         case InternalError():
-            machine.internal_error(thread.vcpu, f"{who}: {exit.name}", exit.insn_bytes)
+            machine.internal_error(thread.vcpu, f"{who}: {exit.name}", exit)
         case FailEntry(reason, cpu):
-            machine.internal_error(thread.vcpu, f"{who}: KVM_EXIT_FAIL_ENTRY, reason {reason:#x} on host CPU {cpu}")
+            message = f"{who}: KVM_EXIT_FAIL_ENTRY, reason {reason:#x} on host CPU {cpu}"
+            machine.internal_error(thread.vcpu, message, exit)
         case SystemEvent(kind) if kind == KVM_SYSTEM_EVENT_RESET:
             machine.reset_requested("KVM_SYSTEM_EVENT_RESET")
         case SystemEvent(kind):
             machine.crashed(thread.vcpu, f"{who}: KVM_EXIT_SYSTEM_EVENT {kind}")
         case UnknownExit(reason):
-            machine.internal_error(thread.vcpu, f"{who}: unknown exit {reason}")
+            machine.internal_error(thread.vcpu, f"{who}: unknown exit {reason}", exit)
         case _:
-            machine.internal_error(thread.vcpu, f"{who}: unexpected {exit}")
+            machine.internal_error(thread.vcpu, f"{who}: unexpected {exit}", exit)
 
 
 def describe(exit: Exit) -> str:

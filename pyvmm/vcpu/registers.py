@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from kvm_cffi import Dtable, KvmError, Regs, Segment, Vcpu
+import errno
+
+from kvm_cffi import Dtable, KvmError, Regs, Segment, Sregs, Vcpu
 from pyvmm.boot import entry
+from pyvmm.errors import UserError
 
 GENERAL = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", *(f"r{n}" for n in range(8, 16)), "rip", "rflags")
 SEGMENTS = ("cs", "ds", "es", "fs", "gs", "ss", "tr", "ldt")
@@ -25,6 +28,18 @@ def _segment(s: entry.SegmentRegister) -> Segment:
     )
 
 
+def set_sregs(vcpu: Vcpu, sregs: Sregs) -> None:
+    """KVM_SET_SREGS; where KVM refuses the state, a UserError that says what of it, and what to do."""
+    try:
+        vcpu.set_sregs(sregs)
+    except KvmError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        from pyvmm.vcpu.refusal import why_refused
+
+        raise UserError(f"vCPU {vcpu.id}: KVM refuses its registers ({error}): {why_refused(vcpu, sregs)}") from None
+
+
 def hide_local_apic(vcpu: Vcpu) -> None:
     """Switch the local APIC off: CPUID's APIC bit follows IA32_APIC_BASE, whatever KVM_SET_CPUID2 said."""
     sregs = vcpu.get_sregs()
@@ -40,7 +55,7 @@ def set_cpu_state(vcpu: Vcpu, state: entry.CpuState) -> None:
     sregs.gdt = Dtable(state.gdt.base, state.gdt.limit)
     sregs.idt = Dtable(state.idt.base, state.idt.limit)
     sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer = state.cr0, state.cr3, state.cr4, state.efer
-    vcpu.set_sregs(sregs)
+    set_sregs(vcpu, sregs)
     vcpu.set_regs(Regs(**{name: getattr(state, name) for name in GENERAL}))
 
 

@@ -20,6 +20,7 @@ from kvm_cffi.constants import (
     KVM_VCPUEVENT_VALID_SIPI_VECTOR,
     KVM_VCPUEVENT_VALID_SMM,
 )
+from pyvmm.vcpu.registers import set_sregs
 
 MSR_IA32_TSC: Final = 0x10
 MSR_IA32_TSC_DEADLINE: Final = 0x6E0
@@ -103,7 +104,7 @@ def load(vcpu: Vcpu, state: VcpuState) -> None:
         vcpu.get_mp_state()  # takes an INIT or SIPI that waits, which would undo all this at the next KVM_RUN
         vcpu.set_mp_state(state.mp_state)
     vcpu.set_regs(state.regs)
-    vcpu.set_sregs(state.sregs)
+    set_sregs(vcpu, state.sregs)
     if state.nested is not None:
         vcpu.set_nested_state(state.nested)
     if state.xsave is not None:

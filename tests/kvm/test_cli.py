@@ -248,6 +248,8 @@ def test_a_linux_that_will_not_boot_here_is_told_at_the_start(tmp_path: Path) ->
         (["--trace", "=file"], "name a channel, or all"),
         (["--irqchip", "none"], "invalid choice: 'none'"),
         (["--irqchip", "user", "-c", "2", "smp"], "-c 2 --irqchip user: a PIC serves one CPU: ask for one"),
+        (["--symbols", "/no/such"], "--symbols /no/such: No such file or directory"),
+        (["--symbols", "/dev/null"], "--symbols /dev/null: neither an ELF file, nor System.map"),
         (["--no-such-option"], "unrecognized arguments: --no-such-option"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

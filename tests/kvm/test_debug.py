@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from kvm_cffi import Debugregs, KvmError, Translation, constants
 from kvm_cffi.exits import Debug, InternalError, Shutdown
+from pyvmm.vcpu.cpuid import phys_bits
+from pyvmm.vcpu.paging import CR0_PG, CR4_PAE, CR4_PSE, EFER_NXE, NX, PS, P, U, W, walk
 from tests.rig.rig import EMULATED, HARDWARE, Rig
 
 DB, BP = 1, 3
@@ -158,3 +162,62 @@ def test_translate_without_paging() -> None:
         rig.code("f4")
         found = rig.vcpu.translate(0xABCDE)
         assert (found.physical_address, found.valid) == (0xABCDE, True)
+
+
+# Our own walk, beside KVM's
+
+TABLES, DEEPER = 0x200000, (0x201000, 0x202000, 0x203000)
+ENTRY = st.builds(
+    lambda table, flags: table | flags,
+    st.sampled_from([*DEEPER, 0x400000, 0x40000000, 0x3000, 1 << 40]),
+    st.sampled_from([P | W | U, P | W | U | PS, P, P | PS, 0, P | W | NX, P | 1 << 14 | PS, P | 1 << 12 | PS]),
+)
+LINEAR = st.builds(
+    lambda indices, offset, high: sum(i << s for i, s in zip(indices, (12, 21, 30, 39), strict=True)) | offset | high,
+    st.tuples(*[st.integers(0, 3)] * 4),
+    st.integers(0, 0xFFF),
+    st.sampled_from([0, 0, 0, 0xFFFF << 48, 1 << 47]),
+)
+
+
+def tables(rig: Rig, entries: list[int], size: int) -> None:
+    for i, table in enumerate((TABLES, *DEEPER)):
+        for j in range(4):
+            rig.memory.write_int(table + size * j, size, entries[4 * i + j])
+
+
+@pytest.mark.parametrize("mode", ["long", "pae", "32", "32 without pse"] if HARDWARE else ["long"])
+def test_the_walk_is_kvms(mode: str) -> None:
+    """A KVM without a processor for it knows no paging but long mode's."""
+    size = 4 if mode.startswith("32") else 8
+    with Rig() as rig:
+        bits = phys_bits(rig.system.get_supported_cpuid())
+        rig.code("f4", mode="long" if mode == "long" else "protected")
+        state = rig.vcpu.get_sregs()
+        state.cr3 = TABLES
+        if mode != "long":
+            state.cr0 |= CR0_PG | 1
+            state.cr4 = {"pae": CR4_PAE, "32": CR4_PSE}.get(mode, 0)
+        if size == 8:
+            state.efer |= EFER_NXE
+        agreed: set[bool] = set()
+
+        @given(st.lists(ENTRY, min_size=16, max_size=16), LINEAR)
+        @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+        def compare(entries: list[int], linear: int) -> None:
+            if size == 4:
+                linear = sum((linear >> s & 3) << to for s, to in ((12, 12), (21, 22))) | linear & 0xFFF
+            elif mode == "pae":
+                linear &= 0xFFFFFFFF
+                entries = [entry & ~0x1E6 & ~NX & ~(1 << 40) if i < 4 else entry for i, entry in enumerate(entries)]
+            tables(rig, entries, size)
+            rig.vcpu.set_sregs(state)  # KVM forgets what it has kept of the tables, and reads PAE's four anew
+            theirs = rig.vcpu.translate(linear)
+            ours = walk(rig.memory.read_int, state, linear, bits)
+            assert (ours.physical is not None) == theirs.valid, ours
+            if theirs.valid:
+                assert ours.physical == theirs.physical_address, ours
+            agreed.add(theirs.valid)
+
+        compare()
+        assert agreed == {True, False}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def run(tmp_path: Path, text: str, then: str, timeout: float = 60, **options: ob
 def test_a_kernel_that_spins_after_its_panic(tmp_path: Path, irqchip: str) -> None:
     outcome = run(tmp_path, f"[    1.234567] {REASON}\r\n", SPIN, irqchip=irqchip)
     assert (outcome.end, outcome.message, outcome.status) == (End.PANIC, REASON, 4)
-    assert "vCPU 0: real mode" in outcome.report
+    assert re.fullmatch(rf"vCPU 0 spins at 0x[0-9a-f]+\n\[    1.234567\] {REASON}", outcome.report)
 
 
 def test_a_kernel_that_resets_after_its_panic(tmp_path: Path) -> None:

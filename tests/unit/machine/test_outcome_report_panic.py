@@ -1,4 +1,4 @@
-"""How a guest ended: the exit status, the panic on its console, and the report's words."""
+"""How a guest ended: the exit status, and the panic on its console."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kvm_cffi import ExitRecord, KvmError, Regs, Segment, Sregs, Translation, constants
+from pyvmm.machine.autopsy import PANIC_LINES, shortened
 from pyvmm.machine.outcome import EXIT_STATUS_HELP, STATUS, End, Outcome
-from pyvmm.machine.panic import LINE_LIMIT, PanicWatch
-from pyvmm.memory import GuestMemory
-from pyvmm.vcpu.report import code_at, describe_exit, describe_mode, vcpu_report
+from pyvmm.machine.panic import LINE_LIMIT, LINES_KEPT, PanicWatch
 
 # Outcome
 
@@ -148,101 +146,44 @@ def test_a_line_without_end_takes_no_memory() -> None:
     assert len(watch._line) == LINE_LIMIT
 
 
-# Report
+OOPS = """\
+[    9.0] some driver: hello
+[   10.0] BUG: kernel NULL pointer dereference, address: 0000000000000000
+[   10.1] Oops: 0002 [#1] PREEMPT SMP
+[   10.2] RIP: 0010:edu_write+0x10/0x20 [edu]
+[   10.3] Kernel panic - not syncing: Fatal exception
+[   10.4] ---[ end Kernel panic - not syncing: Fatal exception ]---
+"""
 
 
-def sregs(cr0: int = 0, efer: int = 0, cs_l: int = 0, cs_db: int = 0, dpl: int = 0) -> Sregs:
-    return Sregs(cr0=cr0, efer=efer, cs=Segment(l=cs_l, db=cs_db), ss=Segment(dpl=dpl))
+def test_the_kernels_own_text() -> None:
+    watch = PanicWatch()
+    assert watch.text() == []
+    watch.feed(OOPS.replace("\n", "\r\n").encode())
+    assert watch.text() == OOPS.splitlines()[1:]
 
 
-@pytest.mark.parametrize(
-    ("state", "rflags", "mode"),
-    [
-        (sregs(), 2, "real mode"),
-        (sregs(cr0=1), 2, "16-bit protected mode, paging off, CPL 0"),
-        (sregs(cr0=1, cs_db=1), 2, "32-bit protected mode, paging off, CPL 0"),
-        (sregs(cr0=1 | 1 << 31, cs_db=1, dpl=3), 2, "32-bit protected mode, paging on, CPL 3"),
-        (sregs(cr0=1 | 1 << 31), 2 | 1 << 17, "virtual-8086 mode"),
-        (sregs(cr0=1 | 1 << 31, efer=0x500, cs_l=1), 2, "64-bit long mode, paging on, CPL 0"),
-        (sregs(cr0=1 | 1 << 31, efer=0x500, cs_db=1, dpl=3), 2, "compatibility mode, paging on, CPL 3"),
-    ],
-)
-def test_modes(state: Sregs, rflags: int, mode: str) -> None:
-    assert describe_mode(state, rflags) == mode
+def test_the_text_of_a_panic_alone() -> None:
+    watch = PanicWatch()
+    watch.feed(f"before\n\x1b[31m{REASON}\x1b[m\nCPU: 0 PID: 1 \x1b]0;x\x07\nend\n".encode())
+    assert watch.text() == [REASON, "CPU: 0 PID: 1 \x1b]0;x\x07", "end"]
 
 
-@pytest.mark.parametrize(
-    ("record", "text"),
-    [
-        (ExitRecord(0, constants.KVM_EXIT_IO, 0x3F8, 1, 1, True, 0x41), "KVM_EXIT_IO        out 0x03f8 size 1, 0x41"),
-        (ExitRecord(0, constants.KVM_EXIT_IO, 0x60, 1, 1, False, 0x1E), "KVM_EXIT_IO        in  0x0060 size 1, 0x1e"),
-        (
-            ExitRecord(0, constants.KVM_EXIT_IO, 0x5000, 4, 256, True, 1),
-            "KVM_EXIT_IO        out 0x5000 size 4 x256, 0x1",
-        ),
-        (
-            ExitRecord(0, constants.KVM_EXIT_MMIO, 0xD0000000, 8, 1, True, 5),
-            "KVM_EXIT_MMIO      write 0xd0000000 size 8, 0x5",
-        ),
-        (
-            ExitRecord(0, constants.KVM_EXIT_MMIO, 0xD0000000, 4, 1, False, 5),
-            "KVM_EXIT_MMIO      read 0xd0000000 size 4, 0x5",
-        ),
-        (ExitRecord(0, constants.KVM_EXIT_SHUTDOWN, 0, 0, 0, False, 0), "KVM_EXIT_SHUTDOWN"),
-        (ExitRecord(0, 4711, 0, 0, 0, False, 0), "KVM_EXIT 4711"),
-    ],
-)
-def test_exits(record: ExitRecord, text: str) -> None:
-    assert describe_exit(record) == text
+def test_there_is_none_without_a_panic() -> None:
+    watch = PanicWatch()
+    watch.feed(b"BUG: something\nmore\n")
+    assert watch.text() == []
 
 
-class FakeVcpu:
-    """A vCPU whose page tables map everything below 2 MiB to itself, but 0x3000."""
-
-    id = 1
-    exits = 2
-
-    def translate(self, linear: int) -> Translation:
-        if linear >= 1 << 48:
-            raise KvmError(22, "KVM_TRANSLATE")
-        return Translation(linear, linear < 0x200000 and linear >> 12 != 3, True, False)
-
-    def get_regs(self) -> Regs:
-        return Regs(rax=0x1234, rip=0x10, rflags=0x246)
-
-    def get_sregs(self) -> Sregs:
-        return Sregs(cr0=0x10, cs=Segment(base=0x1000, selector=0x100))
-
-    def last_exits(self) -> list[ExitRecord]:
-        return [ExitRecord(1, constants.KVM_EXIT_HLT, 0, 0, 0, False, 0)]
+def test_a_long_text_fits_the_screen() -> None:
+    lines = [f"line {n}" for n in range(100)]
+    shown = shortened(lines)
+    assert len(shown) == PANIC_LINES
+    assert (shown[0], shown[-1]) == ("line 0", "line 99") and "… 77 lines …" in shown
+    assert shortened(lines[:PANIC_LINES]) == lines[:PANIC_LINES]
 
 
-def test_the_code_at_a_place() -> None:
-    memory = GuestMemory([(0, memoryview(bytearray(range(256)) * 0x100))])
-    vcpu = FakeVcpu()
-    text = code_at(vcpu, memory, 0x2010)  # type: ignore[arg-type]
-    assert text.startswith("00 01 02 ")
-    assert "0f [10] 11" in text
-    assert len(text.split()) == 32
-    assert code_at(vcpu, memory, 0x3000).split()[15:18] == ["ff", "[??]", "??"]  # type: ignore[arg-type]
-    assert code_at(vcpu, memory, 0x100000).split() == ["??"] * 16 + ["[??]"] + ["??"] * 15, "no RAM"  # type: ignore[arg-type]
-
-
-def test_code_at_the_ends_of_the_address_space() -> None:
-    memory = GuestMemory([(0, memoryview(bytearray(4096)))])
-    for linear in (0, 5, (1 << 64) - 1, 1 << 63, (1 << 32) - 1):
-        assert len(code_at(FakeVcpu(), memory, linear).split()) == 32  # type: ignore[arg-type]
-
-
-def test_the_report_of_a_vcpu() -> None:
-    memory = GuestMemory([(0, memoryview(bytearray(range(256)) * 0x100))])
-    report = vcpu_report(FakeVcpu(), memory, b"\xd9\x03")  # type: ignore[arg-type]
-    lines = report.splitlines()
-    assert lines[0] == "vCPU 1: real mode"
-    assert "RAX 0000000000001234" in lines[1]
-    assert "RIP 0000000000000010  RFLAGS 00000246 [PF ZF IF]" in report
-    assert " CS 0100 base 0000000000001000" in report
-    assert "code at 0x1010: 00 01 02" in report
-    assert "instruction that KVM could not emulate: d9 03" in report
-    assert lines[-2:] == ["last exits of 2:", "         1 KVM_EXIT_HLT"]
-    assert "could not emulate" not in vcpu_report(FakeVcpu(), memory)  # type: ignore[arg-type]
+def test_text_without_end_takes_no_memory() -> None:
+    watch = PanicWatch()
+    watch.feed(f"{REASON}\n".encode() + b"more\n" * 1000)
+    assert len(watch._lines) == LINES_KEPT

@@ -1,0 +1,87 @@
+"""What a vCPU was doing when the machine ended: spinning, polling, halted; on a line for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from kvm_cffi import constants
+from pyvmm.report.cpu import RFLAGS_IF, Cpu
+from pyvmm.report.symbols import Symbols
+from pyvmm.units import PAGE_SIZE
+from pyvmm.vcpu.sample import Sample
+
+POLLS: Final = 8
+"""So many of the last exits must be the same read."""
+
+
+def activities(cpus: Sequence[Cpu], samples: Mapping[int, Sequence[Sample]], symbols: Symbols | None) -> str:
+    """All of *cpus*, those that do the same together; *samples* by the vCPU's number."""
+    by_text: dict[str, list[int]] = {}
+    for cpu in cpus:
+        by_text.setdefault(activity(cpu, samples.get(cpu.number, ()), symbols), []).append(cpu.number)
+    return "; ".join(f"{_who(numbers)} {text}" for text, numbers in by_text.items())
+
+
+def _who(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"vCPU {numbers[0]}"
+    if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"vCPUs {numbers[0]}-{numbers[-1]}"
+    return f"vCPUs {', '.join(map(str, numbers))}"
+
+
+def activity(cpu: Cpu, samples: Sequence[Sample], symbols: Symbols | None) -> str:
+    """In words, without its number."""
+    if not cpu.started:
+        return "waits to be started"
+    if cpu.halted:
+        return f"halted with interrupts {'on' if cpu.regs.rflags & RFLAGS_IF else 'off'}"
+    polled = _polled(cpu)
+    if polled:
+        return f"polls {polled} at {_place(cpu.rip, symbols)}"
+    if is_silent(samples):
+        return f"spins {_range(samples, symbols)}" if _is_close(samples, symbols) else "runs without an exit"
+    return f"runs at {_place(cpu.rip, symbols)}"
+
+
+def is_silent(samples: Sequence[Sample]) -> bool:
+    """Whether there was no exit while they were taken."""
+    return len(samples) > 1 and len({sample.exits for sample in samples}) == 1
+
+
+def sample_line(samples: Sequence[Sample], symbols: Symbols | None) -> str:
+    """Where RIP was, look by look."""
+    places = [(symbols.describe(s.rip) if symbols is not None else "") or f"{s.rip:#x}" for s in samples]
+    return f"RIP {len(samples)} times, no exit between: {' '.join(places)}"
+
+
+def _polled(cpu: Cpu) -> str:
+    last = cpu.records[-POLLS:]
+    if len(last) < POLLS or len({(r.reason, r.address, r.is_write) for r in last}) > 1 or last[0].is_write:
+        return ""
+    if last[0].reason == constants.KVM_EXIT_IO:
+        return f"port {last[0].address:#x}"
+    return f"MMIO {last[0].address:#x}" if last[0].reason == constants.KVM_EXIT_MMIO else ""
+
+
+def _is_close(samples: Sequence[Sample], symbols: Symbols | None) -> bool:
+    """All in one function, or within a page's length."""
+    rips = [sample.rip for sample in samples]
+    if max(rips) - min(rips) < PAGE_SIZE:
+        return True
+    starts = {symbols.start(rip) for rip in rips} if symbols is not None else set()
+    return len(starts) == 1 and None not in starts
+
+
+def _range(samples: Sequence[Sample], symbols: Symbols | None) -> str:
+    rips = [sample.rip for sample in samples]
+    names = {symbols.describe(rip).partition("+")[0] for rip in rips} if symbols is not None else set()
+    if len(names) == 1 and "" not in names:
+        return f"in {names.pop()}"
+    low, high = min(rips), max(rips)
+    return f"in {low:#x}-{high:#x}" if low != high else f"at {low:#x}"
+
+
+def _place(address: int, symbols: Symbols | None) -> str:
+    return (symbols.describe(address) if symbols is not None else "") or f"{address:#x}"
