@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Exit, KvmError, Vcpu
-from kvm_cffi.exits import FailEntry, InternalError, Shutdown
+from kvm_cffi.exits import FailEntry, InternalError, Shutdown, SystemEvent
 from pyvmm.board.layout import COM1, DEBUGCON
 from pyvmm.machine.outcome import End
 from pyvmm.report import cures
-from pyvmm.report.activity import activities, is_silent, sample_line
+from pyvmm.report.activity import activities, sample_line, silent
 from pyvmm.report.cause import triple_fault
 from pyvmm.report.cpu import Cpu
 from pyvmm.report.kaslr import find_shift
@@ -62,9 +62,9 @@ def report(
     if end is End.PANIC and panic:
         return "\n".join([*doing, *fit(panic)])
     cpu = _most_active(cpus)
-    looks = samples.get(cpu.number, ())
-    silent = wrap(sample_line(looks, symbols)) if is_silent(looks) and cpu.started and not cpu.halted else []
-    return "\n".join([*doing, *silent, *page(cpu, _context(None, symbols))])
+    looks = silent(samples.get(cpu.number, ())) if cpu.started and not cpu.halted else ()
+    seen = wrap(sample_line(looks, symbols)) if looks else []
+    return "\n".join([*doing, *seen, *page(cpu, _context(None, symbols))])
 
 
 def _most_active(cpus: Sequence[Cpu]) -> Cpu:
@@ -81,8 +81,10 @@ def _cause(reason: Exit | KvmError, cpu: Cpu, symbols: Symbols | None) -> str:
             return cures.internal_error(reason, cpu)
         case KvmError():
             return cures.run_error(reason)
+        case SystemEvent():
+            return "the guest has told KVM that it crashed"
         case _:
-            return f"the machine could not go on after {reason}"
+            return f"pyvmm does not know what this exit of KVM's asks for: {reason}"
 
 
 def _context(reason: Exit | KvmError | None, symbols: Symbols | None) -> Context:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -13,6 +14,8 @@ from pyvmm.vcpu.sample import Sample
 
 POLLS: Final = 8
 """So many of the last exits must be the same read."""
+SILENT: Final = 3
+"""So many looks must have found no new exit."""
 
 
 def activities(cpus: Sequence[Cpu], samples: Mapping[int, Sequence[Sample]], symbols: Symbols | None) -> str:
@@ -40,14 +43,19 @@ def activity(cpu: Cpu, samples: Sequence[Sample], symbols: Symbols | None) -> st
     polled = _polled(cpu)
     if polled:
         return f"polls {polled} at {_place(cpu.rip, symbols)}"
-    if is_silent(samples):
-        return f"spins {_range(samples, symbols)}" if _is_close(samples, symbols) else "runs without an exit"
+    still = silent(samples)
+    if still:
+        return _spinning(still, symbols)
+    name = _function(samples, symbols)
+    if name:
+        return f"runs in {name}"
     return f"runs at {_place(cpu.rip, symbols)}"
 
 
-def is_silent(samples: Sequence[Sample]) -> bool:
-    """Whether there was no exit while they were taken."""
-    return len(samples) > 1 and len({sample.exits for sample in samples}) == 1
+def silent(samples: Sequence[Sample]) -> Sequence[Sample]:
+    """The latest of them between which there was no exit; none where those are fewer than SILENT."""
+    count = sum(1 for sample in samples if sample.exits == samples[-1].exits)
+    return samples[-count:] if count >= SILENT else ()
 
 
 def sample_line(samples: Sequence[Sample], symbols: Symbols | None) -> str:
@@ -65,22 +73,25 @@ def _polled(cpu: Cpu) -> str:
     return f"MMIO {last[0].address:#x}" if last[0].reason == constants.KVM_EXIT_MMIO else ""
 
 
-def _is_close(samples: Sequence[Sample], symbols: Symbols | None) -> bool:
-    """All in one function, or within a page's length."""
-    rips = [sample.rip for sample in samples]
-    if max(rips) - min(rips) < PAGE_SIZE:
-        return True
-    starts = {symbols.start(rip) for rip in rips} if symbols is not None else set()
-    return len(starts) == 1 and None not in starts
+def _function(samples: Sequence[Sample], symbols: Symbols | None) -> str:
+    """Where most looks found it, for an interrupt may have come between; empty where that is in no one function."""
+    if symbols is None or len(samples) < SILENT:
+        return ""
+    names = Counter(symbols.describe(sample.rip).partition("+")[0] for sample in samples)
+    name, count = names.most_common(1)[0]
+    return name if count > len(samples) // 2 else ""
 
 
-def _range(samples: Sequence[Sample], symbols: Symbols | None) -> str:
+def _spinning(samples: Sequence[Sample], symbols: Symbols | None) -> str:
+    """In a function, or in a page's length."""
+    name = _function(samples, symbols)
+    if name:
+        return f"spins in {name}"
     rips = [sample.rip for sample in samples]
-    names = {symbols.describe(rip).partition("+")[0] for rip in rips} if symbols is not None else set()
-    if len(names) == 1 and "" not in names:
-        return f"in {names.pop()}"
     low, high = min(rips), max(rips)
-    return f"in {low:#x}-{high:#x}" if low != high else f"at {low:#x}"
+    if high - low >= PAGE_SIZE:
+        return "runs without an exit"
+    return f"spins in {low:#x}-{high:#x}" if low != high else f"spins at {low:#x}"
 
 
 def _place(address: int, symbols: Symbols | None) -> str:

@@ -62,7 +62,7 @@ def code_lines(cpu: Cpu, symbols: Symbols | None = None, insn_bytes: bytes = b""
 def _line(cpu: Cpu, insn: _Insn) -> str:
     address, size, mnemonic, operands = insn
     mark = ">" if address == cpu.rip else " "
-    return f"{mark} {address:#x}  {cpu.read(address, size).hex(' '):<24} {mnemonic} {operands}".rstrip()
+    return f"{mark} {address:#x}  {cpu.read(address, size).hex(' '):<30} {mnemonic} {operands}".rstrip()
 
 
 def _before(cpu: Cpu, symbols: Symbols | None, made: Any) -> Sequence[_Insn]:

@@ -120,10 +120,17 @@ _PAE: Final = (_Level("PDPT", 30, 2), _PD, _PT)
 _TWO: Final = (_Level("PD", 22, 10, large=True), _Level("PT", 12, 10))
 
 
-def walk(read_int: ReadInt, registers: ControlRegisters, linear: int, physical_bits: int = PHYSICAL_BITS) -> Walk:
+def walk(
+    read_int: ReadInt,
+    registers: ControlRegisters,
+    linear: int,
+    physical_bits: int = PHYSICAL_BITS,
+    gigabyte_pages: bool = True,
+) -> Walk:
     """Walk the tables that *registers* name for *linear*; never raises, whatever they hold.
 
-    *physical_bits* is what the CPU has (CPUID 80000008h): address bits above are reserved in an entry.
+    *physical_bits* is what the CPU has (CPUID 80000008h): address bits above are reserved in an entry; *gigabyte_pages*
+    says whether it has those (CPUID 80000001h, EDX bit 26).
     """
     long_mode = bool(registers.efer & EFER_LMA)
     linear &= 0xFFFF_FFFF_FFFF_FFFF if long_mode else 0xFFFF_FFFF
@@ -141,7 +148,8 @@ def walk(read_int: ReadInt, registers: ControlRegisters, linear: int, physical_b
     else:
         levels = _TWO
         table = registers.cr3 & 0xFFFF_F000
-    return _descend(read_int, registers, linear, levels, table, physical_bits)
+    reserved = 0x000F_FFFF_FFFF_F000 & ~((1 << physical_bits) - 1)
+    return _descend(read_int, registers, linear, levels, table, reserved, gigabyte_pages)
 
 
 def is_canonical(linear: int, registers: ControlRegisters) -> bool:
@@ -151,7 +159,13 @@ def is_canonical(linear: int, registers: ControlRegisters) -> bool:
 
 
 def _descend(
-    read_int: ReadInt, registers: ControlRegisters, linear: int, levels: tuple[_Level, ...], table: int, bits: int
+    read_int: ReadInt,
+    registers: ControlRegisters,
+    linear: int,
+    levels: tuple[_Level, ...],
+    table: int,
+    reserved: int,
+    gigabyte_pages: bool,
 ) -> Walk:
     size = 4 if levels is _TWO else 8
     address_mask = 0xFFFF_F000 if size == 4 else 0x000F_FFFF_FFFF_F000
@@ -170,7 +184,9 @@ def _descend(
             return Walk(linear, tuple(entries), fault="not present")
         top_of_pae = levels is _PAE and level is _PAE[0]
         maps = level.name == "PT" or (level.large and bool(value & PS) and (size == 8 or bool(registers.cr4 & CR4_PSE)))
-        if _reserved(value, level, maps, size, top_of_pae, registers, bits):
+        if maps and level.shift == 30 and not gigabyte_pages:
+            return Walk(linear, tuple(entries), fault="a reserved bit is set")
+        if _reserved(value, level, maps, size, top_of_pae, registers, reserved):
             return Walk(linear, tuple(entries), fault="a reserved bit is set")
         if not top_of_pae:  # which has no rights (table 4-8)
             writable = writable and bool(value & W)
@@ -188,12 +204,11 @@ def _descend(
 
 
 def _reserved(
-    value: int, level: _Level, maps: bool, size: int, top_of_pae: bool, registers: ControlRegisters, bits: int
+    value: int, level: _Level, maps: bool, size: int, top_of_pae: bool, registers: ControlRegisters, reserved: int
 ) -> bool:
     """Whether the processor finds a bit set that must be 0 (4.3, table 4-4; 4.4.2; 4.5.4)."""
     if size == 4:
         return level.shift == 22 and maps and bool(value & 1 << 21)
-    reserved = 0x000F_FFFF_FFFF_F000 & ~((1 << bits) - 1)
     if not registers.efer & EFER_LMA:
         reserved |= 0x7FF0_0000_0000_0000  # ignored in long mode
     if top_of_pae:

@@ -25,11 +25,11 @@ def test_from_the_start_of_its_function() -> None:
     symbols = Symbols([Symbol(CODE + 0x40, "store", 0x20, True, True)])
     assert code_lines(at(7).cpu(), symbols) == [
         "code at 0x10047 store+0x7:",
-        "  0x10040  31 c0                    xor eax, eax",
-        "  0x10042  bb 78 56 34 12           mov ebx, 0x12345678",
-        "> 0x10047  48 89 18                 mov qword ptr [rax], rbx",
-        "  0x1004a  90                       nop",
-        "  0x1004b  c3                       ret",
+        "  0x10040  31 c0                          xor eax, eax",
+        "  0x10042  bb 78 56 34 12                 mov ebx, 0x12345678",
+        "> 0x10047  48 89 18                       mov qword ptr [rax], rbx",
+        "  0x1004a  90                             nop",
+        "  0x1004b  c3                             ret",
     ]
 
 

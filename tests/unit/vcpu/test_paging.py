@@ -156,6 +156,14 @@ def test_reserved_bits(flags: int, shift: int, nxe: bool, fault: str) -> None:
     assert walk(paged.memory.read_int, sregs, 0x4000_0000, physical_bits=46).fault == fault
 
 
+def test_a_processor_without_gigabyte_pages() -> None:
+    paged = Paged()
+    paged.map(0x4000_0000, 0, shift=30)
+    assert walk(paged.memory.read_int, paged.sregs, 0x4000_0000).physical == 0
+    found = walk(paged.memory.read_int, paged.sregs, 0x4000_0000, gigabyte_pages=False)
+    assert (found.physical, found.fault) == (None, "a reserved bit is set")
+
+
 def test_a_large_page_where_there_is_none() -> None:
     paged = Paged()
     paged.memory.write_int(paged.cr3, 8, P | PS)
