@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from pyvmm.report.code import INSN_LIMIT, disassembler
 from pyvmm.report.cpu import RFLAGS_VM, Cpu
-from pyvmm.report.delivery import BP, DB, DE, GP, PF, SS, UD, undeliverable, vector_name
+from pyvmm.report.delivery import BP, DB, DE, GP, NM, PF, SS, UD, undeliverable, vector_name
 from pyvmm.report.symbols import Symbols
 from pyvmm.vcpu.paging import CR0_PG, EFER_LMA, Access, is_canonical
 
@@ -47,6 +47,10 @@ NO_ACCESS: Final = frozenset(
 """They name memory and do not touch it."""
 
 
+ALIGNED: Final = frozenset(("movaps", "movapd", "movdqa", "movntps", "movntpd", "movntdq", "movntdqa"))
+"""They want an address that is a multiple of their size (SDM volume 1, 14.9)."""
+CR0_EM, CR0_TS = 1 << 2, 1 << 3
+CR4_OSFXSR, CR4_OSXSAVE = 1 << 9, 1 << 18
 WRITE: Final = 2
 """CS_AC_WRITE of capstone."""
 EXPAND_DOWN: Final = 1 << 2
@@ -142,6 +146,9 @@ def _of_instruction(cpu: Cpu, insn: Any) -> Found | None:
         return Found(vector, f"int {vector:#x}")
     if mnemonic in PRIVILEGED and cpu.cpl == 3:
         return Found(GP, f"#GP ({mnemonic} at CPL 3)")
+    found = _of_vectors(cpu, insn, mnemonic)
+    if found is not None:
+        return found
     if mnemonic not in NO_ACCESS:
         for operand in insn.operands:
             if operand.type == _capstone().CS_OP_MEM:
@@ -154,6 +161,26 @@ def _of_instruction(cpu: Cpu, insn: Any) -> Found | None:
         return _of_stack(cpu, cpu.rsp - cpu.word & cpu.mask, "write")
     if mnemonic in POPS:
         return _of_stack(cpu, cpu.rsp, "read")
+    return None
+
+
+def _of_vectors(cpu: Cpu, insn: Any, mnemonic: str) -> Found | None:
+    """SSE and AVX where the control registers have not switched them on (SDM volume 3, 2.5 and 13.1), or unaligned."""
+    names = [insn.reg_name(operand.reg) or "" for operand in insn.operands if operand.type == _capstone().CS_OP_REG]
+    if not any(name.startswith(("xmm", "ymm", "zmm")) for name in names):
+        return None
+    avx = mnemonic.startswith("v")
+    needed, bit = ("OSXSAVE", CR4_OSXSAVE) if avx else ("OSFXSR", CR4_OSFXSR)
+    if not cpu.sregs.cr4 & bit:
+        return Found(UD, f"#UD ({mnemonic} without CR4.{needed})")
+    if not avx and cpu.sregs.cr0 & CR0_EM:
+        return Found(UD, f"#UD ({mnemonic} with CR0.EM)")
+    if cpu.sregs.cr0 & CR0_TS:
+        return Found(NM, f"#NM ({mnemonic} with CR0.TS)")
+    for operand in insn.operands:
+        place = _place(cpu, insn, operand) if operand.type == _capstone().CS_OP_MEM else None
+        if place is not None and mnemonic.removeprefix("v") in ALIGNED and _linear(cpu, *place) % operand.size:
+            return Found(GP, f"#GP ({mnemonic} at {_linear(cpu, *place):#x}, which is not aligned to {operand.size})")
     return None
 
 

@@ -11,7 +11,7 @@ from pyvmm.report.cpu import RFLAGS_VM, Cpu
 from pyvmm.report.kaslr import gate_handler
 from pyvmm.vcpu.paging import EFER_LMA
 
-DE, DB, BP, UD, NP, SS, GP, PF = 0, 1, 3, 6, 11, 12, 13, 14
+DE, DB, BP, UD, NM, SS, GP, PF = 0, 1, 3, 6, 7, 12, 13, 14
 NAMES: Final = {
     0: "#DE", 1: "#DB", 2: "NMI", 3: "#BP", 4: "#OF", 5: "#BR", 6: "#UD", 7: "#NM", 8: "#DF", 10: "#TS", 11: "#NP",
     12: "#SS", 13: "#GP", 14: "#PF", 16: "#MF", 17: "#AC", 18: "#MC", 19: "#XM", 20: "#VE", 21: "#CP",

@@ -72,6 +72,26 @@ def test_instructions(code: str, regs: dict[str, int], vector: int | None, what:
     assert exception(dead(code, **regs)) == (vector, what)
 
 
+@pytest.mark.parametrize(
+    ("code", "cr0", "cr4", "what"),
+    [
+        ("0f280424", 0, 0, (6, "#UD (movaps without CR4.OSFXSR)")),
+        ("0f280424", 0, 1 << 9, (None, "an exception")),
+        ("0f28442408", 0, 1 << 9, (13, "#GP (movaps at 0x30008, which is not aligned to 16)")),
+        ("0f10442408", 0, 1 << 9, (None, "an exception")),
+        ("0f280424", 1 << 2, 1 << 9, (6, "#UD (movaps with CR0.EM)")),
+        ("0f280424", 1 << 3, 1 << 9, (7, "#NM (movaps with CR0.TS)")),
+        ("c5f858c1", 0, 1 << 9, (6, "#UD (vaddps without CR4.OSXSAVE)")),
+        ("c5f858c1", 0, 1 << 18, (None, "an exception")),
+    ],
+)
+def test_sse_and_avx(code: str, cr0: int, cr4: int, what: tuple[int | None, str]) -> None:
+    cpu = dead(code)
+    cpu.sregs.cr0 |= cr0
+    cpu.sregs.cr4 |= cr4
+    assert exception(cpu) == what
+
+
 def test_at_user_level() -> None:
     assert exception(dead("f4", cpl=3)) == (13, "#GP (hlt at CPL 3)")
     assert exception(dead(READ, cpl=3, rax=0x50000)) == (14, "#PF reading 0x50000 (a supervisor page)")
