@@ -17,24 +17,9 @@ from pyvmm.report.delivery import BP, DB, DE, GP, NM, PF, SS, UD, undeliverable,
 from pyvmm.report.symbols import Symbols
 from pyvmm.vcpu.paging import CR0_PG, EFER_LMA, Access, is_canonical
 
-PRIVILEGED: Final = frozenset(
-    (
-        "hlt",
-        "lgdt",
-        "lidt",
-        "lldt",
-        "ltr",
-        "lmsw",
-        "clts",
-        "invd",
-        "wbinvd",
-        "invlpg",
-        "rdmsr",
-        "wrmsr",
-        "swapgs",
-        "xsetbv",
-    )
-)
+PRIVILEGED: Final = frozenset((
+    "hlt", "lgdt", "lidt", "lldt", "ltr", "lmsw", "clts", "invd", "wbinvd", "invlpg", "rdmsr", "wrmsr", "swapgs", "xsetbv",
+))  # fmt: skip
 """#GP at CPL 3, whatever IOPL says (SDM volume 3, 5.9)."""
 PUSHES: Final = frozenset(("push", "pushf", "pushfq", "pushfd", "pushal", "pushaw", "call", "lcall", "enter"))
 POPS: Final = frozenset(
@@ -45,8 +30,6 @@ NO_ACCESS: Final = frozenset(
     ("lea", "nop", "prefetchw", "prefetchnta", "prefetcht0", "prefetcht1", "prefetcht2", "invlpg")
 )
 """They name memory and do not touch it."""
-
-
 ALIGNED: Final = frozenset(("movaps", "movapd", "movdqa", "movntps", "movntpd", "movntdq", "movntdqa"))
 """They want an address that is a multiple of their size (SDM volume 1, 14.9)."""
 CR0_EM, CR0_TS = 1 << 2, 1 << 3
@@ -68,7 +51,7 @@ class Found(NamedTuple):
 def triple_fault(cpu: Cpu, symbols: Symbols | None = None) -> str:
     """One line."""
     if cpu.lost:
-        return "triple fault; of what is lost: an AMD processor loses its state in a shutdown"
+        return "triple fault; its cause is lost: an AMD processor loses its state in a shutdown"
     found = exception(cpu)
     where = f"at RIP {place(cpu.rip, symbols)}"
     why = undeliverable(cpu, found.vector)
@@ -99,7 +82,10 @@ def exception(cpu: Cpu) -> Found:
         return _by_cr2(cpu)
     insn = next(made.disasm(code, cpu.rip, 1), None)
     if insn is None:
-        return Found(UD, f"#UD: no instruction ({code[:4].hex(' ')} …)")
+        beyond = cpu.rip + len(code) & cpu.mask
+        if len(code) < INSN_LIMIT and cpu.refuses(beyond, "fetch"):
+            return Found(PF, f"#PF fetching {beyond:#x} ({cpu.refuses(beyond, 'fetch')})")
+        return Found(UD, f"#UD: no known instruction ({code[:4].hex(' ')} …)")
     return _of_instruction(cpu, insn) or _by_cr2(cpu)
 
 

@@ -352,7 +352,7 @@ def test_the_report_of_a_triple_fault_shows_the_last_exits() -> None:
     lines = outcome.report.splitlines()
     assert outcome.message == "vCPU 0: KVM_EXIT_SHUTDOWN"
     if SVM:
-        assert lines[0] == "triple fault; of what is lost: an AMD processor loses its state in a shutdown"
+        assert lines[0] == "triple fault; its cause is lost: an AMD processor loses its state in a shutdown"
     else:
         assert re.fullmatch(r"#UD \(ud2\) at RIP 0x[0-9a-f]+, no IDT: triple fault", lines[0])
     assert lines[1] == ("vCPU 0: real mode" if SVM else "vCPU 0: 64-bit long mode, paging on, CPL 0")

@@ -20,7 +20,7 @@ from tests.rig.rig import SVM, Rig
 
 BASE = 0x100000
 NO_IDT = "0f011df9070000"  # lidt [rip+0x7f9]: a limit and a base of 0, for there is nothing behind the code
-LOST = "triple fault; of what is lost: an AMD processor loses its state in a shutdown"
+LOST = "triple fault; its cause is lost: an AMD processor loses its state in a shutdown"
 
 
 def run(tmp_path: Path, code: str, timeout: float = 250, **options: object) -> Outcome:

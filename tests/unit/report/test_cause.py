@@ -56,7 +56,7 @@ def test_the_whole_sentence() -> None:
         ("c3", {"rsp": AWAY}, 14, "#PF reading the stack at 0xdeadbeef000 (not present)"),
         ("c3", {"rsp": AWAY << 8}, 12, "#SS reading the stack at 0xdeadbeef00000 (not canonical)"),
         ("0f0b", {}, 6, "#UD (ud2)"),
-        ("06", {}, 6, "#UD: no instruction (06 00 00 00 …)"),
+        ("06", {}, 6, "#UD: no known instruction (06 00 00 00 …)"),
         ("cc", {}, 3, "#BP (int3)"),
         ("f1", {}, 1, "#DB (int1)"),
         ("cd80", {}, 0x80, "int 0x80"),
@@ -107,6 +107,11 @@ def test_at_user_level() -> None:
 )
 def test_where_nothing_can_be_fetched(rip: int, what: tuple[int, str]) -> None:
     assert exception(dead("90", rip=rip)) == what
+
+
+def test_an_instruction_that_ends_in_a_page_that_is_not_there() -> None:
+    paged = Paged().code(b"\x48\x89", CODE + 0xFFE)
+    assert exception(paged.cpu()) == (14, "#PF fetching 0x11000 (not present)")
 
 
 def test_rip_in_no_ram() -> None:
