@@ -18,7 +18,8 @@ from pyvmm.report.symbols import Symbols
 from pyvmm.vcpu.paging import CR0_PG, EFER_LMA, Access, is_canonical
 
 PRIVILEGED: Final = frozenset((
-    "hlt", "lgdt", "lidt", "lldt", "ltr", "lmsw", "clts", "invd", "wbinvd", "invlpg", "rdmsr", "wrmsr", "swapgs", "xsetbv",
+    "hlt", "lgdt", "lidt", "lldt", "ltr", "lmsw", "clts", "invd", "wbinvd", "invlpg", "rdmsr", "wrmsr", "swapgs",
+    "xsetbv",
 ))  # fmt: skip
 """#GP at CPL 3, whatever IOPL says (SDM volume 3, 5.9)."""
 PUSHES: Final = frozenset(("push", "pushf", "pushfq", "pushfd", "pushal", "pushaw", "call", "lcall", "enter"))
