@@ -45,12 +45,14 @@ class Trace:
         self._wanted = set(enabled)
         self._sink = sink
         self._channels: dict[str, Channel] = {}
-        self._watchers: dict[str, Callable[[bool], None]] = {}
+        self._watchers: list[Callable[[], None]] = []
 
     def channel(self, name: str) -> Channel:
         """The channel *name*; it is on if the user asked for it (or for "all")."""
         if name not in self._channels:
-            self._channels[name] = Channel(name, self._show, not self._wanted.isdisjoint((name, "all")))
+            channel = self._channels[name] = Channel(name, self._show, not self._wanted.isdisjoint((name, "all")))
+            if channel.enabled:
+                self._tell_watchers()
         return self._channels[name]
 
     def _show(self, ns: int, name: str, message: str) -> None:
@@ -82,14 +84,16 @@ class Trace:
             raise UserError(f"trace: no channel {', '.join(unknown)}; {what}")
         for name in self.names if "all" in names else names:
             self._channels[name].enabled = on
-            if name in self._watchers:
-                self._watchers[name](on)
+        self._tell_watchers()
 
-    def watch(self, name: str, callback: Callable[[bool], None]) -> None:
-        """Tell *callback* when channel *name* is switched on or off; at once, if it is on. One watcher a channel."""
-        self._watchers[name] = callback
-        if self.channel(name).enabled:
-            callback(True)
+    def watch(self, callback: Callable[[], None]) -> None:
+        """Call *callback* now, and each time that some channel may have come on or gone off."""
+        self._watchers.append(callback)
+        callback()
+
+    def _tell_watchers(self) -> None:
+        for callback in self._watchers:
+            callback()
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """pvpanic-pci: the guest's kernel tells that it has panicked, through one register.
 
-    pyvmm run --device docs/examples/pvpanic.py:PvPanic,events=1 --trace pci ...     Linux: modprobe pvpanic-pci
+    pyvmm run --device docs/examples/pvpanic.py:PvPanic,events=1 --trace PvPanic ... Linux: modprobe pvpanic-pci
 
 BAR 0, memory, 16 bytes: offset 0 reads the events that are understood, a write tells of them. The trace shows them, a
 subclass hears of them by panicked(). It prints nothing itself: while a device waits for a reader, the machine waits.

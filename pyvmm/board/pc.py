@@ -155,10 +155,10 @@ class Pc:
 
     def _add_chips(self) -> None:
         add, line, clock, channel = self.parts.add, self.irqchip.line, self.clock, self.trace.channel
-        signals, control = self._signals, channel("control")
+        signals = self._signals
         self.com1 = add(
             "com1",
-            Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("serial")),
+            Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("com1")),
             ports=[(layout.COM1, 8)],
             irqs=[layout.IRQ_COM1],
         )
@@ -178,15 +178,15 @@ class Pc:
             irqs=[layout.IRQ_RTC],
         )
         self._gather(layout.CMOS, 1)  # the index: what it is for comes with the data, in an exit
-        add("post", PostPort(control), ports=[(layout.POST, 1)])
+        add("post", PostPort(channel("post")), ports=[(layout.POST, 1)])
         # Old kernels write there to let time pass; an exit each time would make a loop over the PIT miss its period.
         self._gather(layout.POST, 1)
-        port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, control)
+        port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, channel("port92"))
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
         add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
-        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi"), signals.smi)
+        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
         add(
             "acpi-pm",
             self.acpi_pm,
@@ -195,9 +195,9 @@ class Pc:
         )
 
     def _add_input(self) -> None:
-        line, clock, channel = self.irqchip.line, self.clock, self.trace.channel("i8042")
-        keyboard = Ps2Keyboard(clock, self.router.set_leds, channel)
-        mouse = Ps2Mouse(clock, trace=channel)
+        line, clock, channel = self.irqchip.line, self.clock, self.trace.channel
+        keyboard = Ps2Keyboard(clock, self.router.set_leds, channel("ps2-keyboard"))
+        mouse = Ps2Mouse(clock, trace=channel("ps2-mouse"))
         self.i8042 = self.parts.add(
             "i8042",
             I8042(
@@ -207,7 +207,7 @@ class Pc:
                 None,
                 keyboard,
                 mouse,
-                channel,
+                channel("i8042"),
             ),
             ports=[(layout.I8042_DATA, 1), (layout.I8042_COMMAND, 1, None, 4)],
         )
@@ -238,7 +238,7 @@ class Pc:
         doorbells = IoeventfdDoorbells(self.vm, self.loop, self.pio)
         self._resources.callback(doorbells.close)
         reset = self._reset_line("port 0xcf9")
-        reset_control = self.parts.add("reset-control", ResetControl(reset, reset, self.trace.channel("control")))
+        reset_control = self.parts.add("reset-control", ResetControl(reset, reset, self.trace.channel("reset-control")))
         self.pci = PciHost(
             self.mmio,
             self.pio,
@@ -279,7 +279,7 @@ class Pc:
             self.router.add_virtio_tablet(tablet)
             devices.append(tablet)
         for function, device in enumerate(virtio_input_functions(devices)):
-            self.pci.root.add(device, layout.VIRTIO_INPUT_SLOT, function)
+            self.pci.root.add(device, layout.VIRTIO_INPUT_SLOT, function, self.trace.channel("virtio-input"))
 
     def assign_pci_resources(self) -> None:
         """What firmware would do: a guest that does not place BARs itself finds them placed. Raises UserError."""
@@ -289,6 +289,12 @@ class Pc:
             assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
         except ValueError as error:
             raise UserError(f"{error}: leave a device away") from None
+
+    @property
+    def channels(self) -> set[str]:
+        """The trace channels of what is on the board and not in the kernel: of its parts, and of PCI functions."""
+        functions = {function.trace.name for function in self.pci.all_functions()}
+        return functions | {placement.name for placement in self.parts if placement.part is not None}
 
     def platform(self) -> Platform:
         """What the tables say of this board."""

@@ -26,7 +26,7 @@ from pyvmm.vcpu.cpuid import guest_cpuid, phys_bits
 from pyvmm.vcpu.group import VcpuGroup
 from pyvmm.vcpu.kernel_time import KernelTime
 from pyvmm.vcpu.model import CpuModel
-from pyvmm.vcpu.observer import ExitTrace
+from pyvmm.vcpu.observer import ExitTrace, Observer, RunTrace
 from pyvmm.vcpu.registers import set_cpu_state, virtual_wire
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pyvmm.machine.saved import Saved
     from pyvmm.machine.slots import Slots
 
-OTHER_CHANNELS: Final = ("evdev", "exits", "x11")
+OTHER_CHANNELS: Final = ("evdev", "exits", "kvm-run", "x11")
 """Those that are not the board's: of what ties the machine to this host, later, and of the vCPUs."""
 
 
@@ -157,9 +157,8 @@ def _build(
             _start_at(cpus, board, payload.load(board, fresh=False))
             verdicts.restarted()
 
-    exit_trace = ExitTrace(trace.channel("exits"))
-    trace.watch("exits", lambda on: cpus.observe(exit_trace) if on else cpus.unobserve(exit_trace))
-    check_channels(trace)
+    check_channels(trace, board)
+    observe_exits(cpus, board, trace)
     time = KernelTime(vm, cpus.vcpus, local_apic=board.irqchip.local_apic, pit=config.irqchip == "kernel")
     verdicts.adopt(cpus, board)
     life.adopt(cpus, time, restart, verdicts.report, verdicts.on_error)
@@ -172,13 +171,35 @@ def _build(
     return Built(life, board, verdicts, snapshots, trace, slots, resources.pop_all())
 
 
-def check_channels(trace: Trace) -> None:
+def check_channels(trace: Trace, board: Pc) -> None:
     """Raises ConfigError for a channel that the user asked for and that a whole machine has not made."""
     for name in OTHER_CHANNELS:
+        trace.channel(name)
+    for name in board.channels:
         trace.channel(name)
     if trace.unknown:
         what = there_are(trace.unknown[0], ["all", *trace.names])
         raise ConfigError(f"there is no such channel; {what}", {"trace": frozenset(trace.unknown)})
+
+
+def observe_exits(cpus: VcpuGroup, board: Pc, trace: Trace) -> None:
+    """Let those channels see exits that tell of them, while they are on."""
+    whole = RunTrace(trace.channel("kvm-run")), ExitTrace(trace.channel("exits"))
+    accesses: Observer | None = None
+
+    def follow() -> None:
+        nonlocal accesses
+        for observer in whole:
+            (cpus.observe if observer.wanted else cpus.unobserve)(observer)
+        wanted = not board.channels.isdisjoint(trace.enabled)
+        if wanted and accesses is None:
+            from pyvmm.board.access_trace import AccessTrace  # only who watches has to wait for it
+
+            accesses = AccessTrace(board, trace)
+        if accesses is not None:
+            (cpus.observe if wanted else cpus.unobserve)(accesses)
+
+    trace.watch(follow)
 
 
 def furnish(board: Pc) -> Slots | None:

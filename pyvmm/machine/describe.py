@@ -74,7 +74,7 @@ def described(config: MachineConfig) -> Iterator[Pc]:
         resources.callback(board.close)
         furnish(board)
         Payload(config).load(board, fresh=True)
-        check_channels(trace)
+        check_channels(trace, board)
         yield board
 
 

@@ -47,10 +47,10 @@ class Slots:
     def plug(self, wanted: DeviceSpec | object) -> object:
         """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned."""
         spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
-        device = make(self._numbered(spec), self._services(spec)) if wanted is spec else as_function(wanted)
         name = self._name(spec)
+        device = make(self._numbered(spec), self._services(name)) if wanted is spec else as_function(wanted)
         if isinstance(device, PciDevice):
-            self._add(spec, device, *self._place(spec, device))
+            self._add(spec, device, *self._place(spec, device), self._board.trace.channel(name))
         elif spec.port is not None or spec.slot is not None:
             raise UserError(f"device {spec}: no PCI device: leave port and slot away")
         else:
@@ -75,10 +75,10 @@ class Slots:
             raise UserError(f"device {spec}: there are at most {MAX_ROOT_PORTS} root ports: leave one away")
         return DeviceSpec(ROOT_PORT, (("port_number", str(len(self._ports))),), spec.id, spec.port, spec.slot)
 
-    def _services(self, spec: DeviceSpec) -> Services:
+    def _services(self, name: str) -> Services:
         board = self._board
         return {
-            Channel: lambda: board.trace.channel(spec.id or spec.kind),
+            Channel: lambda: board.trace.channel(name),
             Clock: lambda: board.clock,
             FlushPage: lambda: board.ram.flush_page,
             IsaLines: lambda: isa_lines(board.irqchip),
@@ -115,15 +115,15 @@ class Slots:
         except ValueError as error:
             raise UserError(f"device {spec}: {error}: leave a device away, or put one behind a root port") from None
 
-    def _add(self, spec: DeviceSpec, device: PciDevice, bus: PciBus, slot: int) -> None:
+    def _add(self, spec: DeviceSpec, device: PciDevice, bus: PciBus, slot: int, trace: Channel) -> None:
         if isinstance(device, RootPort):
             self._ports.append(device)
         try:
             if spec.file is None:
-                bus.add(device, slot)
+                bus.add(device, slot, trace=trace)
             else:
                 with blaming(f"device {spec}", spec.file):  # attached() is the user's own code
-                    bus.add(device, slot)
+                    bus.add(device, slot, trace=trace)
         except ValueError as error:
             raise UserError(f"device {spec}: {error}") from None
 

@@ -19,6 +19,7 @@ from pyvmm.pci.regs import (
     pci_devfn,
 )
 from pyvmm.pci.slot import Slot
+from pyvmm.trace import Channel
 
 
 class PciBus:
@@ -34,8 +35,9 @@ class PciBus:
         self._link = link
         self._changed = changed
 
-    def add(self, device: PciDevice, slot: int, function: int = 0) -> None:
-        """Plug *device* in as slot.function; ValueError if that is taken or there is no such place."""
+    def add(self, device: PciDevice, slot: int, function: int = 0, trace: Channel | None = None) -> None:
+        """Plug *device* in as slot.function, with *trace* for its own channel, else that of what the bus hangs on;
+        ValueError if that is taken or there is no such place."""
         if device.vendor_id == PCI_NO_FUNCTION:
             raise ValueError(f"{type(device).__name__} has no vendor_id: no guest would see it")
         devfn = pci_devfn(slot, function)
@@ -46,7 +48,7 @@ class PciBus:
         if devfn in self.functions:
             raise ValueError(f"PCI place {slot:02x}.{function} is taken by {type(self.functions[devfn]).__name__}")
         self.complete(device)
-        self._put(devfn, device)
+        self._put(devfn, device, trace or self.above.trace)
 
     def complete(self, device: PciDevice) -> None:
         """What a function has only because it is on this bus: behind a port it is a PCI Express endpoint."""
@@ -54,9 +56,9 @@ class PciBus:
         if endpoint and not device.config.find_capability(PCI_CAP_ID_EXP):
             add_express(device.config, PCI_EXP_TYPE_ENDPOINT)
 
-    def _put(self, devfn: int, device: PciDevice) -> None:
+    def _put(self, devfn: int, device: PciDevice, trace: Channel) -> None:
         self.functions[devfn] = device
-        device.connect(BusSlot(self.above, devfn >> 3, devfn & 7))
+        device.connect(BusSlot(self.above, devfn >> 3, devfn & 7, trace))
         self._mark_multi_function(devfn >> 3)
         self._changed()
 
@@ -71,9 +73,10 @@ class PciBus:
     def exchange(self, old: PciDevice, new: PciDevice) -> None:
         """Plug *new* in where *old* was, which is unplugged; that its reset() raises may be why, and is no matter."""
         devfn = next(devfn for devfn, other in self.functions.items() if other is old)
+        trace = self.above.trace if old.slot is None else old.slot.trace
         with suppress(Exception):
             old.disconnect()
-        self._put(devfn, new)
+        self._put(devfn, new, trace)
 
     def free_slot(self) -> int:
         """The lowest slot with no function; ValueError if the bus is full."""
@@ -95,11 +98,11 @@ class PciBus:
 class BusSlot:
     """The Slot of function *function* in slot *number* of the bus that hangs on *above*."""
 
-    def __init__(self, above: Slot, number: int, function: int) -> None:
+    def __init__(self, above: Slot, number: int, function: int, trace: Channel) -> None:
         self.name = f"{number:02x}.{function}"
         self.memory = above.memory
         self.clock = above.clock
-        self.trace = above.trace
+        self.trace = trace
         self.msi = above.msi
         self._above = above
         self._number = number

@@ -76,6 +76,15 @@ class ConfigSpace:
         self.data[PCI_STATUS] |= PCI_STATUS_CAP_LIST
         return offset
 
+    def capabilities(self) -> dict[int, int]:
+        """The ID of each capability by its offset, as the list has them; one that runs in a circle ends there."""
+        found: dict[int, int] = {}
+        offset = self.data[PCI_CAPABILITY_LIST]
+        while offset and offset not in found:
+            found[offset] = self.data[offset]
+            offset = self.data[(offset + 1) % self.size]
+        return found
+
     def find_capability(self, cap_id: int) -> int:
         """The offset of the first capability *cap_id*, 0 if there is none."""
         offset = self.data[PCI_CAPABILITY_LIST]

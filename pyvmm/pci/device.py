@@ -63,6 +63,12 @@ from pyvmm.trace import OFF, Channel
 NO_MEMORY: Final = GuestMemory(())
 
 
+def _traced(memory: GuestMemory, trace: Channel) -> GuestMemory:
+    from pyvmm.pci.dma import TracedMemory  # only who watches has to wait for it
+
+    return TracedMemory(memory, trace)
+
+
 class FunctionInterrupt:
     """The one interrupt of a simple function: message 0 while the guest has MSI or MSI-X on, else the INTx pin."""
 
@@ -219,7 +225,8 @@ class PciDevice:
     def dma(self) -> GuestMemory:
         """Guest RAM while the guest allows DMA, else no memory at all. Take it anew for each transfer."""
         slot = self.slot
-        return slot.memory if slot is not None and self.bus_master else NO_MEMORY
+        memory = slot.memory if slot is not None and self.bus_master else NO_MEMORY
+        return _traced(memory, self.trace) if self.trace.enabled else memory
 
     @property
     def messages_enabled(self) -> bool:
@@ -228,12 +235,12 @@ class PciDevice:
 
     def send_message(self, vector: int) -> bool:
         """Send MSI-X or MSI vector *vector*; false if the guest has neither on."""
-        if self.msix is not None and self.msix.enabled:
-            self.msix.pulse(vector)
-            return True
-        if self.msi is not None and self.msi.enabled:
-            self.msi.pulse(vector)
-            return True
+        for messages in (self.msix, self.msi):
+            if messages is not None and messages.enabled:
+                if self.trace.enabled:
+                    self.trace(messages.describe(vector))
+                messages.pulse(vector)
+                return True
         return False
 
     def _write_message(self, address: int, data: int) -> None:
@@ -244,10 +251,12 @@ class PciDevice:
         except GuestMemoryError:
             where = "nowhere"
         if self.trace.enabled:
-            self.trace(f"{self.name} MSI {data:#x} to {address:#x}, {where}: no interrupt")
+            self.trace(f"MSI {data:#x} to {address:#x}, {where}: no interrupt")
 
     def set_intx(self, level: bool) -> None:
         """Drive the INTx pin. STATUS shows it; the line follows unless INTX_DISABLE, MSI or MSI-X holds it low."""
+        if level != self.intx_level and self.trace.enabled:
+            self.trace(f"INT{' ABCD'[self.interrupt_pin]} {'up' if level else 'down'}")
         self.intx_level = level
         status = self.config.data[PCI_STATUS] & ~PCI_STATUS_INTERRUPT
         self.config.data[PCI_STATUS] = status | PCI_STATUS_INTERRUPT if level else status
@@ -264,8 +273,6 @@ class PciDevice:
     def config_write(self, offset: int, size: int, value: int) -> None:
         """The guest writes configuration space; BARs, interrupts and bus mastering follow at once."""
         self.config.write(offset, size, value)
-        if self.trace.enabled:
-            self.trace(f"{self.name} config {offset:#05x} = {value:#0{2 * size + 2}x}")
         if offset < PCI_COMMAND + 2 and offset + size > PCI_COMMAND:
             self.update_bus_master()
             self._drive_intx()
@@ -305,7 +312,11 @@ class PciDevice:
             if bar.claim is not None:
                 base = bar.address(self.config)
                 enabled = base and command & (PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY)
-                moved = bar.claim.place(base, ((base, base + bar.size),) if enabled else ()) or moved
+                if bar.claim.place(base, ((base, base + bar.size),) if enabled else ()):
+                    moved = True
+                    if self.trace.enabled:
+                        off = "" if enabled else ", but decoding is off"
+                        self.trace(f"BAR{bar.index} is at {base:#x}, {bar.size:#x} bytes{off}")
         return moved
 
     def reset_function(self) -> None:

@@ -199,6 +199,11 @@ class ConfigPorts:
     def reset(self) -> None:
         self._address = 0
 
+    @property
+    def address(self) -> int:
+        """CONFIG_ADDRESS."""
+        return self._address
+
     def target(self, offset: int) -> tuple[PciDevice | None, int]:
         """The function, if there is one, and its register that an access to CONFIG_DATA at *offset* reaches."""
         address = self._address

@@ -125,6 +125,11 @@ class _Vector:
         self.irq = self._routed = None
         self._open = self._interrupts = False
 
+    @property
+    def message(self) -> tuple[int, int, bool]:
+        """Address and data, and whether it may go out now."""
+        return *self._message, self._open and self.irq is not None
+
     def pulse(self) -> None:
         if not self._open or self.irq is None:
             self.pending = True
@@ -157,6 +162,7 @@ class Messages:
     """What MSI and MSI-X have in common: vectors that a router delivers once the function is on a bus."""
 
     STATE: ClassVar[tuple[str, ...]] = ("pending",)
+    name: ClassVar[str]
 
     def __init__(self, config: ConfigSpace, count: int, bus_master: Callable[[], bool], write: WriteMessage) -> None:
         self._config = config
@@ -187,6 +193,19 @@ class Messages:
     def enabled(self) -> bool:
         raise NotImplementedError
 
+    def _sent_as(self, vector: int) -> int:
+        """Which vector is sent for *vector*."""
+        return vector
+
+    def describe(self, vector: int) -> str:
+        """What is sent for *vector*, as a line of the trace."""
+        name = f"{self.name} {vector}"
+        sent = self._sent_as(vector)
+        if not 0 <= sent < self.count:
+            return f"{name}: there is no such vector"
+        address, data, is_open = self._vectors[sent].message
+        return f"{name}: {data:#x} to {address:#x}" if is_open else f"{name}: masked, it waits"
+
     @property
     def pending(self) -> int:
         """Which vectors wait to be sent: bit n for vector n."""
@@ -207,6 +226,7 @@ class Msi(Messages):
     """The MSI capability: 1 to 32 vectors, one address, data that differs in its low bits."""
 
     STATE = ()
+    name = "MSI"
 
     def __init__(
         self,
@@ -246,6 +266,9 @@ class Msi(Messages):
             self._vectors[vector & (self._granted() - 1)].pulse()
             self._show_pending()
 
+    def _sent_as(self, vector: int) -> int:
+        return vector & (self._granted() - 1)
+
     def _granted(self) -> int:
         flags = self._config.get(self.offset + PCI_MSI_FLAGS, 2)
         return min(1 << ((flags & PCI_MSI_FLAGS_QSIZE) >> 4), self.count)
@@ -277,6 +300,7 @@ class Msix(Messages):
     """
 
     STATE = ("_table",)
+    name = "MSI-X"
 
     def __init__(
         self,

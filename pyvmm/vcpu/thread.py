@@ -243,6 +243,8 @@ class VcpuThread:
         with lock:
             if vcpu.coalesced:  # writes that KVM has gathered (KVM_REGISTER_COALESCED_MMIO); they came before this exit
                 for is_pio, address, size, value in vcpu.coalesced_writes():
+                    for observer in observers:
+                        observer.gathered(is_pio, address, size, value)
                     (pio if is_pio else mmio).write(address, size, value)
             for observer in observers:
                 observer.exited(vcpu, exit)

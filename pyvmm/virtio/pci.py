@@ -151,6 +151,8 @@ class VirtioPci(PciDevice):
     def attached(self) -> None:
         if self.device.trace is OFF:
             self.device.trace = self.trace
+        for queue in self.device.queues:
+            queue.trace = self.trace
 
     def contract(self) -> dict[str, object]:
         device = self.device
@@ -235,7 +237,8 @@ class VirtioPci(PciDevice):
     def _start(self, queue: VirtQueue) -> None:
         """Take a ring into use, as soon as it is enabled, the driver is ready, and there is memory."""
         if queue.enabled and not queue.started and self.device.driver_ok and self.bus_master:
-            queue.start(self.dma, self._driver_features)
+            assert self.slot is not None
+            queue.start(self.slot.memory, self._driver_features)  # not `dma`, which may be watched at this moment
 
     def bus_master_changed(self, enabled: bool) -> None:
         for queue in self.device.queues:
@@ -285,6 +288,8 @@ class VirtioPci(PciDevice):
         if not self.vectors.enabled:
             self.set_intx(True)
         elif vector != VIRTIO_MSI_NO_VECTOR:
+            if self.trace.enabled:
+                self.trace(self.vectors.describe(vector))
             self.vectors.pulse(vector)
 
     # BAR 0

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from pyvmm.memory import GuestMemory
+from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.abi import (
     VIRTIO_F_RING_PACKED,
     VIRTIO_MSI_NO_VECTOR,
@@ -71,6 +72,8 @@ class VirtQueue:
         self.index = index
         self.max_size = max_size
         self.transport: Transport = NO_TRANSPORT
+        self.trace: Channel = OFF
+        """Where its chains are told of."""
         self.kicked: Callable[[], None] = lambda: None
         """What its device does when somebody has kicked it."""
         self.paused = False
@@ -180,6 +183,8 @@ class VirtQueue:
             return None
         if chain is not None:
             self._left -= cost + chain.descriptors
+            if self.trace.enabled:
+                self.trace(f"queue {self.index}: {chain}")
         return chain
 
     def pop_exactly(self, count: int) -> list[Chain] | None:
@@ -221,6 +226,8 @@ class VirtQueue:
     def push(self, chain: Chain, written: int) -> None:
         """Give a chain back with *written* bytes in it. One from before a reset is dropped."""
         if chain.ring is self._ring and not self.paused:
+            if self.trace.enabled:
+                self.trace(f"queue {self.index}: chain {chain.id} is used, {written} bytes written")
             chain.ring.push(chain, written)
 
     def notify(self) -> None:

@@ -52,6 +52,10 @@ class Chain:
         self.readable = builder.readable
         self.writable = builder.writable
 
+    def __str__(self) -> str:
+        """As the trace shows it."""
+        return f"chain {self.id}: DMA reads {self.readable_size} bytes, may write {self.writable_size}"
+
     @property
     def readable_size(self) -> int:
         """Bytes that the device may read."""

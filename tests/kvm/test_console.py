@@ -145,8 +145,8 @@ def test_ctrl_a_z_and_t(on_terminal: Console) -> None:
     on_terminal.expect("stands still: Ctrl-A z lets it go on\r\n")
     on_terminal.send("abc\x01t")
     on_terminal.expect("switch (names, all, none):")
-    on_terminal.send("serial\r")
-    on_terminal.expect("traced: serial\r\n")
+    on_terminal.send("com1\r")
+    on_terminal.expect("traced: com1\r\n")
     on_terminal.send("\x01z")
     on_terminal.expect("the machine goes on\r\n")
     on_terminal.expect("abc")
@@ -208,7 +208,7 @@ def test_lines_of_ours_on_the_raw_terminal(tmp_path: Path) -> None:
     """
     picture = tmp_path / "gone" / "place.png"
     picture.parent.mkdir()
-    arguments: list[str | Path] = [PYVMM, "run", "hello", "--trace", "serial,irq", "--screenshot", picture]
+    arguments: list[str | Path] = [PYVMM, "run", "hello", "--trace", "com1,irq", "--screenshot", picture]
     with Console(arguments, on_pty=True) as console:
         wait_until_raw(console)
         shutil.rmtree(picture.parent)
@@ -216,7 +216,7 @@ def test_lines_of_ours_on_the_raw_terminal(tmp_path: Path) -> None:
         console.expect(f"pyvmm: cannot write {picture}: No such file or directory")
         console.send("q")
         assert console.wait() == 0
-        assert "serial" in console.output and "KVM_IRQ_LINE" in console.output
+        assert " com1 " in console.output and "KVM_IRQ_LINE" in console.output
         assert not staircase(console.output)
 
 

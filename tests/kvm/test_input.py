@@ -142,7 +142,7 @@ def test_the_steps_of_a_key_in_the_trace(irqchip: str, raised: str, entered: str
     def sink(ns: int, channel: str, message: str) -> None:
         lines.append(f"{channel:<8} {message}")
 
-    trace = frozenset({"input", "i8042", "irq", "exits"})
+    trace = frozenset({"input", "ps2-keyboard", "i8042", "irq", "exits", "kvm-run"})
     memory = guests.load("keyboard").memory
     config = MachineConfig(guest="keyboard", memory=memory, irqchip=irqchip, trace=trace)  # type: ignore[arg-type]
     with Machine(config, trace_sink=sink) as machine:
@@ -152,16 +152,17 @@ def test_the_steps_of_a_key_in_the_trace(irqchip: str, raised: str, entered: str
         settled(machine, "> a")
     steps = [
         r"input    script: KEY_A pressed",
-        r"i8042    keyboard: KEY_A down -> 1c \(scan code set 2\)",
+        r"ps2-keyboard keyboard: KEY_A down -> 1c \(scan code set 2\)",
         r"i8042    translation 1c -> 1e",
         r"i8042    output buffer = 0x1e, OBF",
         raised,
         *([entered] if entered else []),
-        r"exits    vcpu0 KVM_RUN",
+        r"kvm-run  vcpu0 KVM_RUN",
         r"exits    vcpu0 KVM_EXIT_IO in port 0x60 size 1",
         r"i8042    read of port 0x60 returns 0x1e, OBF clear",
         r"exits    vcpu0 gets 0x1e from port 0x60",
-        r"exits    vcpu0 KVM_RUN",
+        r"i8042    port 0x60 R1 -> 0x1e rip=0x[0-9a-f]+$",
+        r"kvm-run  vcpu0 KVM_RUN",
         r"exits    vcpu0 KVM_EXIT_IO out port 0x3f8 size 1 = 0x61",
     ]
     at = 0

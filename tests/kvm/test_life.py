@@ -176,12 +176,12 @@ def test_trace_channels_are_switched_in_a_running_machine(tmp_path: Path) -> Non
     with counting(tmp_path) as machine:
         machine.trace._sink = lambda ns, channel, message: lines.append(f"{channel} {message}")
         assert machine.wait(lambda: count(machine) > 0, 60)
-        machine.trace.on("exits", "i8042")
-        assert machine.trace.enabled == ("exits", "i8042")
+        machine.trace.on("exits", "kvm-run", "i8042")
+        assert machine.trace.enabled == ("exits", "i8042", "kvm-run")
         assert machine.wait(lambda: len(lines) > 0, 60)
         machine.call(machine.life.cpus.threads[0].kick)
         assert machine.wait(lambda: len(lines) > 2, 60)
-        assert lines[0].startswith("exits vcpu0 ")
+        assert lines[0] == "kvm-run vcpu0 KVM_RUN" and any(line.startswith("exits vcpu0 ") for line in lines)
         machine.keyboard.key(KEY_A, 1)
         assert machine.wait(lambda: any(line.startswith("i8042") for line in lines), 60)
         machine.trace.off("all")
@@ -191,7 +191,7 @@ def test_trace_channels_are_switched_in_a_running_machine(tmp_path: Path) -> Non
         with machine.paused("test"):
             pass
         assert lines == []
-        with pytest.raises(UserError, match="no channel xyz; there are: all, acpi"):
+        with pytest.raises(UserError, match="no channel xyz; there are: all, acpi-pm"):
             machine.trace.on("exits", "xyz")
         assert not machine.trace.enabled
 

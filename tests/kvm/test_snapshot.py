@@ -61,6 +61,8 @@ class StopAt:
 
     def entering(self, vcpu: Vcpu) -> None: ...
 
+    def gathered(self, pio: bool, address: int, size: int, value: int) -> None: ...
+
     def exited(self, vcpu: Vcpu, exit: Exit) -> None:
         self._number -= 1
         if self._number == 0:

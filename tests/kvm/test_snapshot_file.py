@@ -234,9 +234,7 @@ def test_save_after_and_restore(tmp_path: Path) -> None:
     checked = pyvmm("snapshot", "check", file)
     assert checked.returncode == 0
     assert re.fullmatch(rb".*/saved: whole; hello, 1 vCPU, 16M of RAM, \d+ KiB of it not zero\n", checked.stdout)
-    ran = pyvmm(
-        "run", "--restore", file, "--timeout", 250, "--trace", "serial=" + str(tmp_path / "trace"), stdin=b"xyzq"
-    )
+    ran = pyvmm("run", "--restore", file, "--timeout", 250, "--trace", "com1=" + str(tmp_path / "trace"), stdin=b"xyzq")
     assert ran.returncode == 0, ran.stderr
     assert b"xyz" in ran.stdout and GREETING not in ran.stdout
     assert (tmp_path / "trace").read_text()

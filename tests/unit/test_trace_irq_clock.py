@@ -30,7 +30,10 @@ def test_only_the_channels_asked_for_are_on() -> None:
 
 def test_all() -> None:
     trace = Trace({"all"}, lambda ns, channel, message: None)
+    told: list[tuple[str, ...]] = []
+    trace.watch(lambda: told.append(trace.enabled))
     assert trace.channel("irq").enabled and trace.channel("a part's own").enabled
+    assert told == [(), ("irq",), ("a part's own", "irq")], "who watches hears of a channel that is on as it is made"
 
 
 def test_without_a_sink_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,15 +47,16 @@ def test_channels_are_switched() -> None:
     got: list[str] = []
     trace = Trace({"irq", "nope"}, lambda ns, channel, message: got.append(f"{channel} {message}"))
     irq, pci = trace.channel("irq"), trace.channel("pci")
-    told: list[bool] = []
-    trace.watch("pci", told.append)
+    told: list[tuple[str, ...]] = []
+    trace.watch(lambda: told.append(trace.enabled))
     assert (trace.names, trace.enabled, trace.unknown) == (("irq", "pci"), ("irq",), ("nope",))
     trace.on("pci")
     trace.off("irq")
     irq("one")
     pci("two")
     trace.off("all")
-    assert (got, told, trace.enabled) == (["pci two"], [True, False], ())
+    assert (got, trace.enabled) == (["pci two"], ())
+    assert told == [("irq",), ("irq", "pci"), ("pci",), ()]
     with pytest.raises(UserError, match="trace: no channel typo; there are: all, irq, pci"):
         trace.on("irq", "typo")
     assert trace.enabled == ()
