@@ -207,7 +207,11 @@ def _machine_options(guests: bool = True) -> Parser:
         default="report",
         help="what a triple fault does: end with a report (default), or reset the machine as a PC's board does",
     )
-    add("--trace", metavar="CHANNEL,...[=FILE]", help="watch: a part (com1, i8042, pci ...), a device by its id or class, irq, input, exits ..., or all")
+    add(
+        "--trace",
+        metavar="CHANNEL,...[=FILE]",
+        help="watch: a part (com1, i8042, pci ...), a device by its id or class, irq, input, exits ..., or all",
+    )
     return options
 
 
