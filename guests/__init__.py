@@ -45,6 +45,8 @@ class Guest:
     symbols: dict[str, int]
     """Addresses of its parameters, results and marks; a parameter or result is 8 bytes, little-endian."""
     image: bytes
+    needs: str = ""
+    """What it comes to nothing without: options of `pyvmm run`, or words that say what; empty for most."""
 
     def with_parameters(self, **parameters: int) -> Guest:
         """The same guest with other values in its image; GuestError for a name it lacks or a value that won't fit."""
@@ -117,6 +119,7 @@ def parse(name: str, text: bytes, image: bytes) -> Guest:
         memory=_field(fields, "memory", int),
         end=_field(fields, "end", str),
         value=_field(fields, "value", int),
+        needs=_field({"needs": "", **fields}, "needs", str),
         symbols=symbols,
         image=image,
     )

@@ -473,7 +473,8 @@ def _tell(arguments: argparse.Namespace) -> int:
             status = 0
             for name in guests.names():
                 try:
-                    print(f"{name:<16} {guests.load(name).description}")
+                    guest = guests.load(name)
+                    print(f"{name:<18} {guest.description}" + (f" (needs {guest.needs})" if guest.needs else ""))
                 except guests.GuestError as error:
                     complain(f"pyvmm: {error}")
                     status = 2

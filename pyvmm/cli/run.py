@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import CpuidEntry
+from pyvmm import guests
 from pyvmm.cli.backend import NO_LINUX, backend, is_linux
 from pyvmm.cli.signals import ENDING, handled, stop_process
 from pyvmm.cli.stdio import complain
@@ -206,7 +207,12 @@ class _Run:
                     self._machine = self._session = None
 
     def _warn(self, config: MachineConfig) -> None:
-        """Of a kernel that would be silent for ever."""
+        """Of a kernel that would be silent for ever, and of a guest that would wait so."""
+        if config.guest is not None and (guest := guests.load(config.guest)).needs:
+            from pyvmm.cli.needs import line
+
+            if told := line(guest, config, self._host):
+                complain(f"pyvmm: {told}")
         kernel = config.kernel
         if kernel is not None and not config.flat and is_linux(kernel) and not runs_linux():
             complain(f"pyvmm: {NO_LINUX}")

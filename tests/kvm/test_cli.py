@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import ANY
 
 import pytest
 
@@ -99,7 +100,11 @@ def test_exit_status(pyvmm: Pyvmm, guest: str) -> None:
     status = STATUSES[guest]
     ran = pyvmm("run", guest, *FASTER.get(guest, []), "--timeout", 0.3 if status == 124 else 100)
     assert ran.status == status
-    first, *rest = ran.err.splitlines()
+    needs = guests.load(guest).needs
+    said = ran.err.splitlines()
+    if needs:
+        assert said.pop(0) == f"pyvmm: guest {guest} needs {needs}"
+    first, *rest = said
     if status >= 16 and status != 124:
         assert (first, rest) == (f"pyvmm: debug-exit {status - 16}", [])
     else:
@@ -175,6 +180,23 @@ def test_guests_lists_them(pyvmm: Pyvmm) -> None:
     ran = pyvmm("guests")
     assert (ran.status, ran.err) == (0, "")
     assert [line.split()[0] for line in ran.out.splitlines()] == guests.names()
+    for line in ran.out.splitlines():
+        needs = guests.load(line.split()[0]).needs
+        assert line.endswith(f" (needs {needs})") if needs else "needs" not in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["pci", "--rng"],
+        ["pci", "--device", "virtio-rng"],
+        ["testdev", "--device=testdev", "--device", "pci-testdev"],
+        ["reset-triple-fault", "--triple-fault", "reset"],
+        ["kbd-inb60", "--type-after", "K:a"],
+    ],
+)
+def test_a_guest_that_has_what_it_needs(pyvmm: Pyvmm, arguments: list[str]) -> None:
+    assert pyvmm("run", *arguments) == Ran(16, ANY, "pyvmm: debug-exit 0\n")
 
 
 def test_help_has_the_exit_statuses(pyvmm: Pyvmm) -> None:

@@ -35,6 +35,7 @@ def test_load_gives_what_the_files_say(name: str) -> None:
     symbols = info.pop("symbols", {})
     assert guest.symbols == symbols
     assert {f.name: getattr(guest, f.name) for f in fields(Guest)} == {
+        "needs": "",
         **info,
         "name": name,
         "symbols": symbols,
@@ -169,7 +170,7 @@ def test_a_folder_that_is_wrong(
         guests.load("wrong")
     assert main(["guests"]) == 2
     out, err = capfd.readouterr()
-    assert out.splitlines() == ["good             x", "later            y"], "the list goes on"
+    assert out.splitlines() == ["good               x", "later              y"], "the list goes on"
     assert err.startswith("pyvmm: guest wrong: guest.toml: ") and err.count("\n") == 1
 
 
