@@ -239,6 +239,8 @@ class HostConfig:
     mouse: str = "auto"
     type_after: tuple[str, ...] = ()
     """TEXT:KEYS: wait for TEXT on the screen or the serial port, then type KEYS."""
+    send_after: tuple[str, ...] = ()
+    """TEXT:DATA: wait for TEXT there, then send DATA to the guest's COM1."""
     screenshot: Path | None = None
     """Where the screen goes as a PNG when the machine ends, and at Ctrl-A s."""
     timeout: float | None = None

@@ -244,6 +244,13 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         help="type KEYS (\\n, <enter>, <ctrl-c> ...) when the guest has shown TEXT",
     )
     add(
+        "--send-after",
+        action="append",
+        default=[],
+        metavar="TEXT:DATA",
+        help="send DATA (\\n, <enter>, <ctrl-c> ...) to the guest's COM1 when it has shown TEXT",
+    )
+    add(
         "--debug-exit",
         choices=("pyvmm", "qemu"),
         default="pyvmm",
@@ -447,6 +454,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         keyboard=arguments.keyboard,
         mouse=arguments.mouse,
         type_after=tuple(arguments.type_after),
+        send_after=tuple(arguments.send_after),
         screenshot=arguments.screenshot,
         timeout=arguments.timeout,
         debug_exit=arguments.debug_exit,

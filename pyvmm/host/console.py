@@ -49,6 +49,7 @@ class Console:
         """Why output of the guest was lost, where nobody chose that: a full disk, and not a reader that has gone."""
         self._output = bytearray()
         self._input = bytearray()
+        self._sent = bytearray()
         self._eof = False
         self._pollable = True
         self._terminal: RawTerminal | None = None
@@ -117,6 +118,12 @@ class Console:
         """Words of ours to the user, among the guest's output where that is shown."""
         (self._notes or self.write)(text)
 
+    def send(self, data: bytes) -> None:
+        """Give the port *data* before what the user has typed and it has not taken yet, wherever that goes. Under the
+        machine lock, in the loop."""
+        self._sent += data
+        self._feed()
+
     def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
         """Let the user type a line that is not for the guest; *answer* gets it, None where it is given up."""
         self._prompt = Prompt(question, answer, self.say, whole=self._notes is not None)
@@ -151,10 +158,12 @@ class Console:
         port = self._port
         if port is None:
             return
+        if self._sent and port.listening:
+            del self._sent[: port.receive(bytes(self._sent))]
         if self._keys is not None:
             self._keys(bytes(self._input))
             self._input.clear()
-        elif self._input and port.listening:
+        elif self._input and not self._sent and port.listening:
             del self._input[: port.receive(bytes(self._input))]
         if self._terminal is None:
             self._read_on(not self._input)

@@ -24,7 +24,7 @@ SILENT: Final = (
 )
 UNHEARD: Final = (
     "the guest does nothing with the keys of --type-after: the text before them came on COM1, and they go to its "
-    "keyboard; a serial console reads standard input"
+    "keyboard; a serial console takes standard input and --send-after"
 )
 
 

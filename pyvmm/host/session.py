@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
@@ -17,13 +17,12 @@ from pyvmm.host.console import Console
 from pyvmm.host.hints import SilentSerial, UnheardKeys
 from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
-from pyvmm.input.keymap import KeyTextError, split_script
-from pyvmm.input.typist import TypeAfter
+from pyvmm.input.keymap import KeyTextError, split_script, split_sending
+from pyvmm.input.typist import After, SendAfter, TypeAfter
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.snapshot import Snapshot
-from pyvmm.trace import OFF
 
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from pyvmm.host.writer import SnapshotWriter
 
 LOOK_NS = NS_PER_SECOND // 60
-"""How often --type-after looks at the screen."""
+"""How often --type-after and the like look at the screen."""
 FOREGROUND_NS = NS_PER_SECOND // 4
 """How often a process that was stopped and continues in the background looks whether it is in the foreground."""
 
@@ -76,6 +75,8 @@ class Session:
             )
         if host.type_after:
             self._type_after()
+        if host.send_after:
+            self._send_after()
         if host.save is not None:
             self._save(host.save)
         if self._streams is not None:
@@ -165,6 +166,18 @@ class Session:
         self._open.callback(machine.serial.add(unheard.serial_output).remove)
         self._follow(TypeAfter(steps, machine.typist, machine.trace.channel("input"), unheard.typed))
 
+    def _send_after(self) -> None:
+        machine = self.machine
+        try:
+            steps = [split_sending(text) for text in self._host.send_after]
+        except KeyTextError as error:
+            raise UserError(f"--send-after: {error}") from None
+
+        def send(data: bytes) -> None:
+            machine.life.loop.post(lambda: self._console.send(data))  # later: the port is writing what was waited for
+
+        self._follow(SendAfter(steps, send, machine.trace.channel("input")))
+
     def _save(self, path: Path) -> None:
         machine, host = self.machine, self._host
         end = host.save_after is not None and host.quit
@@ -180,10 +193,9 @@ class Session:
         self.writer = SnapshotWriter(path, machine.life.loop, self._tell, written)
         if host.save_after is not None:
             failed = machine.life.fail if host.quit else lambda error: self._tell(str(error))
-            wanted = TypeAfter([(host.save_after, [])], machine.typist, OFF, lambda *_: take_snapshot(self, failed))
-            self._follow(wanted)
+            self._follow(After([(host.save_after, None)], lambda _: take_snapshot(self, failed)))
 
-    def _follow(self, script: TypeAfter) -> None:
+    def _follow(self, script: After[Any]) -> None:
         """Show *script* what the guest shows."""
         machine = self.machine
         self._open.callback(machine.serial.add(script.serial_output).remove)

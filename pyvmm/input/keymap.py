@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from pyvmm.errors import UserError
@@ -120,25 +120,58 @@ def parse_keys(text: str) -> list[Stroke]:
     KeyTextError for what is none of these.
     """
     result: list[Stroke] = []
+    for start, part in _pieces(text):
+        if len(part) == 1:
+            result += strokes(part)
+        elif start == "\\":
+            result += strokes(_ESCAPES[part[1]])
+        else:
+            result.append(_parse_chord(part[1:-1]))
+    return result
+
+
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """Characters, escapes and <names>, each with the character that it begins with. Raises KeyTextError."""
     position = 0
     while position < len(text):
-        character = text[position]
+        character, end = text[position], position + 1
         if character == "\\":
-            escape = text[position + 1 : position + 2]
-            if escape not in _ESCAPES:
-                raise KeyTextError(f"unknown escape \\{escape}: use \\n \\t \\b \\e \\\\ \\< or \\:")
-            result += strokes(_ESCAPES[escape])
-            position += 2
+            end = position + 2
+            if text[position + 1 : end] not in _ESCAPES:
+                escape = text[position:end]
+                raise KeyTextError(f"unknown escape {escape}: use \\n \\t \\b \\e \\\\ \\< or \\:")
         elif character == "<":
-            end = text.find(">", position + 2)
-            if end < 0:
+            end = text.find(">", position + 2) + 1
+            if end == 0:
                 raise KeyTextError(f"no '>' after {text[position:]!r}: write \\< for the character")
-            result.append(_parse_chord(text[position + 1 : end]))
-            position = end + 1
+        yield character, text[position:end]
+        position = end
+
+
+_SENT: Final = {"enter": b"\r", "tab": b"\t", "esc": b"\x1b", "backspace": b"\x7f", "space": b" "}
+"""What a terminal sends for a key."""
+
+
+def parse_data(text: str) -> bytes:
+    r"""What a terminal sends for what parse_keys() types: characters as UTF-8, the same escapes, and in <> enter, tab,
+    esc, backspace, space and ctrl-@ to ctrl-_. Raises KeyTextError for what is none of these.
+    """
+    sent = b""
+    for start, part in _pieces(text):
+        if len(part) == 1:
+            sent += part.encode(errors="surrogateescape")
+        elif start == "\\":
+            sent += _ESCAPES[part[1]].encode()
         else:
-            result += strokes(character)
-            position += 1
-    return result
+            name = part[1:-1].lower()
+            key = name.removeprefix("ctrl-").upper()
+            if name in _SENT:
+                sent += _SENT[name]
+            elif name.startswith("ctrl-") and len(key) == 1 and 0x40 <= ord(key) < 0x60:
+                sent += bytes((ord(key) - 0x40,))
+            else:
+                raise KeyTextError(f"no terminal sends {part}: use <{'> <'.join(_SENT)}> or <ctrl-c>")
+    return sent
 
 
 def _parse_chord(text: str) -> Stroke:
@@ -151,6 +184,17 @@ def split_script(text: str) -> tuple[str, list[Stroke]]:
 
     In TEXT, \: is a colon, \\ a backslash and \n a new line. Raises KeyTextError.
     """
+    wanted, keys = _split(text, "TEXT:KEYS, the text to wait for and the keys to type then")
+    return wanted, parse_keys(keys)
+
+
+def split_sending(text: str) -> tuple[str, bytes]:
+    """TEXT and the bytes of DATA of 'TEXT:DATA', split as split_script() does. Raises KeyTextError."""
+    wanted, data = _split(text, "TEXT:DATA, the text to wait for and what to send to COM1 then")
+    return wanted, parse_data(data)
+
+
+def _split(text: str, what: str) -> tuple[str, str]:
     wanted: list[str] = []
     position = 0
     while position < len(text) and text[position] != ":":
@@ -161,8 +205,8 @@ def split_script(text: str) -> tuple[str, list[Stroke]]:
             wanted.append(text[position])
         position += 1
     if position == len(text) or not wanted:
-        raise KeyTextError(f"{text!r} is not TEXT:KEYS, the text to wait for and the keys to type then")
-    return "".join(wanted), parse_keys(text[position + 1 :])
+        raise KeyTextError(f"{text!r} is not {what}")
+    return "".join(wanted), text[position + 1 :]
 
 
 X11_KEYCODE_OFFSET: Final = 8

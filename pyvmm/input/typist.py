@@ -11,10 +11,13 @@ from __future__ import annotations
 import codecs
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from typing import Generic, TypeVar
 
 from pyvmm.input.keymap import Stroke, key_code, strokes
 from pyvmm.input.router import Router
 from pyvmm.trace import OFF, Channel
+
+T = TypeVar("T")
 
 
 class Typist:
@@ -135,8 +138,8 @@ class _ScreenText:
         return True
 
 
-class TypeAfter:
-    """Pairs of a text and the strokes to type when the guest has shown it, one pair after the other.
+class After(Generic[T]):
+    """Pairs of a text and what to *do* when the guest has shown it, one pair after the other.
 
     A text counts once: what the guest showed up to the end of the last one does not count for the next, so a prompt is
     waited for anew each time, and a guest that shows the same on its serial port and its screen has shown it once.
@@ -144,16 +147,16 @@ class TypeAfter:
 
     def __init__(
         self,
-        steps: Sequence[tuple[str, list[Stroke]]],
-        typist: Typist,
+        steps: Sequence[tuple[str, T]],
+        do: Callable[[T], object],
         trace: Channel = OFF,
-        on_typed: Callable[[str, bool], None] = lambda text, on_serial: None,
+        on_done: Callable[[str, bool], None] = lambda text, on_serial: None,
     ) -> None:
-        """*on_typed* is told the text that keys were typed for, and whether it came on the serial port."""
+        """*on_done* is told the text for which it was done, and whether that came on the serial port."""
         self._steps = list(steps)
-        self._on_typed = on_typed
+        self._do = do
+        self._on_done = on_done
         self._typed = 0
-        self._typist = typist
         self._trace = trace
         self._serial = _SerialText(max((len(text) for text, _ in steps), default=0))
         self._screen = _ScreenText()
@@ -188,13 +191,40 @@ class TypeAfter:
                 return
             shown.next += 1
             if shown.next > self._typed:
-                self._type(on_serial)
+                self._act(on_serial)
 
-    def _type(self, on_serial: bool) -> None:
-        text, keys = self._steps[self._typed]
+    def _act(self, on_serial: bool) -> None:
+        text, what = self._steps[self._typed]
         if self._trace.enabled:
             where = "serial port" if on_serial else "screen"
-            self._trace(f"{text!r} on the {where}: typing {len(keys)} keys")
+            self._trace(f"{text!r} on the {where}: {self.doing(what)}")
         self._typed += 1
-        self._typist.strokes(keys)
-        self._on_typed(text, on_serial)
+        self._do(what)
+        self._on_done(text, on_serial)
+
+    def doing(self, what: T) -> str:
+        """For the trace."""
+        return "it was waited for"
+
+
+class TypeAfter(After[list[Stroke]]):
+    """Strokes to type."""
+
+    def __init__(
+        self,
+        steps: Sequence[tuple[str, list[Stroke]]],
+        typist: Typist,
+        trace: Channel = OFF,
+        on_done: Callable[[str, bool], None] = lambda text, on_serial: None,
+    ) -> None:
+        super().__init__(steps, typist.strokes, trace, on_done)
+
+    def doing(self, what: list[Stroke]) -> str:
+        return f"typing {len(what)} keys"
+
+
+class SendAfter(After[bytes]):
+    """Bytes to send to COM1."""
+
+    def doing(self, what: bytes) -> str:
+        return f"sending {len(what)} bytes to COM1"

@@ -579,3 +579,29 @@ def test_too_little_memory_for_a_kernel(mistake: Callable[..., str], tmp_path: P
 def test_flat_binaries(mistake: Callable[..., str], tmp_path: Path, flat: str, says: str) -> None:
     (tmp_path / "code").write_bytes(b"\xf4")
     assert says in mistake("run", "-m", "2M", "-k", tmp_path / "code", "--flat", flat)
+
+
+# A script at COM1
+
+
+def test_send_after(pyvmm: Pyvmm) -> None:
+    """Each waits for its text, and the guest's echo of what was sent is one."""
+    sending = ["--send-after", "powers off.:ab<tab>\\:", "--send-after", "ab\t\\::q"]
+    ran = pyvmm("run", "hello", *sending, "--trace", "input", "--timeout", 100)
+    assert ran.status == 0 and ran.out.replace("\r\n", "\n").endswith("powers off.\nab\t:\nBye.\n"), ran
+    assert [line.split("port: ")[1] for line in ran.err.splitlines()] == [
+        "sending 4 bytes to COM1",
+        "sending 1 bytes to COM1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nothing", "'nothing' is not TEXT:DATA, the text"),
+        ("a:<f1>", "no terminal sends <f1>: use "),
+        ("a:\\q", "unknown escape \\q"),
+    ],
+)
+def test_a_mistake_in_what_is_to_be_sent(mistake: Callable[..., str], text: str, says: str) -> None:
+    assert mistake("run", "hello", "--send-after", text).startswith(f"pyvmm: --send-after: {says}")

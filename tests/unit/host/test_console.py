@@ -368,3 +368,33 @@ def test_doubled_ctrl_a_brings_everything_through(data: bytes) -> None:
 def test_every_other_character_after_ctrl_a_is_a_command_in_either_case() -> None:
     for code in set(range(256)) - {1}:
         assert EscapeParser().feed(b"<\x01%c>" % code) == [b"<", chr(code).lower(), b">"]
+
+
+# What is sent by script
+
+
+def test_what_is_sent_goes_to_the_port_before_what_is_typed(ends: Ends) -> None:
+    port = Port(room=4)
+    ends.attach(port)
+    ends.console.send(b"scripted")
+    ends.type(b"typed")
+    ends.turn()
+    assert bytes(port.taken) == b"scri"
+    port.empty(4)
+    ends.turn()
+    assert bytes(port.taken) == b"scripted"
+    port.empty()
+    ends.turn()
+    assert bytes(port.taken) == b"scriptedtyped"
+
+
+def test_it_does_so_where_keys_take_the_input_and_only_when_a_driver_listens(ends: Ends) -> None:
+    port, keys = Port(listening=False), bytearray()
+    ends.attach(port, keys.extend)
+    ends.console.send(b"scripted")
+    ends.type(b"typed")
+    ends.turn()
+    assert (bytes(port.taken), bytes(keys)) == (b"", b"typed")
+    port.listening = True
+    port.empty()
+    assert (bytes(port.taken), bytes(keys)) == (b"scripted", b"typed")

@@ -11,8 +11,10 @@ from pyvmm.input.keymap import (
     US_LAYOUT,
     KeyTextError,
     key_code,
+    parse_data,
     parse_keys,
     split_script,
+    split_sending,
     strokes,
     x11_keymap,
 )
@@ -94,9 +96,27 @@ def test_split_script() -> None:
             split_script(text)
 
 
+def test_what_is_sent_to_com1() -> None:
+    assert split_sending(r"login\: :root\n") == ("login: ", b"root\n")
+    assert (
+        parse_data(r"\r\t\e\\\<\:é<enter><ctrl-c><Ctrl-[><space><backspace>") == "\r\t\x1b\\<:é\r\x03\x1b \x7f".encode()
+    )
+    for text in ("<f1>", "<ctrl-é>", "<ctrl-alt-delete>", "\\q", "<enter", "a\\"):
+        with pytest.raises(KeyTextError):
+            parse_data(text)
+    with pytest.raises(KeyTextError, match="is not TEXT:DATA"):
+        split_sending("no colon")
+
+
+@given(st.binary(max_size=40))
+def test_bytes_of_the_command_line_are_sent_as_they_are(data: bytes) -> None:
+    text = data.replace(b"\\", b"\\\\").replace(b"<", b"\\<").decode(errors="surrogateescape")
+    assert parse_data(text) == data
+
+
 @given(st.text(max_size=40))
 def test_any_script_is_strokes_or_one_line(text: str) -> None:
-    for parse in (parse_keys, split_script):
+    for parse in (parse_keys, split_script, parse_data, split_sending):
         try:
             parse(text)
         except KeyTextError as error:
