@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from pyvmm.config import ConfigError
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.units import size_text
 
 FLAGS: Final = {
@@ -34,7 +34,11 @@ PHRASES: Final = {
 
 
 def in_flags(error: UserError) -> str:
-    """The error's line, with flags in place of the names that Python has."""
+    """The error's line, with flags in place of the names that Python has; what was typed is in it, and made printable."""
+    return printable(_in_flags(error))
+
+
+def _in_flags(error: UserError) -> str:
     if not isinstance(error, ConfigError):
         text = str(error)
         for said, with_flag in PHRASES.items():

@@ -41,9 +41,26 @@ _numbers = count(1)
 
 
 class Machine:
-    """A PC as *config* says, built and ready to start; a context manager. Raises UserError for what the user got wrong.
+    """A PC as *config* says, built and ready to start; a context manager, which closes it. Raises UserError for what
+    the user got wrong or this host lacks.
 
-    *trace_sink* gets the lines of the trace; without it they go to standard error.
+    *trace_sink* gets the lines of the trace as (nanoseconds of CLOCK_MONOTONIC, channel, message); without it they go
+    to standard error.
+
+    What it has beside its methods:
+
+      config      the MachineConfig, every default chosen
+      serial      add(callback) -> handle: bytes that the guest sends on COM1 and the debug console; handle.remove()
+      events      the same for MachineEvent(kind, message): started, paused, resumed, reset, snapshot, ended …
+      keyboard    type(text), press(*names), key(code, value): 1 down, 0 up, codes as Linux's KEY_*
+      mouse       move(dx, dy) in counts, button(code, value), wheel(vertical, horizontal) in clicks
+      tablet      move(x, y), each 0 to 32767
+      memory      guest RAM by guest physical address, lengths in bytes: read(gpa, length), write(gpa, data), read_int,
+                  view; GuestMemoryError where there is none
+      vcpus       kvm_cffi.Vcpu by number: get_regs(), get_sregs() …, while they stand still: paused, or ended
+      trace       on(*names), off(*names), names, enabled; UserError for a channel that there is not
+      typist      what keyboard types with: stop(), waiting
+      board       the parts: board.devices by id, board.parts by name; under the lock, by call()
     """
 
     def __init__(self, config: MachineConfig, trace_sink: Sink | None = None, saved: Saved | None = None) -> None:
@@ -52,10 +69,7 @@ class Machine:
         self.serial: Tap[bytes] = Tap()
         """What the guest sends on COM1 and the debug console."""
         self._built: Built = build(config, self.serial, trace_sink, saved)
-        self.board: Pc = self._built.board  # what the surface stands on: for who ties it to a host, and for tests
-        self.life: Life = self._built.life
-        self.snapshots: Snapshots = self._built.snapshots
-        life = self.life
+        life = self._built.life
         self.events: Tap[MachineEvent] = life.events
         self.trace = self._built.trace
         self.memory: GuestMemory = self._built.board.memory
@@ -78,7 +92,23 @@ class Machine:
         return cls(saved.config, saved=saved)
 
     @property
+    def board(self) -> Pc:
+        """The chips, buses and devices; they are touched under the machine lock only, by call()."""
+        return self._built.board
+
+    @property
+    def life(self) -> Life:
+        """The loop, the threads and the states; what waits for the machine is better asked for by the methods here."""
+        return self._built.life
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """What snapshot() and restore() do, for who is in the loop's thread already."""
+        return self._built.snapshots
+
+    @property
     def replacer(self) -> Replacer:
+        """What replace() does, for who is in the loop's thread already."""
         return self._built.replacer
 
     # Its life
@@ -90,32 +120,40 @@ class Machine:
 
     @property
     def outcome(self) -> Outcome | None:
-        """How it ended, once it has."""
+        """How it ended: its end, value, message and report; None while it lives."""
         return self.life.outcome
 
     def start(self) -> None:
-        """Start the guest, once; run() and wait() do it by themselves."""
+        """Start the guest, once, and return at once; run() and wait() do it by themselves. Raises RuntimeError where
+        this host has no memory for a thread."""
         self.life.start()
 
     def run(self, timeout: float | None = None) -> Outcome:
-        """Run until the guest ends or end() is called; *timeout* in seconds. Raises what a device of ours raised."""
+        """Run until the guest ends, end() is called or *timeout* seconds have passed, which is an outcome too.
+
+        Raises DeviceFault for a device of the user's that raises, UserError for a mistake that shows only now (a kernel
+        that is gone at a reset) and inside a callback of the machine."""
         return self.life.run(timeout)
 
     def wait(self, condition: Callable[[], bool], timeout: float = 10.0) -> bool:
-        """Whether *condition* comes true before *timeout* seconds pass or the guest ends; the machine runs on."""
+        """Whether *condition*, asked again and again under the machine lock, comes true before *timeout* seconds pass
+        or the guest ends; the machine runs on. Raises UserError inside a callback of the machine, and what *condition*
+        raises."""
         return self.life.wait(condition, timeout)
 
     def pause(self, reason: str = "user") -> None:
-        """Let everything stand still, the guest's clocks too, until resume() of the same reason."""
+        """Let everything stand still, the guest's clocks too, until resume() of the same reason. Raises UserError where
+        a device does not return within ten seconds (the machine runs on), and inside a callback of the machine."""
         self.life.pause(reason)
 
     def resume(self, reason: str = "user") -> None:
-        """Go on, if no other reason is left."""
+        """Go on, if no other reason is left; nothing where *reason* is none. Raises UserError inside a callback of the
+        machine."""
         self.life.resume(reason)
 
     @contextmanager
     def paused(self, reason: str = "script") -> Iterator[None]:
-        """The machine stands still inside."""
+        """`with machine.paused():` the machine stands still inside. Raises UserError as pause() does."""
         reason = f"{reason} {next(_numbers)}"  # its own: another's that ends first does not let this one go on
         self.life.pause(reason)
         try:
@@ -124,16 +162,22 @@ class Machine:
             self.life.resume(reason)
 
     def reset(self) -> None:
-        """Press the reset button: RAM stays, windows and scripts stay, the guest starts again."""
+        """Press the reset button: RAM stays, windows and scripts stay, the guest starts again, its files read anew.
+
+        Inside a callback of the machine it is queued, and the guest executes nothing more before it. Raises UserError
+        where what it boots is gone; that ends the machine."""
         self.life.reset()
 
     def snapshot(self, progress: Progress | None = None) -> Snapshot:
         """The machine as it is now, to go back to with restore(); it runs on. It takes the memory that the guest has
-        touched (*progress* is told how far it is); a further one what was written since. Raises UserError."""
+        touched (*progress* is told bytes done, of how many); a further one what was written since. Raises UserError
+        where a device does not say what is to be kept of it, for want of memory, and inside a callback of the
+        machine."""
         return self.life.while_standing("snapshot()", lambda: self.snapshots.take(progress))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Make the machine what it was, any number of times and in any order; it runs on if it ran."""
+        """Make the machine what it was, any number of times and in any order; it runs on if it ran. Raises UserError
+        for a snapshot of another machine, for a machine that has ended, and inside a callback of the machine."""
         self.life.while_standing("restore()", lambda: self.snapshots.go_back(snapshot))
 
     def replace(self, name: str, new: object | None = None) -> list[str]:
@@ -142,17 +186,19 @@ class Machine:
         return self.life.while_standing("replace()", lambda: self.replacer.replace(name, new))
 
     def end(self, outcome: Outcome | None = None) -> None:
-        """End it; the first outcome stands. From a signal handler too."""
+        """End it, with QUIT where no *outcome* is given; the first outcome stands. From a signal handler and inside a
+        callback too."""
         self.life.end(outcome or Outcome(End.QUIT))
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run *function* under the machine lock, between two callbacks, and return what it returns."""
+        """Run *function* under the machine lock, between two callbacks, and return what it returns: the one way to the
+        board's parts from outside. Raises what it raises, and UserError where the machine ends meanwhile."""
         return self.life.call(function)
 
     # What a person does and sees
 
     def power_button(self) -> None:
-        """Press the power button: a guest with an ACPI driver shuts down."""
+        """Press the power button: a guest with an ACPI driver shuts down, another one takes no notice."""
         self.life.loop.post(self.board.acpi_pm.power_button)
 
     def nmi(self) -> None:
@@ -167,7 +213,7 @@ class Machine:
 
     @property
     def screen(self) -> Screen:
-        """The guest's screen as it is now."""
+        """The guest's screen as it is now, 80 by 25 characters as a rule: "> " in it, text() by rows, png(path)."""
         from pyvmm.screen.screen import Screen
 
         def take() -> Screen:
@@ -177,12 +223,16 @@ class Machine:
         return self.life.call(take)
 
     def translate(self, address: int, vcpu: int = 0) -> Translation:
-        """Linear address to guest physical, by the page tables of a vCPU, which stands still meanwhile."""
+        """Where linear *address* is in guest physical memory by the page tables of vCPU number *vcpu*:
+        physical_address, valid, writeable. It stands still meanwhile: raises UserError as pause() does, IndexError for
+        no such vCPU."""
         with self.paused("translate"):
             return self.vcpus[vcpu].translate(address)
 
     def close(self) -> None:
-        """End it if it has not ended, and give everything back: threads, descriptors, memory."""
+        """End it if it has not ended, and give everything back: threads, descriptors, memory. Once is enough; `with`
+        does it. Raises DeviceFault for a device of the user's whose close() raises, UserError inside a callback of the
+        machine."""
         self.life.outside("close()")
         self.end()
         self._built.close()

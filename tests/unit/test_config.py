@@ -156,3 +156,15 @@ def test_anything_together(values: dict[str, Any]) -> None:
 
 def test_other_errors_are_as_they_were() -> None:
     assert in_flags(UserError("no -c here")) == "no -c here"
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "\u202eb", "a\udcffb"])
+def test_what_was_typed_is_made_printable(text: str) -> None:
+    for config in (
+        MachineConfig(guest=text),
+        MachineConfig(kernel=Path(text), guest="hello"),
+        MachineConfig(trace=text),
+    ):  # type: ignore[arg-type]
+        with pytest.raises(UserError) as caught:
+            config.complete()
+        assert in_flags(caught.value).isprintable()
