@@ -4,7 +4,7 @@
     CMOS RTC           0x70, IRQ 8                              i8042     0x60 and 0x64, IRQ 1 and 12
     port 0x61          the PIT's channel 2 and the speaker      POST      0x80
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
-    debug console      0xE9, debug exit 0xF4                    VGA text  0x3B0-0x3DF, 0xB8000
+    debug console      0xE9, debug exit 0xF4                    VGA text  0x3C0-0x3DF, 0xB8000
     fw_cfg             0x510
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A
 

@@ -34,7 +34,7 @@ PHRASES: Final = {
 
 
 def in_flags(error: UserError) -> str:
-    """The error's line, with flags in place of the names that Python has; what was typed is in it, and made printable."""
+    """The error's line, with flags in place of the names that Python has, and what was typed made printable."""
     return printable(_in_flags(error))
 
 
