@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+README = (ROOT / "README.md").read_text()
+
+
+def readme_test() -> str:
+    """The README's test of edu.py, without its marker: the guest is that of the others."""
+    text = README[README.index("    def test_five_factorial(vm)") :]
+    return textwrap.dedent(text[: text.index("\n\n")]) + "\n"
+
+
 TESTS = f"""
 import pytest
 
@@ -47,6 +58,7 @@ def test_the_driver_when_the_device_is_silent(vm, monkeypatch):
     ran = vm.run("echo 21 >/dev/doubler")
     assert ran.status == 1 and "timed out" in ran.output
 
+{readme_test()}
 def test_a_long_line_is_wrapped_and_does_no_harm(vm):
     assert vm.run("echo " + 150 * "x").output == 150 * "x" + "\\n"
     assert vm.run("false").status == 1
