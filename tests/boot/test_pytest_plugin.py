@@ -90,4 +90,4 @@ def test_linux(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*command, "test_it.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert ran.returncode == 0 and "7 passed" in ran.stdout, ran.stdout
+    assert ran.returncode == 0 and "8 passed" in ran.stdout, ran.stdout
