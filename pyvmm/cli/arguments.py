@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
-from pyvmm.config import MAX_CPUS, MAX_MEMORY, MAX_ROOT_PORTS, MIN_MEMORY
+from pyvmm.config import MAX_CPUS, MAX_MEMORY, MAX_ROOT_PORTS, MAX_SCALE, MIN_MEMORY
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 from pyvmm.units import GIB, KIB, MIB
@@ -230,6 +230,13 @@ def _host_options(run: argparse.ArgumentParser) -> None:
     add = run.add_argument
     add("--display", choices=("none", "x11", "text"), default="none", help="show the guest's screen: a window, or here")
     add(
+        "--scale",
+        type=int,
+        choices=range(1, MAX_SCALE + 1),
+        metavar="N",
+        help=f"a window of N times the screen's size, at most {MAX_SCALE}",
+    )
+    add(
         "--keyboard",
         default="auto",
         metavar="WHERE",
@@ -301,6 +308,9 @@ def make_parser() -> Parser:
     new.add_argument("name", metavar="NAME", help="as a Python module: NAME.py, test_NAME.py, NAME_guest/, NAME_linux/")
     new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
     new.add_argument("--like", metavar="EXAMPLE", help="begin with a device of docs/examples: edu, idio16, pvpanic")
+    completion = commands.add_parser("completion", help="write what makes a shell complete pyvmm's command line")
+    completion.add_argument("shell", choices=("bash", "zsh", "fish", "candidates"), metavar="bash|zsh|fish")
+    completion.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
     return parser
@@ -442,6 +452,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
     from pyvmm.config import HostConfig
 
     for flag, given, needs, there in (
+        ("--scale", arguments.scale is not None, "--display x11", arguments.display == "x11"),
         ("--save-after", arguments.save_after is not None, "--save FILE", arguments.save is not None),
         ("--quit", arguments.quit, "--save-after TEXT", arguments.save_after is not None),
     ):
@@ -451,6 +462,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         raise UserError("--save-after: name a text that the guest shows")
     return HostConfig(
         display=arguments.display,
+        scale=arguments.scale or 1,
         keyboard=arguments.keyboard,
         mouse=arguments.mouse,
         type_after=tuple(arguments.type_after),
@@ -492,6 +504,10 @@ def _tell(arguments: argparse.Namespace) -> int:
 
             print(new_device(arguments.name, arguments.into, EXAMPLE if arguments.like is None else arguments.like))
             return 0
+        case "completion":
+            from pyvmm.cli.completion import tell
+
+            return tell(make_parser(), arguments.shell, arguments.words)
         case "snapshot":
             from pyvmm.cli.snapshot import check
 
