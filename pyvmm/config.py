@@ -24,6 +24,7 @@ MAX_MEMORY: Final = 64 << 40
 DEFAULT_KERNEL_MEMORY: Final = 512 * MIB
 MAX_CPUS: Final = 255
 MAX_ROOT_PORTS: Final = 4
+MAX_SCALE: Final = 4
 
 Irqchip = Literal["kernel", "split", "user"]
 VirtioInputIdentity = Literal["none", "aero", "standard"]
@@ -235,6 +236,8 @@ class HostConfig:
     """What of this host the machine is connected to while `pyvmm run` runs it."""
 
     display: Display = "none"
+    scale: int = 1
+    """Pixels of the window, across and down, for one of the guest's screen: 1 to MAX_SCALE."""
     keyboard: str = "auto"
     mouse: str = "auto"
     type_after: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyvmm import guests
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.config import HostConfig
 from pyvmm.errors import UserError
@@ -114,9 +115,12 @@ class Session:
             machine.board.router,
             keyboard=keyboard,
             mouse=mouse,
+            title=_title(machine),
+            scale=self._host.scale,
             trace=machine.trace.channel("x11"),
         )
         self._open.callback(window.close)
+        self._open.callback(machine.events.add(lambda event: window.set_state(machine.state)).remove)
         machine.life.loop.add(window.fileno(), window.process)
         self._open.callback(machine.life.loop.remove, window.fileno())
         window.start()
@@ -286,3 +290,9 @@ class Session:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _title(machine: Machine) -> str:
+    """Which guest a window shows."""
+    config = machine.config
+    return (config.kernel or Path(config.guest or guests.DEFAULT)).name

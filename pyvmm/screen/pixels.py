@@ -9,17 +9,23 @@ from pyvmm.screen.screen import Run, scan_lines
 
 
 class CellPixels:
-    """The glyphs in the sixteen *colours*, each the bytes of a pixel, all of one length."""
+    """The glyphs in the sixteen *colours*, each the bytes of a pixel, all of one length; a pixel of a glyph is a square
+    of *scale* by *scale*."""
 
-    def __init__(self, colours: Sequence[bytes]) -> None:
-        self._colours = colours
+    def __init__(self, colours: Sequence[bytes], scale: int = 1) -> None:
+        self._colours = [colour * scale for colour in colours]
+        self._scale = scale
         self._lines: dict[tuple[int, int], list[bytes]] = {}
 
     def row(self, runs: Sequence[Run]) -> bytes:
-        """The 16 scan lines of *runs*, which are neighbours in one row: 8 pixels a cell, nothing between the lines."""
+        """The 16 scan lines of *runs*, which are neighbours in one row: 8 pixels a cell, nothing between the lines, all
+        times the scale."""
         cells = [table for run in runs for table in [self._table(run)] * len(run.characters)]
         lines = scan_lines(b"".join(run.characters for run in runs))
-        return b"".join([table[bits] for line in lines for table, bits in zip(cells, line, strict=True)])
+        drawn = [
+            b"".join([table[bits] for table, bits in zip(cells, line, strict=True)]) * self._scale for line in lines
+        ]
+        return b"".join(drawn)
 
     def _table(self, run: Run) -> list[bytes]:
         """The pixels of all 256 scan lines that a glyph may have, in the run's colours."""

@@ -77,6 +77,23 @@ def test_keys_of_the_window_come_back_as_its_pixels(server: str) -> None:
         assert console.wait() == 7
 
 
+def test_a_scaled_window_says_whose_it_is(server: str) -> None:
+    command: list[str | Path] = [PYVMM, "run", "--display", "x11", "--scale", "2", "keyboard"]
+    with Console(command, on_pty=True, env={"DISPLAY": server}) as console:
+        console.expect("> ")
+        window = Window(server)
+        geometry = window.window.get_geometry()
+        assert (geometry.width, geometry.height) == (1280, 800)
+        for state, keys in (("running", ""), ("paused", "\x01z"), ("running", "\x01z")):
+            console.send(keys)
+            until(
+                lambda state=state: window.window.get_wm_name() == f"keyboard ({state}) - pyvmm",  # type: ignore[misc]
+                window.window.get_wm_name,
+            )
+        console.send("\x01x")
+        assert console.wait() == 7
+
+
 def test_a_window_that_cannot_open_is_one_line() -> None:
     ran = subprocess.run(
         [PYVMM, "run", "--display", "x11", "keyboard"], env={**os.environ, "DISPLAY": ":4711"}, capture_output=True

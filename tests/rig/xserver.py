@@ -9,11 +9,13 @@ from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph
 from pyvmm.screen.screen import CP437
 
 
-def start_server(depth: int = 24, visual_class: int | None = None) -> tuple[subprocess.Popen[bytes], str]:
+def start_server(
+    depth: int = 24, visual_class: int | None = None, size: str = "800x600"
+) -> tuple[subprocess.Popen[bytes], str]:
     """An X server of our own, on a display number that it finds free; its root visual is of the *visual_class*, else
     TrueColor, or PseudoColor where the *depth* is 8."""
     read_fd, write_fd = os.pipe()
-    command = ["Xvfb", "-screen", "0", f"800x600x{depth}", "-nolisten", "tcp", "-noreset", "-displayfd", str(write_fd)]
+    command = ["Xvfb", "-screen", "0", f"{size}x{depth}", "-nolisten", "tcp", "-noreset", "-displayfd", str(write_fd)]
     if visual_class is not None:
         command += ["-cc", str(visual_class)]
     process = subprocess.Popen(command, pass_fds=[write_fd], stderr=subprocess.DEVNULL)

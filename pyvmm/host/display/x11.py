@@ -3,8 +3,8 @@
 A run of characters that share their colours is one PutImage of a bitmap, so that the server needs no font of ours and
 a full screen is some forty kilobytes; a row of many runs is one PutImage of pixels. A frame is drawn row by row, in
 turns of at most WORK_NS, for all this is done under the machine lock and the guest decides how much it is. The window
-has the size of the picture, 8x16 pixels a cell; closing it asks the machine to stop. One thread, one descriptor:
-`process` when it is readable, `refresh` by a timer that `start` arms.
+has the size of the picture, 8x16 pixels a cell, times the scale; closing it asks the machine to stop. One thread, one
+descriptor: `process` when it is readable, `refresh` by a timer that `start` arms.
 
 Import this only when a window is wanted: python-xlib takes its time.
 
@@ -26,6 +26,7 @@ from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.capture.x11_keys import EVENT_MASK, X11Input
 from pyvmm.host.display.x11_colours import COLOURS, colours_of
+from pyvmm.host.display.x11_manager import ManagerHints
 from pyvmm.input.router import Router
 from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH
 from pyvmm.screen.pixels import CellPixels
@@ -45,6 +46,11 @@ _LSB_FIRST: Final = bytes(int(f"{i:08b}"[::-1], 2) for i in range(256))
 INSTEAD: Final = "use --display text or --display none"
 WINDOW_CLOSED: Final = "the window was closed"
 _GRABBED: Final = " - both Ctrl keys release the mouse"
+
+
+def _widened(scale: int) -> list[bytes]:
+    """For each byte of a scan line, its bits *scale* times each."""
+    return [int("".join(bit * scale for bit in f"{byte:08b}"), 2).to_bytes(scale, "big") for byte in range(256)]
 
 
 def open_display(name: str | None = None) -> Any:
@@ -77,7 +83,8 @@ class X11Window:
         *,
         keyboard: bool = True,
         mouse: bool = True,
-        title: str = "pyvmm",
+        title: str = "",
+        scale: int = 1,
         display_name: str | None = None,
         trace: Channel = OFF,
     ) -> None:
@@ -86,8 +93,13 @@ class X11Window:
         self._timer = clock.timer(self._frame)
         self._on_close = on_close
         self._title = title
+        self._state = ""
+        self._grabbed = False
         self._trace = trace
-        self._width, self._height = vga.columns * GLYPH_WIDTH, vga.rows * GLYPH_HEIGHT
+        self._scale = scale
+        self._cell_width, self._cell_height = scale * GLYPH_WIDTH, scale * GLYPH_HEIGHT
+        self._wide = _widened(scale)
+        self._width, self._height = vga.columns * self._cell_width, vga.rows * self._cell_height
         self._left: tuple[SeenScreen, Iterator[list[Run]]] | None = None
         self._pixels: tuple[int, ...] = ()
         self._images: CellPixels | None = None
@@ -131,10 +143,10 @@ class X11Window:
             event_mask=EVENT_MASK | X.ExposureMask | X.StructureNotifyMask,
         )
         self._window.set_wm_protocols([self._delete_window])
-        self._window.set_wm_class("pyvmm", "Pyvmm")
+        self._hints = ManagerHints(self._display, self._window)
         self._window.set_wm_hints(flags=Xutil.InputHint, input=True)
         self._gc = self._window.create_gc(graphics_exposures=False)
-        self._set_title(False)
+        self._show_title()
         self._set_size(self._width, self._height)
         self._input = (
             X11Input(
@@ -144,7 +156,7 @@ class X11Window:
                 lambda: (self._width, self._height),
                 keyboard=keyboard,
                 mouse=mouse,
-                on_grab=self._set_title,
+                on_grab=self._set_grabbed,
             )
             if router is not None
             else None
@@ -256,8 +268,21 @@ class X11Window:
         if self._trace.enabled:
             self._trace(f"X error: {problem}")
 
-    def _set_title(self, grabbed: bool) -> None:
-        self._window.set_wm_name(self._title + _GRABBED if grabbed else self._title)
+    def set_state(self, state: str) -> None:
+        """Show in the title that the machine is *state*: running, paused, ended."""
+        if state != self._state and not self._closed:
+            self._state = state
+            with self._guarded():
+                self._show_title()
+                self._display.flush()
+
+    def _set_grabbed(self, grabbed: bool) -> None:
+        self._grabbed = grabbed
+        self._show_title()
+
+    def _show_title(self) -> None:
+        words = [self._title, f"({self._state})" if self._state else "", "- pyvmm" if self._title else "pyvmm"]
+        self._hints.title(" ".join(filter(None, words)) + (_GRABBED if self._grabbed else ""))
 
     def _set_size(self, width: int, height: int) -> None:
         self._width, self._height = width, height
@@ -286,7 +311,7 @@ class X11Window:
         self._left = None
 
     def _begin(self, seen: SeenScreen) -> None:
-        width, height = seen.screen.columns * GLYPH_WIDTH, seen.screen.rows * GLYPH_HEIGHT
+        width, height = seen.screen.columns * self._cell_width, seen.screen.rows * self._cell_height
         if (width, height) != (self._width, self._height):
             self._set_size(width, height)
         pixels = self._colours.pixels(seen.palette)
@@ -295,7 +320,7 @@ class X11Window:
             self._images = None
             if self._pixel_bits % 8 == 0:
                 size = self._pixel_bits // 8
-                self._images = CellPixels([pixel.to_bytes(size, self._byte_order) for pixel in pixels])
+                self._images = CellPixels([pixel.to_bytes(size, self._byte_order) for pixel in pixels], self._scale)
 
     def _join_requests(self) -> int:
         """Put the requests that were made into what is to be sent, all at once: python-xlib appends them one by one,
@@ -312,35 +337,39 @@ class X11Window:
             for run in runs:
                 self._draw_run(run)
         if seen.cursor is not None and seen.cursor.row == runs[0].row:
-            left, top, right, bottom = cursor_box(seen.cursor, seen.screen.cell_height)
+            left, top, right, bottom = (self._scale * n for n in cursor_box(seen.cursor, seen.screen.cell_height))
             self._set_gc_colours(self._pixels[seen.cursor_colour()], 0)
             self._window.fill_rectangle(self._gc, left, top, right - left, bottom - top)
 
     def _draw_image(self, runs: list[Run]) -> bool:
         """The runs of a row as one image; False where the server's pixels are no whole bytes, or the row is too long
         for a request."""
-        width = sum(len(run.characters) for run in runs) * GLYPH_WIDTH
-        if self._images is None or width * GLYPH_HEIGHT * self._pixel_bits // 8 > self._most_bytes:
+        width, height = sum(len(run.characters) for run in runs) * self._cell_width, self._cell_height
+        if self._images is None or width * height * self._pixel_bits // 8 > self._most_bytes:
             return False
-        x, y = runs[0].column * GLYPH_WIDTH, runs[0].row * GLYPH_HEIGHT
+        x, y = runs[0].column * self._cell_width, runs[0].row * height
         pixels = self._images.row(runs)  # 8 pixels of whole bytes: a cell's scan line needs no padding
-        self._window.put_image(self._gc, x, y, width, GLYPH_HEIGHT, X.ZPixmap, self._depth, 0, pixels)
+        self._window.put_image(self._gc, x, y, width, height, X.ZPixmap, self._depth, 0, pixels)
         return True
 
     def _draw_run(self, run: Run) -> None:
         length = len(run.characters)
-        x, y = run.column * GLYPH_WIDTH, run.row * GLYPH_HEIGHT
+        width, height = length * self._cell_width, self._cell_height
+        x, y = run.column * self._cell_width, run.row * height
         foreground, background = self._pixels[run.foreground], self._pixels[run.background]
         if not run.characters.strip(b" \0"):
             self._set_gc_colours(background, foreground)
-            self._window.fill_rectangle(self._gc, x, y, length * GLYPH_WIDTH, GLYPH_HEIGHT)
+            self._window.fill_rectangle(self._gc, x, y, width, height)
             return
-        padding = bytes(-length % self._pad)
-        bits = b"".join(line + padding for line in scan_lines(run.characters))
+        padding = bytes(-length * self._scale % self._pad)
+        lines = scan_lines(run.characters)
+        if self._scale > 1:
+            lines = [wide for line in lines for wide in [b"".join([self._wide[byte] for byte in line])] * self._scale]
+        bits = b"".join(line + padding for line in lines)
         if self._lsb_first:
             bits = bits.translate(_LSB_FIRST)
         self._set_gc_colours(foreground, background)
-        self._window.put_image(self._gc, x, y, length * GLYPH_WIDTH, GLYPH_HEIGHT, X.XYBitmap, 1, 0, bits)
+        self._window.put_image(self._gc, x, y, width, height, X.XYBitmap, 1, 0, bits)
 
     def _set_gc_colours(self, foreground: int, background: int) -> None:
         if (foreground, background) != self._gc_colours:

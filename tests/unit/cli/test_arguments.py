@@ -225,3 +225,12 @@ def test_devices_are_listed_and_explained(capsys: pytest.CaptureFixture[str]) ->
     assert "  membar=INT   default 0\n" in capsys.readouterr().out
     assert main(["run", "--device", "virtio-rgn,help"]) == 2
     assert "did you mean virtio-rng?" in capsys.readouterr().err
+
+
+def test_a_scale_is_of_a_window(capsys: pytest.CaptureFixture[str]) -> None:
+    assert host("--display", "x11", "--scale", "3").scale == 3 and host().scale == 1
+    with pytest.raises(UserError, match=r"^--scale: it goes with --display x11$"):
+        host("--scale", "2")
+    with pytest.raises(SystemExit):
+        host("--display", "x11", "--scale", "5")
+    assert "1, 2, 3, 4" in capsys.readouterr().err

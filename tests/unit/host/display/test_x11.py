@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from Xlib import X, error
@@ -46,7 +47,7 @@ def server_process(server_and_name: tuple[subprocess.Popen[bytes], str]) -> subp
 class Desk:
     """A window on the server, the guest's devices behind it, and a second connection that looks at it."""
 
-    def __init__(self, server: str, clock: FakeClock | None = None) -> None:
+    def __init__(self, server: str, clock: FakeClock | None = None, **options: Any) -> None:
         self.server = server
         self.memory = bytearray(0x8000)
         self.clock = clock or FakeClock()
@@ -56,7 +57,7 @@ class Desk:
         self.tablet = FakePointer()
         self.router = make_router(ps2_keyboard=self.keyboard, ps2_mouse=self.mouse, virtio_tablet=self.tablet)
         self.closed: list[str] = []
-        self.window = X11Window(self.vga, self.clock, self.on_close, self.router, display_name=server)
+        self.window = X11Window(self.vga, self.clock, self.on_close, self.router, display_name=server, **options)
         self.window.start()
         self.eye = xdisplay.Display(server)
         self.seen = self.eye.create_resource_object("window", self.window.window_id)
@@ -93,6 +94,11 @@ class Desk:
         image = self.seen.get_image(column * 8, row * 16, 8, 16, X.ZPixmap, 0xFFFFFF).data
         return [int.from_bytes(image[i : i + 3], "little") for i in range(0, len(image), 4)]
 
+    def drawn(self, row: int, scale: int) -> list[int]:
+        """The pixels of a row."""
+        image = self.seen.get_image(0, row * 16 * scale, 640 * scale, 16 * scale, X.ZPixmap, 0xFFFFFF).data
+        return [int.from_bytes(image[i : i + 3], "little") for i in range(0, len(image), 4)]
+
     def shows(self, row: int, column: int, character: str, foreground: int, background: int) -> bool:
         lines = glyph(character.encode("cp437")[0])
         return self.pixels(row, column) == [
@@ -121,6 +127,63 @@ def test_the_window_shows_the_guests_text(desk: Desk) -> None:
     assert desk.shows(10, 19, " ", 0xAAAAAA, 0)
     geometry = desk.seen.get_geometry()
     assert (geometry.width, geometry.height) == (640, 400)
+
+
+@pytest.fixture(scope="module")
+def large_server() -> Iterator[str]:
+    process, name = start_server(size="2600x1650")
+    yield name
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_a_scaled_window(server: str, large_server: str, scale: int) -> None:
+    """Each pixel is a square, whether a row is drawn run by run, as an image of many colours or under the cursor."""
+    small, large = Desk(server), Desk(large_server, scale=scale)
+    try:
+        for desk in (small, large):
+            desk.write(2, 3, "Hello █▒", 0x1E)
+            for column in range(40):
+                desk.write(4, column, "%", column + 1)
+            desk.write(24, 79, "Z", 0x4F)
+            crtc(desk.vga, 0x0E, 0)
+            crtc(desk.vga, 0x0F, 5)
+            desk.write(0, 5, " ", 0x1F)
+            desk.until(lambda desk=desk: desk.drawn(24, scale if desk is large else 1)[-1] == 0xAA0000)  # type: ignore[misc]
+        geometry = large.seen.get_geometry()
+        assert (geometry.width, geometry.height) == (640 * scale, 400 * scale)
+        for row in (0, 2, 4, 24):
+            wanted = small.drawn(row, 1)
+            lines = [wanted[i : i + 640] for i in range(0, len(wanted), 640)]
+            scaled = [pixel for line in lines for pixel in [p for p in line for _ in range(scale)] * scale]
+            large.until(lambda row=row, scaled=scaled: large.drawn(row, scale) == scaled)  # type: ignore[misc]
+    finally:
+        small.close()
+        large.close()
+
+
+def test_what_a_window_manager_is_told(server: str) -> None:
+    desk = Desk(server, title="guest\nβ")
+    try:
+        atom = desk.eye.intern_atom
+
+        def told(name: str, kind: str) -> Any:
+            desk.eye.sync()
+            return desk.seen.get_full_property(atom(name), atom(kind)).value
+
+        assert list(told("_NET_WM_PID", "CARDINAL")) == [os.getpid()]
+        assert desk.seen.get_wm_client_machine() == os.uname().nodename
+        width, height, *pixels = told("_NET_WM_ICON", "CARDINAL")
+        assert (width, height) == (48, 48) and len(pixels) == 48 * 48 and len(set(pixels)) == 2
+        assert told("_NET_WM_NAME", "UTF8_STRING").decode() == "guest\\nβ - pyvmm"
+        assert desk.seen.get_wm_name() == "guest\\n? - pyvmm"
+        for state in ("running", "paused", "ended"):
+            desk.window.set_state(state)
+            assert told("_NET_WM_NAME", "UTF8_STRING").decode() == f"guest\\nβ ({state}) - pyvmm"
+    finally:
+        desk.close()
+    desk.window.set_state("running")  # it has gone, and nothing is said
 
 
 def test_only_what_changed_is_drawn(desk: Desk) -> None:
