@@ -550,7 +550,13 @@ def _command(argv: list[str] | None) -> int:
         streams = prepare(arguments, words)
     from pyvmm.cli.run import run
 
-    return run(make_machine(arguments), make_host_config(arguments), streams)
+    return run(make_machine(arguments), make_host_config(arguments), _parsed, streams)
+
+
+def _parsed(words: list[str]) -> tuple[MachineConfig, HostConfig]:
+    """The command line *words*, which is to be looked at and not run."""
+    arguments = make_parser().parse_args(words)
+    return make_config(arguments), make_host_config(arguments)
 
 
 def main(argv: list[str] | None = None) -> int:

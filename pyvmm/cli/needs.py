@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import redirect_stderr
 
 from pyvmm import guests
@@ -10,10 +11,13 @@ from pyvmm.config import HostConfig, MachineConfig
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError
 
+Parse = Callable[[list[str]], tuple[MachineConfig, HostConfig]]
+"""Reads a command line; raises SystemExit or UserError where it is none."""
 
-def line(guest: guests.Guest, config: MachineConfig, host: HostConfig) -> str | None:
+
+def line(guest: guests.Guest, config: MachineConfig, host: HostConfig, parse: Parse) -> str | None:
     """What to tell who runs *guest* without what it needs; None where nothing is missing."""
-    wanted = _options(guest)
+    wanted = _options(guest, parse)
     if wanted is not None and _devices(wanted[0]) <= _devices(config):
         typed = not wanted[1].type_after or host.type_after or host.display != "none" or host.keyboard != "auto"
         if typed and wanted[0].triple_fault in ("report", config.triple_fault):
@@ -21,14 +25,11 @@ def line(guest: guests.Guest, config: MachineConfig, host: HostConfig) -> str | 
     return f"guest {guest.name} needs {guest.needs}"
 
 
-def _options(guest: guests.Guest) -> tuple[MachineConfig, HostConfig] | None:
+def _options(guest: guests.Guest, parse: Parse) -> tuple[MachineConfig, HostConfig] | None:
     """What it needs, where that is written as options."""
-    from pyvmm.cli.arguments import make_config, make_host_config, make_parser
-
     try:
         with redirect_stderr(io.StringIO()):
-            arguments = make_parser().parse_args(["run", guest.name, *guest.needs.split()])
-        return make_config(arguments), make_host_config(arguments)
+            return parse(["run", guest.name, *guest.needs.split()])
     except (SystemExit, UserError):  # of argparse: they are words, or a user's own guest has written no options of ours
         return None
 

@@ -30,6 +30,7 @@ from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import DeviceFault, End, Outcome
 
 if TYPE_CHECKING:
+    from pyvmm.cli.needs import Parse
     from pyvmm.host.streams import Streams
 
 
@@ -98,9 +99,15 @@ class _Run:
     """The machine on its console, and what signals do to it."""
 
     def __init__(
-        self, make: Callable[[TraceWriter], Machine], host: HostConfig, trace: TraceWriter, streams: Streams | None
+        self,
+        make: Callable[[TraceWriter], Machine],
+        host: HostConfig,
+        trace: TraceWriter,
+        parse: Parse,
+        streams: Streams | None,
     ) -> None:
         self._make = make
+        self._parse = parse
         self._host = host
         self._trace = trace
         self.streams = streams
@@ -211,7 +218,7 @@ class _Run:
         if config.guest is not None and (guest := guests.load(config.guest)).needs:
             from pyvmm.cli.needs import line
 
-            if told := line(guest, config, self._host):
+            if told := line(guest, config, self._host, self._parse):
                 complain(f"pyvmm: {told}")
         kernel = config.kernel
         if kernel is not None and not config.flat and is_linux(kernel) and not runs_linux():
@@ -221,16 +228,18 @@ class _Run:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)
 
 
-def run(make: Callable[[TraceWriter], Machine], host: HostConfig, streams: Streams | None = None) -> int:
-    """Run the machine that *make* makes until it ends; the process's exit status. With *streams* its guest runs a
-    command, whose standard input and output are ours."""
+def run(
+    make: Callable[[TraceWriter], Machine], host: HostConfig, parse: Parse, streams: Streams | None = None
+) -> int:
+    """Run the machine that *make* makes until it ends; the process's exit status. *parse* reads another command line.
+    With *streams* its guest runs a command, whose standard input and output are ours."""
     allow_all_descriptors()
     for flag, file in (("--screenshot", host.screenshot), ("--save", host.save)):
         if file is not None:
             _check_writable(flag, file)
     trace = _trace_writer(host.trace_file)
     try:
-        running = _Run(make, host, trace, streams)
+        running = _Run(make, host, trace, parse, streams)
         outcome = running.outcome()
     finally:
         trace.close()
