@@ -3,7 +3,7 @@
 It watches exits, so it costs nothing while none of these channels is on; where a write rings a doorbell (ioeventfd)
 there is no exit, and no line. Accesses to configuration space, by 0xCF8 or ECAM, go to the function's channel, else to
 that of `pci`, with bus:device.function and the register by its name. RIP is what KVM says at the exit: the instruction
-of a read, mostly the one behind a write, which is over by then.
+that reads; of a write that one, or the next where KVM is done with it.
 """
 
 from __future__ import annotations

@@ -22,6 +22,57 @@ def traced(guest: str, *channels: str, **options: object) -> list[str]:
     return lines
 
 
+EDU_DRIVER = """
+    b804080080 66baf80c ef  b806000000 66bafc0c 66ef    # COMMAND: memory, bus master
+    b844080080 66baf80c ef  b80000e0fe 66bafc0c ef      # the MSI capability's address, data and enable bit
+    b84c080080 66baf80c ef  b841000000 66bafc0c 66ef
+    b840080080 66baf80c ef  b801000000 66bafe0c 66ef
+    bb000000c0  c7432080000000 c7430805000000           # interrupt when done; the factorial of 5
+    8b4320 a801 75f9                                    # until it is no longer computing
+    c7838000000000000400 c7838800000000200000           # DMA from 0x40000 in the device to 0x2000,
+    c7839000000016000000 c7839800000003000000           # 22 bytes
+    8b8398000000 a801 75f6  b000 e6f4 f4                # until that is over: debug exit 0
+"""
+"""What a driver of docs/examples/edu.py does, in flat 32-bit mode; as(1) made it of mov, out, test and jnz."""
+
+
+def test_edu(tmp_path: Path) -> None:
+    """As docs/machine.md shows it."""
+    kernel = tmp_path / "driver"
+    kernel.write_bytes(bytes.fromhex("".join(line.partition("#")[0] for line in EDU_DRIVER.splitlines())))
+    lines: list[str] = []
+    config = MachineConfig(
+        kernel=kernel,
+        flat="32@0x10000",
+        memory=1 << 20,
+        virtio_input="none",
+        devices=(f"{EDU}:Edu,dma_ms=1,id=edu",),
+        trace=frozenset({"edu"}),
+    )
+    with Board(config, lambda ns, channel, message: lines.append(f"{channel} {message}")) as machine:
+        assert machine.finish().value == 0
+    polled = ("edu BAR0+0x20 R4 -> 0x81", "edu BAR0+0x98 R4 -> 0x3 ")
+    told = [re.sub(r" rip=0x100[0-9a-f]{2}$", "", line) for line in lines if not line.startswith(polled)]
+    assert told == [
+        "edu BAR0 is at 0xc0000000, 0x100000 bytes, but decoding is off",
+        "edu BAR0 is at 0xc0000000, 0x100000 bytes",
+        "edu 00:01.0 COMMAND W2 <- 0x6",
+        "edu 00:01.0 MSI+0x4 W4 <- 0xfee00000",
+        "edu 00:01.0 MSI+0xc W2 <- 0x41",
+        "edu 00:01.0 MSI+0x2 W2 <- 0x1",
+        "edu BAR0+0x20 W4 <- 0x80",
+        "edu BAR0+0x8 W4 <- 0x5",
+        "edu MSI 0: 0x41 to 0xfee00000",
+        "edu BAR0+0x20 R4 -> 0x80",
+        "edu BAR0+0x80 W4 <- 0x40000",
+        "edu BAR0+0x88 W4 <- 0x2000",
+        "edu BAR0+0x90 W4 <- 0x16",
+        "edu BAR0+0x98 W4 <- 0x3",
+        "edu DMA write 0x2000, 22 bytes: " + "00 " * 16 + "…",
+        "edu BAR0+0x98 R4 -> 0x2",
+    ]
+
+
 def test_a_driver_and_its_device() -> None:
     """The guest `pci`, and virtio-rng: it sizes and moves BARs, and takes the device's messages."""
     lines = traced("pci", "pci", "virtio-rng", devices=("virtio-rng",))
