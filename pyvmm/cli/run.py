@@ -228,9 +228,7 @@ class _Run:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)
 
 
-def run(
-    make: Callable[[TraceWriter], Machine], host: HostConfig, parse: Parse, streams: Streams | None = None
-) -> int:
+def run(make: Callable[[TraceWriter], Machine], host: HostConfig, parse: Parse, streams: Streams | None = None) -> int:
     """Run the machine that *make* makes until it ends; the process's exit status. *parse* reads another command line.
     With *streams* its guest runs a command, whose standard input and output are ours."""
     allow_all_descriptors()

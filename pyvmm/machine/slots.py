@@ -64,8 +64,7 @@ class Slots:
 
     def make_again(self, name: str) -> PciDevice | BoardDevice:
         """Device *name* by its spec once more."""
-        spec = self.specs[name]
-        return make(spec, self._services(spec))
+        return make(self.specs[name], self._services(name))
 
     def _numbered(self, spec: DeviceSpec) -> DeviceSpec:
         """A root port knows its number."""

@@ -92,15 +92,6 @@ class ConfigSpace:
             offset = self.data[offset + 1]
         return offset
 
-    def capabilities(self) -> list[tuple[int, int]]:
-        """(offset, ID) of each capability, in their order."""
-        found: list[tuple[int, int]] = []
-        offset = self.data[PCI_CAPABILITY_LIST]
-        while offset and len(found) < PCI_CFG_SPACE_SIZE // 4:
-            found.append((offset, self.data[offset]))
-            offset = self.data[offset + 1]
-        return found
-
     def shape(self) -> list[tuple[int, int, int]]:
         """Of each byte the bits that never change, those that a driver writes, and those that it clears by a one."""
         image = self._reset_image if any(self._reset_image) else self.data  # before it is plugged in

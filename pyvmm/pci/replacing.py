@@ -63,7 +63,7 @@ def _register(config: ConfigSpace, offset: int) -> str:
         start = max((start for start in _REGISTERS if start <= offset), default=0)
         known = offset < PCI_BASE_ADDRESS_0 or offset >= PCI_SUBSYSTEM_VENDOR_ID
         return _REGISTERS[start] if known else f"configuration space at {offset:#04x}"
-    starts = [start for start, _ in config.capabilities() if start <= offset]
+    starts = [start for start in config.capabilities() if start <= offset]
     return f"capability {config.data[max(starts)]:#04x}" if starts else f"configuration space at {offset:#04x}"
 
 

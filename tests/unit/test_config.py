@@ -161,7 +161,7 @@ def test_other_errors_are_as_they_were() -> None:
 @pytest.mark.parametrize("text", ["a\nb", "a\x1b[2Jb", "\u202eb", "a\udcffb"])
 def test_what_was_typed_is_made_printable(text: str) -> None:
     wrong: tuple[dict[str, Any], ...] = ({"guest": text}, {"kernel": Path(text), "guest": "hello"}, {"trace": text})
-    for fields in wrong:
+    for wrongly in wrong:
         with pytest.raises(UserError) as caught:
-            MachineConfig(**fields).complete()
+            MachineConfig(**wrongly).complete()
         assert in_flags(caught.value).isprintable()
