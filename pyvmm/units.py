@@ -18,3 +18,13 @@ def size_text(size: int) -> str:
             return f"{size}{suffix}"
         size //= 1024
     return f"{size}G"
+
+
+def size_of(text: str) -> int:
+    """What *text* says, in bytes: 10G, 512M, 64KiB, 1048576; each unit is 1024 of the next. Raises ValueError."""
+    unit = text.upper().removesuffix("IB").removesuffix("B")
+    power = "KMGT".find(unit[-1:]) + 1 if unit else 0
+    digits = unit[:-1] if power else unit
+    if not digits.isascii() or not digits.isdigit():
+        raise ValueError(f"{text!r} is no size: write it as 512M or 10G")
+    return int(digits) << 10 * power

@@ -54,6 +54,7 @@ from pyvmm.trace import Trace
 
 if TYPE_CHECKING:
     from pyvmm.acpi.platform import Platform
+    from pyvmm.backends.disks import Disks
     from pyvmm.virtio.input import VirtioInput
 
 PIO_SIZE: Final = 1 << 16
@@ -79,6 +80,9 @@ class Signals(Protocol):
 
     def wake_boot_cpu(self) -> None:
         """INTR of a PIC in user space is up."""
+
+    def io_error(self, line: str) -> None:
+        """A file of this host fails a device; *line* is for the user."""
 
     def catch_up(self) -> None:
         """Somebody is about to look: carry out the writes that KVM has gathered."""
@@ -118,7 +122,9 @@ class Pc:
         self.router = Router(config.input, trace.channel("input"))
         self.devices: dict[str, object] = {}
         """What the user has plugged in, by its id or kind."""
-        self._signals = signals
+        self.disks: Disks | None = None
+        """Where a device of ours has files that it reads and writes in threads."""
+        self.signals = signals
         self._resources = ExitStack()
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -135,6 +141,7 @@ class Pc:
         self._add_chips()
         self._add_input()
         self._add_vga()
+        self._resources.callback(self._close_disks)  # after the functions, which know of more than they have plugged
         self._add_pci()
         self._add_virtio_input()
         self.parts.keep("irqchip", self.irqchip)
@@ -148,14 +155,14 @@ class Pc:
         from pyvmm.board.user_irqchip import SplitIrqchip, UserIrqchip
 
         kind = SplitIrqchip if self.config.irqchip == "split" else UserIrqchip
-        return kind(vm, self.parts, self.clock, self._signals.wake_boot_cpu, irq)
+        return kind(vm, self.parts, self.clock, self.signals.wake_boot_cpu, irq)
 
     def _reset_line(self, how: str) -> Callable[[], None]:
-        return partial(self._signals.reset_requested, how)
+        return partial(self.signals.reset_requested, how)
 
     def _add_chips(self) -> None:
         add, line, clock, channel = self.parts.add, self.irqchip.line, self.clock, self.trace.channel
-        signals = self._signals
+        signals = self.signals
         self.com1 = add(
             "com1",
             Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("com1")),
@@ -307,8 +314,14 @@ class Pc:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""
         self.router.reset()
         self.parts.reset()
+        self.rest()  # what the guest had begun may still come into RAM, which is about to be filled
         self.irqchip.reset()
         self.assign_pci_resources()
+
+    def rest(self) -> None:
+        """Wait until no thread of a back end reads or writes RAM; under the machine lock. Raises UserError."""
+        if self.disks is not None:
+            self.disks.drain()
 
     def restored(self) -> None:
         """After a load of the parts: the rest is done by the loop, when all of the machine is back."""
@@ -323,8 +336,12 @@ class Pc:
         self.nmi_masked = masked
 
     def _vga_memory_changed(self) -> bool:
-        self._signals.catch_up()  # its registers too
+        self.signals.catch_up()  # its registers too
         return self.slots.changed(layout.VGA_TEXT, layout.VGA_TEXT_SIZE)
+
+    def _close_disks(self) -> None:
+        if self.disks is not None:
+            self.disks.close()
 
     def _close_pci(self, doorbells: IoeventfdDoorbells) -> None:
         try:

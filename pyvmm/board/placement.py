@@ -141,6 +141,22 @@ class Parts:
         """The state of every part, by name, as plain data; StateError names the part that cannot be saved, and why."""
         return state.save_all(self.with_state())
 
+    def check(self, saved: Mapping[str, state.Plain]) -> None:
+        """Raises StateError where a part's check_saved() says that it cannot be what it was; nothing is changed."""
+        for name, part in self.with_state().items():
+            check = getattr(part, "check_saved", None)
+            if check is not None and name in saved:
+                check(saved[name])
+
+    def portable(self, saved: Mapping[str, state.Plain]) -> dict[str, state.Plain]:
+        """What save() gave, for another process: with what lies beside it, which a part's portable() adds. From any
+        thread. Raises StateError."""
+        parts = self.with_state()
+        return {
+            name: part.portable(one) if hasattr(part := parts.get(name), "portable") else one
+            for name, one in saved.items()
+        }
+
     def load(self, saved: Mapping[str, state.Plain]) -> None:
         """Put back what save() gave, of this board or one made alike; under the machine lock, while no vCPU runs, RAM
         being back already. Raises StateError where it is of another board."""

@@ -99,6 +99,13 @@ def parse_seconds(text: str) -> float:
     return seconds
 
 
+def parse_disk(text: str) -> str:
+    """PATH[,KEY=VALUE...]: a virtio-blk as --device has it. ValueError says what is wrong."""
+    if not text.partition(",")[0]:
+        raise ValueError(f"{text!r} names no file or block device: PATH[,readonly][,temporary]...")
+    return f"virtio-blk,path={text}"
+
+
 def parse_module(text: str) -> Path | Module:
     """FILE, or FILE ARGUMENTS; a file whose name has spaces goes first. ValueError for a list as QEMU takes it."""
     from pyvmm.config import Module
@@ -194,6 +201,14 @@ def _machine_options(guests: bool = True) -> Parser:
         default=[],
         metavar="NAME[,KEY=VALUE...]",
         help="a device by its name (list shows them) or of your own as FILE.py:CLASS; NAME,help shows its keys",
+    )
+    add(
+        "--disk",
+        action="append",
+        type=_checked(parse_disk),
+        dest="device",
+        metavar="PATH[,readonly][,temporary][,cache=...][,size=10G][,serial=...]",
+        help="a virtio disk: a raw file or block device; cache is writeback (default), none or unsafe",
     )
     add(
         "--input",

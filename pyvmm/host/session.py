@@ -103,6 +103,8 @@ class Session:
     def _event(self, event: MachineEvent) -> None:
         if event.kind == "pause-failed":
             self.say(f"pyvmm: the machine runs on: {event.message}")
+        elif event.kind == "io-error":
+            self.say(f"pyvmm: {event.message}")
 
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
         from pyvmm.host.display.x11 import X11Window

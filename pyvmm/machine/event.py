@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Kind = Literal[
-    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "powered-off", "panicked", "ended"
+    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "powered-off", "panicked",
+    "io-error", "ended",
 ]  # fmt: skip
 State = Literal["built", "running", "paused", "ended"]
 
 
 class MachineEvent(NamedTuple):
     """*message* is the reason, for a person: of a pause or reset, why a pause did not come about, how a guest panicked,
-    the outcome."""
+    which file of the host fails, the outcome."""
 
     kind: Kind
     message: str = ""

@@ -44,6 +44,7 @@ class Life:
     cpus: VcpuGroup
     _time: KernelTime
     _restart: Callable[[], None]
+    _rest: Callable[[], None]
     _report: Callable[[], str]
     _on_error: Callable[[BaseException], None]
 
@@ -74,12 +75,15 @@ class Life:
         cpus: VcpuGroup,
         time: KernelTime,
         restart: Callable[[], None],
+        rest: Callable[[], None],
         report: Callable[[], str],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        """*restart* puts board, RAM and vCPUs back to a start while all stand still; *report* describes the vCPUs;
+        """*restart* puts board, RAM and vCPUs back to a start while all stand still; *rest* waits until no back end has
+        anything to do, or raises UserError; *report* describes the vCPUs;
         *on_error* ends the machine for what came out of the loop."""
-        self.cpus, self._time, self._restart, self._report, self._on_error = cpus, time, restart, report, on_error
+        self.cpus, self._time, self._restart, self._rest = cpus, time, restart, rest
+        self._report, self._on_error = report, on_error
 
     @property
     def state(self) -> State:
@@ -328,6 +332,8 @@ class Life:
         self.cpus.hold()
         try:
             self.cpus.wait_until_standing()
+            with self.lock:
+                self._rest()
         except UserError:
             self.cpus.release()
             raise

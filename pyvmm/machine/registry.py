@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
+from pyvmm.backends.disks import Disks
 from pyvmm.bus import Device
 from pyvmm.clock import Clock
 from pyvmm.device_spec import DeviceSpec
@@ -32,6 +33,7 @@ BUILTIN: Final = {
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
+    "virtio-blk": "pyvmm.virtio.blk:VirtioBlk",
     "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
     "virtio-mouse": "pyvmm.virtio.input:VirtioMouse",
     "virtio-rng": "pyvmm.virtio.rng:VirtioRng",
@@ -44,6 +46,7 @@ ENTRY_POINTS: Final = "pyvmm.devices"
 SERVICES: Final[Mapping[str, Any]] = {
     "Channel": Channel,
     "Clock": Clock,
+    "Disks": Disks,
     "FlushPage": FlushPage,
     "IsaLines": IsaLines,
     "Loop": Loop,

@@ -70,7 +70,16 @@ def _absolute_device(device: object) -> str:
     if not isinstance(device, (str, DeviceSpec)):
         return f"{type(device).__module__}.{type(device).__name__}"
     spec = DeviceSpec.parse(device) if isinstance(device, str) else device
-    return str(spec if spec.file is None else replace(spec, name=f"{os.path.abspath(spec.file)}:{spec.kind}"))
+    spec = spec if spec.file is None else replace(spec, name=f"{os.path.abspath(spec.file)}:{spec.kind}")
+    return str(replace(spec, arguments=tuple(_absolute_argument(spec, *argument) for argument in spec.arguments)))
+
+
+def _absolute_argument(spec: DeviceSpec, key: str, value: str | bool) -> tuple[str, str | bool]:
+    """A path is one from wherever the machine is restored."""
+    from pyvmm.machine.registry import find, keys
+
+    is_path = any(told.name == key and told.type is Path for told in keys(find(spec))[0])
+    return key, os.path.abspath(value) if is_path and isinstance(value, str) else value
 
 
 class Saved:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyvmm.backends.disks import Disks
 from pyvmm.board import layout
+from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
 from pyvmm.clock import Clock
@@ -79,10 +81,18 @@ class Slots:
         return {
             Channel: lambda: board.trace.channel(name),
             Clock: lambda: board.clock,
+            Disks: self._disks,
             FlushPage: lambda: board.ram.flush_page,
             IsaLines: lambda: isa_lines(board.irqchip),
             Loop: lambda: board.loop,
         }
+
+    def _disks(self) -> Disks:
+        """Those of this board, which rest and end with it."""
+        board = self._board
+        if board.disks is None:
+            board.disks = Disks(board.loop.post, board.signals.io_error, look_only=isinstance(board.vm, FakeVm))
+        return board.disks
 
     def _name(self, spec: DeviceSpec) -> str:
         """What the machine calls it: its id, or its kind and a number where there are several."""

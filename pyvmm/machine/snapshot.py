@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pyvmm.board.pages import Pages, RamPages
@@ -20,6 +20,7 @@ from pyvmm.machine.identity import Identity, MachineState
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
+    from pyvmm.board.placement import Parts
     from pyvmm.machine.life import Life
     from pyvmm.machine.saved import Saved
     from pyvmm.machine.verdicts import Verdicts
@@ -34,6 +35,7 @@ class Snapshot:
     state: MachineState
     pages: Pages
     ram: RamPages
+    board_parts: Parts
 
     @property
     def size(self) -> int:
@@ -49,7 +51,8 @@ class Snapshot:
         from pyvmm.machine import saved
 
         with self.ram.reading():
-            saved.save(self.identity, self.state, self.ram.runs(self.pages), os.fspath(path), progress)
+            state = replace(self.state, parts=self.board_parts.portable(self.state.parts))
+            saved.save(self.identity, state, self.ram.runs(self.pages), os.fspath(path), progress)
 
 
 class Snapshots:
@@ -81,16 +84,18 @@ class Snapshots:
         weakref.finalize(pages, life.loop.post, self.ram.release_unused)
         with life.lock:
             life.events(MachineEvent("snapshot"))
-        return Snapshot(self._identity, MachineState(parts, vcpus, now, time), pages, self.ram)
+        return Snapshot(self._identity, MachineState(parts, vcpus, now, time), pages, self.ram, self._board.parts)
 
     def go_back(self, snapshot: Snapshot) -> None:
-        """Raises UserError where it is of another machine; then nothing has changed."""
+        """Raises UserError where it is of another machine, or a disk is not what it was; then nothing has changed."""
         if not self.ram.holds(snapshot.pages):
             raise UserError("this snapshot is of another machine: restore one that this machine has made")
         life = self._life
         life.loop.run_once(0)  # what has rung or was posted belongs to the time that is left now
         with life.lock:
             life.cpus.catch_up()
+            self._board.rest()
+            self._board.parts.check(snapshot.state.parts)
             self.ram.put_back(snapshot.pages)
             self._load(snapshot.state)
             self._verdicts.restarted()

@@ -84,6 +84,9 @@ class Verdicts:
         if self._cpus is not None:  # the PIC is there first
             self._cpus.wake_boot_cpu()
 
+    def io_error(self, line: str) -> None:
+        self._life.events(MachineEvent("io-error", line))
+
     def catch_up(self) -> None:
         if self._cpus is not None:
             self._cpus.catch_up()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
+from pyvmm.state import Plain
 from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.abi import (
     VIRTIO_F_RING_PACKED,
@@ -34,7 +35,7 @@ class VirtioDevice:
 
     device_id: ClassVar[int]
     """VIRTIO_ID_*."""
-    queue_sizes: ClassVar[tuple[int, ...]]
+    queue_sizes: tuple[int, ...]
     """The largest size of each queue, in descriptors; powers of two."""
     class_code: ClassVar[int] = 0x00FF00
     """The PCI class on a PCI transport."""
@@ -82,6 +83,18 @@ class VirtioDevice:
 
     def reset(self) -> None:
         """The driver has reset the device; queues and features are already back."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether something of before a reset is still under way: the driver sees the reset end when it has ended."""
+        return False
+
+    def check_saved(self, saved: Plain) -> None:
+        """Raise StateError where what was *saved* of the device cannot be loaded any more; nothing is changed."""
+
+    def portable(self, saved: Plain) -> Plain:
+        """What was *saved*, as another process can load it; from any thread. Raises StateError."""
+        return saved
 
     def close(self) -> None:
         """The device is thrown away; see PciDevice.close()."""

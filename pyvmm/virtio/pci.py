@@ -20,6 +20,7 @@ from typing import ClassVar, Final
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import Doorbell
 from pyvmm.pci.regs import PCI_CAP_ID_VNDR
+from pyvmm.state import Plain
 from pyvmm.trace import OFF
 from pyvmm.virtio.abi import (
     VIRTIO_CONFIG_S_DRIVER_OK,
@@ -161,6 +162,13 @@ class VirtioPci(PciDevice):
             "queue_sizes": device.queue_sizes,
             "features": f"{device.features:#x}",
         }
+
+    def check_saved(self, saved: Plain) -> None:
+        if isinstance(saved, dict):
+            self.device.check_saved(saved.get("device"))
+
+    def portable(self, saved: Plain) -> Plain:
+        return saved | {"device": self.device.portable(saved.get("device"))} if isinstance(saved, dict) else saved
 
     def close(self) -> None:
         self.device.close()
@@ -342,7 +350,7 @@ class VirtioPci(PciDevice):
             accepted & 0xFFFFFFFF,
             self._config_vector,
             len(self.device.queues),
-            self.status,
+            self.status or (VIRTIO_CONFIG_S_FAILED if self.device.busy else 0),
             self.config_generation,
             self._queue_select,
             *registers,

@@ -230,6 +230,10 @@ class VirtQueue:
                 self.trace(f"queue {self.index}: chain {chain.id} is used, {written} bytes written")
             chain.ring.push(chain, written)
 
+    def holds(self, chain: Chain) -> bool:
+        """Whether *chain* is still the driver's to have back: no reset came in between."""
+        return chain.ring is self._ring
+
     def notify(self) -> None:
         """Show the driver all that was pushed, and interrupt it if it asked for that."""
         if self._ring is not None and not self.paused and self._ring.flush():

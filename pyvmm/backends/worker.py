@@ -1,0 +1,153 @@
+"""Threads for what may block: a disk's reads and writes. They never take the machine lock, and nobody waits for them.
+
+    worker = Worker("disk root.img", work, ended, loop.post)
+    worker.submit(item)         # work(item) runs in a thread; then ended([item, …]) in the loop, under the machine lock
+
+Items end in any order. Those that end close together are given to *ended* as one batch. Every method is called under
+the machine lock, which is what keeps the counts right.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final, Generic, TypeVar
+
+from pyvmm import threads
+from pyvmm.errors import UserError
+
+T = TypeVar("T")
+MOST_THREADS: Final = 4
+"""Of one worker. Python runs one of them at a time; more only wait for one another once their files are cached."""
+PATIENCE: Final = 10.0
+"""Seconds that what has begun gets to end; more takes only a file that does not answer."""
+
+
+class Worker(Generic[T]):
+    """Does *work* with each item, in up to *most* threads, which begin with the first items. *work* raises nothing:
+    what comes out of it all the same is raised in the loop."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[T], None],
+        ended: Callable[[list[T]], None],
+        post: Callable[[Callable[[], None]], None],
+        most: int = MOST_THREADS,
+    ) -> None:
+        self.name = name
+        self.pending = 0
+        """Items that were submitted and that `ended` has not been told of."""
+        self._work = work
+        self._tell_ended = ended
+        self._post = post
+        self._most = most
+        self._todo: SimpleQueue[T | None] = SimpleQueue()
+        self._ended: deque[T] = deque()
+        self._told = False
+        """The loop has been asked to look at `_ended`."""
+        self._threads: list[threading.Thread] = []
+        self._closed = False
+        self._awaited = False
+        self._event = threading.Event()
+
+    def submit(self, item: T) -> None:
+        """Have it done. RuntimeError where this host gives no thread and there is none."""
+        if self._closed:
+            return
+        if self.pending >= len(self._threads) < self._most:
+            self._start()
+        self.pending += 1
+        self._todo.put(item)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+        try:
+            threads.start(thread)
+        except RuntimeError:  # there are too many; one does
+            if not self._threads:
+                raise
+            self._most = len(self._threads)
+            return
+        self._threads.append(thread)
+
+    def _main(self) -> None:
+        while (item := self._todo.get()) is not None:
+            try:
+                self._work(item)
+            except BaseException as error:
+                self._post(_raiser(error))
+            self._ended.append(item)
+            del item  # and with it guest RAM, while there is nothing to do
+            if not self._told:
+                self._told = True
+                self._post(self._tell)
+            if self._awaited:
+                self._event.set()
+
+    def _tell(self) -> None:
+        self._told = False
+        batch: list[T] = []
+        while self._ended:
+            batch.append(self._ended.popleft())
+        if batch:
+            self.pending -= len(batch)
+            self._tell_ended(batch)
+
+    def drop(self) -> list[T]:
+        """Take back what no thread has begun; `ended` is not told of it."""
+        dropped: list[T] = []
+        while True:
+            try:
+                item = self._todo.get_nowait()
+            except Empty:
+                self.pending -= len(dropped)
+                return dropped
+            assert item is not None
+            dropped.append(item)
+
+    def drain(self, patience: float = PATIENCE) -> None:
+        """Wait until all has ended, what `ended` goes on to submit included. UserError after *patience* seconds."""
+        if not self.pending:
+            return
+        deadline = time.monotonic() + patience
+        self._awaited = True
+        try:
+            while True:
+                self._event.clear()
+                self._tell()
+                if not self.pending:
+                    return
+                if not self._event.wait(max(0.0, deadline - time.monotonic())):
+                    raise UserError(
+                        f"{self.name} does not come to rest within {patience:g} s: its host does not answer"
+                    )
+        finally:
+            self._awaited = False
+
+    def close(self, patience: float = PATIENCE) -> None:
+        """End the threads, once they have done what they have begun; the rest is dropped, and `ended` told of nothing.
+        UserError after *patience* seconds."""
+        if self._closed:
+            return
+        self._closed = True
+        self.drop()
+        for _ in self._threads:
+            self._todo.put(None)
+        deadline = time.monotonic() + patience
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
+            raise UserError(f"{self.name} does not end within {patience:g} s: its host does not answer")
+        self._threads.clear()
+        self._ended.clear()
+
+
+def _raiser(error: BaseException) -> Callable[[], None]:
+    def throw() -> None:
+        raise error
+
+    return throw
