@@ -1,0 +1,120 @@
+"""Threads that work for a device: batches, draining, dropping, ending; and what happens to what goes wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from pyvmm.backends.worker import Worker
+from pyvmm.errors import UserError
+
+
+class Rig:
+    """A worker whose items are calls; the loop is run by hand."""
+
+    def __init__(self) -> None:
+        self.posted: list[Callable[[], None]] = []
+        self.batches: list[list[Callable[[], object]]] = []
+        self.on_ended: Callable[[], None] = lambda: None
+        self.worker: Worker[Callable[[], object]] = Worker(
+            "disk x", lambda item: void(item()), self._ended, self.posted.append
+        )
+
+    def _ended(self, batch: list[Callable[[], object]]) -> None:
+        self.batches.append(batch)
+        self.on_ended()
+
+
+def void(value: object) -> None: ...
+
+
+def test_items_are_done_in_threads_and_told_in_batches() -> None:
+    rig, names = Rig(), set[str]()
+    for _ in range(50):
+        rig.worker.submit(lambda: names.add(threading.current_thread().name))
+    assert rig.worker.pending == 50
+    rig.worker.drain()
+    assert sum(map(len, rig.batches)) == 50 and names == {"disk x"} and rig.worker.pending == 0
+    rig.worker.close()
+    for call in rig.posted:
+        call()
+    assert sum(map(len, rig.batches)) == 50
+
+
+def test_draining_waits_for_what_is_submitted_meanwhile() -> None:
+    rig = Rig()
+    left = [5]
+
+    def again() -> None:
+        if left[0]:
+            left[0] -= 1
+            rig.worker.submit(lambda: None)
+
+    rig.on_ended = again
+    rig.worker.submit(lambda: None)
+    rig.worker.drain()
+    assert not left[0] and rig.worker.pending == 0
+    rig.worker.close()
+
+
+def test_what_does_not_end_is_named_and_the_rest_can_be_taken_back() -> None:
+    rig, go_on = Rig(), threading.Event()
+    for _ in range(6):
+        rig.worker.submit(lambda: go_on.wait(60))
+    with pytest.raises(UserError, match="^disk x does not come to rest within 0 s: its host does not answer$"):
+        rig.worker.drain(0)
+    while len(rig.worker._threads) + rig.worker._todo.qsize() > 6:
+        pass
+    dropped = rig.worker.drop()
+    assert len(dropped) == 2 and rig.worker.pending == 4
+    with pytest.raises(UserError, match="^disk x does not end within 0 s: its host does not answer$"):
+        rig.worker.close(0)
+    go_on.set()
+    for thread in rig.worker._threads:
+        thread.join(60)
+    assert rig.batches == []
+
+
+def test_what_raises_is_raised_in_the_loop_and_no_thread_ends() -> None:
+    rig = Rig()
+    for _ in range(10):
+        rig.worker.submit(lambda: 1 // 0)
+    rig.worker.drain()
+    raised = 0
+    for call in rig.posted:
+        try:
+            call()
+        except ZeroDivisionError:
+            raised += 1
+    assert raised == 10 and sum(map(len, rig.batches)) == 10
+    rig.worker.submit(lambda: None)
+    rig.worker.drain()
+    rig.worker.close()
+
+
+def test_one_thread_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig, start, started = Rig(), threading.Thread.start, [0]
+
+    def limited(thread: threading.Thread) -> None:
+        if started[0]:
+            raise RuntimeError("can't start new thread")
+        started[0] += 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    for _ in range(10):
+        rig.worker.submit(lambda: None)
+    rig.worker.drain()
+    assert sum(map(len, rig.batches)) == 10
+    rig.worker.close()
+
+
+def test_a_closed_one_takes_nothing() -> None:
+    rig = Rig()
+    rig.worker.submit(lambda: None)
+    rig.worker.close()
+    rig.worker.submit(lambda: None)
+    rig.worker.close()
+    assert threading.active_count() >= 1 and not rig.worker._threads
