@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pyvmm.backends.disks import Disks
+from pyvmm.machine.machine import Machine
+from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.testing.pci import Board
 from pyvmm.virtio.blk import VirtioBlk
+from pyvmm.virtio.pci import VirtioPci
 from tests.rig.virtio_driver import Driver, Virtio
 
 IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = 0, 1, 4, 8, 11, 13
@@ -34,6 +37,15 @@ class Loop:
         calls, self.posted[:] = self.posted[:], []
         for call in calls:
             call()
+
+
+class _BoardOf(Board):
+    """A machine's, as a driver reaches it that runs on none of its vCPUs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.memory_bus = machine.board.mmio
+        self.ram = machine.memory
+        self.doorbells = FakeDoorbells()
 
 
 @dataclass
@@ -61,12 +73,29 @@ class BlkDriver:
     ) -> None:
         """*features* beside those of a disk, *without* some; *size* of its rings."""
         self.loop = Loop()
-        self.device = VirtioBlk(path, self.loop.disks, **words)
-        self.virtio = Virtio.of(self.device, board)
-        self.ram = self.virtio.board.ram
-        wanted = VERSION_1 | features | self.device.features & 0xFFFFFF & ~without
-        self.queues: list[Driver] = self.virtio.setup(wanted, size)
+        device = VirtioBlk(path, self.loop.disks, **words)
+        self._drive(
+            device, Virtio.of(device, board), VERSION_1 | features | device.features & 0xFFFFFF & ~without, size
+        )
+
+    def _drive(self, device: VirtioBlk, virtio: Virtio, features: int, size: int | None = None) -> None:
+        self.device, self.virtio, self.ram = device, virtio, virtio.board.ram
+        self.queues: list[Driver] = virtio.setup(features, size)
         self._rooms = 0
+
+    @classmethod
+    def of_machine(cls, machine: Machine, name: str = "virtio-blk") -> BlkDriver:
+        """Of a disk that a machine has, whose guest leaves it alone; all inside machine.call()."""
+        device = machine.board.devices[name]
+        function = next(f for f in machine.board.pci.all_functions() if getattr(f, "device", None) is device)
+        assert isinstance(function, VirtioPci) and isinstance(device, VirtioBlk)
+        board = _BoardOf(machine)
+        config = board.ecam(0, int(function.name[:2], 16))
+        driver = cls.__new__(cls)
+        bars = [config.read(at, 4) & ~0xF for at in (0x10, 0x18)]
+        config.write(4, 2, 6)
+        driver._drive(device, Virtio(board, function, config, *bars), VERSION_1 | device.features & 0xFFFFFF)
+        return driver
 
     def config(self, offset: int, size: int) -> int:
         return self.virtio.read(0x3000 + offset, size)

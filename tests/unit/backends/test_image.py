@@ -234,7 +234,9 @@ def qemu(path: Path, readonly: bool) -> Iterator[str]:
     ("ours", "readonly", "both"),
     [(RDWR, False, False), (RDWR, True, False), (READ, False, False), (READ, True, True), (TEMP, True, True)],
 )
-def test_qemu_and_we_see_each_other(disks: Disks, path: Path, ours: dict[str, object], readonly: bool, both: bool) -> None:
+def test_qemu_and_we_see_each_other(
+    disks: Disks, path: Path, ours: dict[str, object], readonly: bool, both: bool
+) -> None:
     disk = disks.open(path, **ours)  # type: ignore[arg-type]
     with qemu(path, readonly) as said:
         assert ("lock" in said) != both

@@ -449,7 +449,9 @@ def test_a_disk_that_was_written_to_since_is_refused(disk: BlkDriver) -> None:
     disk.virtio.function.check_saved(saved)
     state.load(disk.virtio.function, saved)
     disk.write(0, bytes(512))
-    with pytest.raises(UserError, match=r"disk \S+ was written to since .*: put back the file of then, or use temporary$"):
+    with pytest.raises(
+        UserError, match=r"disk \S+ was written to since .*: put back the file of then, or use temporary$"
+    ):
         disk.virtio.function.check_saved(saved)
     with pytest.raises(UserError, match="was written to since"):
         state.load(disk.virtio.function, saved)
