@@ -178,7 +178,8 @@ class FileImage:
             raise self.error(f"it has {size_text(self.size)}, not the {size_text(wanted)} of size=: leave size away")
         kind = None if raw else self._format()
         if kind is not None:
-            converted = printable(str(self.path.with_suffix(".raw")))
+            suffix = ".img" if self.path.suffix == ".raw" else ".raw"
+            converted = printable(str(self.path.with_suffix(suffix)))
             raise self.error(
                 f"it is a {kind} image, and only raw ones can be used: qemu-img convert -O raw {self.name} {converted}"
                 "; or add format=raw, if the guest has written it"

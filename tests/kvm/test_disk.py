@@ -196,12 +196,13 @@ def test_nothing_is_left_of_them(path: Path) -> None:
         ("none.img", "disk none.img: there is no such file: make one with  truncate -s 10G none.img  or add size=10G"),
         (".", "disk .: it is a directory: name a file or block device"),
         ("disk.img,size=big", "disk disk.img: size='big' is no size: write it as 512M or 10G"),
-        ("disk.img,cache=best", "disk disk.img,cache=best: 'cache=best' is no cache: it must be one of writeback, none, unsafe"),
+        ("disk.img,cache=best", "disk disk.img,cache=best: 'cache=best' is no cache: it must be one of writeback, "
+                                "none, unsafe"),
         ("disk.img,temporary,readonly", "disk disk.img: readonly and temporary do not go together: leave one away"),
         ("disk.img,serial=" + "x" * 21, f"disk disk.img: serial={'x' * 21}: it has at most 20 bytes"),
         ("disk.img,queues=65", "disk disk.img: queues=65: a disk has 1 to 64"),
-        ("disk.img,quick", "disk disk.img,quick: virtio-blk has no key quick: it has path, readonly, cache, serial, size, "
-                           "temporary, queues, format"),
+        ("disk.img,quick", "disk disk.img,quick: virtio-blk has no key quick: it has path, readonly, cache, serial, "
+                           "size, temporary, queues, format"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(path: Path, tmp_path: Path, words: str, line: str) -> None:

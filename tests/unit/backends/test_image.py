@@ -92,7 +92,8 @@ def test_permission_of_a_user(path: Path) -> None:
     path.chmod(0o444)
     path.parent.chmod(0o755)
     code = (
-        "import os; from pathlib import Path; from pyvmm.backends import image; from pyvmm.backends.disks import Disks\n"
+        "import os; from pathlib import Path; from pyvmm.backends import image\n"
+        "from pyvmm.backends.disks import Disks\n"
         "if not os.getuid(): os.setuid(65534)\n"
         "Disks(print).open(Path('disk.img'))"
     )
@@ -158,8 +159,8 @@ def test_an_image_that_is_not_raw(disks: Disks, tmp_path: Path, kind: str, words
     file = tmp_path / "disk.img"
     subprocess.run(["qemu-img", "create", "-q", "-f", kind, file, "1M"], check=True)
     assert refused(disks, file, **words) == (
-        f"it is a {kind} image, and only raw ones can be used: qemu-img convert -O raw {file} {tmp_path}/disk.raw; or add "
-        "format=raw, if the guest has written it"
+        f"it is a {kind} image, and only raw ones can be used: qemu-img convert -O raw {file} {tmp_path}/disk.raw; "
+        "or add format=raw, if the guest has written it"
     )
     disk = disks.open(file, raw=True, **words)  # type: ignore[arg-type]
     assert disk.size == -(-file.stat().st_size // 512) * 512 or disk.size == file.stat().st_size

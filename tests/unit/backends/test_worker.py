@@ -63,13 +63,13 @@ def test_what_does_not_end_is_named_and_the_rest_can_be_taken_back() -> None:
     rig, go_on = Rig(), threading.Event()
     for _ in range(6):
         rig.worker.submit(lambda: go_on.wait(60))
-    with pytest.raises(UserError, match="^disk x does not come to rest within 0 s: its host does not answer$"):
+    with pytest.raises(UserError, match=r"^disk x does not come to rest within 0 s: its host does not answer$"):
         rig.worker.drain(0)
     while len(rig.worker._threads) + rig.worker._todo.qsize() > 6:
         pass
     dropped = rig.worker.drop()
     assert len(dropped) == 2 and rig.worker.pending == 4
-    with pytest.raises(UserError, match="^disk x does not end within 0 s: its host does not answer$"):
+    with pytest.raises(UserError, match=r"^disk x does not end within 0 s: its host does not answer$"):
         rig.worker.close(0)
     go_on.set()
     for thread in rig.worker._threads:

@@ -1,4 +1,4 @@
-"""A disk under any requests, against a bytearray: in each cache mode, temporary, read-only, with snapshots in between."""
+"""A disk under any requests, against a bytearray: each cache mode, temporary, read-only, with snapshots in between."""
 
 from __future__ import annotations
 
