@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.disks import Disks
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from tests.rig.guest import USERSPACE, Guest, warnings
@@ -18,9 +20,10 @@ MIB = 1 << 20
 
 
 class Linux(Guest):
-    """With vda, which the host keeps; vdb, which is temporary, with two queues; and vdc, which is read-only."""
+    """With vda, which the host keeps; vdb, which is temporary, with two queues; vdc, which is read-only; and vdd, which is
+    a block device of the host."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, device: Path) -> None:
         self.kept, self.base, self.fixed = (directory / name for name in ("kept.img", "base.img", "fixed.img"))
         self.base.write_bytes(bytes(range(256)) * (16 * MIB // 256))
         self.fixed.write_bytes(b"fixed" * 1000)
@@ -34,6 +37,7 @@ class Linux(Guest):
                     f"virtio-blk,path={self.kept},size=32M,serial=kept-by-the-host",
                     f"virtio-blk,path={self.base},temporary,queues=2",
                     f"virtio-blk,path={self.fixed},readonly",
+                    f"virtio-blk,path={device},cache=none",
                 ),
             )
         )
@@ -51,8 +55,18 @@ class Linux(Guest):
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
-    with Linux(tmp_path_factory.mktemp("disks")) as guest:
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A block device of the lab, 8 MiB large."""
+    file = tmp_path_factory.mktemp("device") / "file"
+    file.write_bytes(bytes(8 * MIB))
+    shown = subprocess.run(["losetup", "-f", "--show", file], check=True, capture_output=True, text=True)
+    yield Path(shown.stdout.strip())
+    subprocess.run(["losetup", "-d", shown.stdout.strip()], check=True)
+
+
+@pytest.fixture(scope="module")
+def guest(tmp_path_factory: pytest.TempPathFactory, device: Path) -> Iterator[Linux]:
+    with Linux(tmp_path_factory.mktemp("disks"), device) as guest:
         yield guest
 
 
@@ -94,6 +108,19 @@ def test_a_file_system_is_there_again_after_it_was_unmounted(guest: Linux) -> No
     guest.shell("rm -r /mnt/busybox /mnt/modules && sync && fstrim /mnt && umount /mnt && blkdiscard /dev/vda")
     assert guest.kept.stat().st_blocks < full - 2048
     assert guest.queue("vda", "size") == "65536"
+
+
+def test_a_block_device_of_the_host(guest: Linux, device: Path) -> None:
+    assert guest.queue("vdd", "size") == str(8 * MIB // 512)
+    guest.shell("dd if=/dev/urandom of=/dev/vdd bs=64k count=32 conv=fsync,notrunc 2>/dev/null")
+    written = guest.md5("cat /dev/vdd")
+    assert hashlib.md5(device.read_bytes()).hexdigest() == written
+    guest.shell(
+        "blkdiscard -z /dev/vdd 2>/dev/null || dd if=/dev/zero of=/dev/vdd bs=1M count=2 conv=fsync 2>/dev/null"
+    )
+    assert guest.md5("cat /dev/vdd") == hashlib.md5(bytes(8 * MIB)).hexdigest()
+    with pytest.raises(UserError, match=f"^disk {device}: .*: unmount it first$"):
+        Disks(lambda call: None).open(device)
 
 
 def test_the_guest_switches_the_cache(guest: Linux) -> None:
