@@ -63,6 +63,8 @@ class Request:
 class Disk:
     """An image with threads that serve it. All of it under the machine lock, but portable()."""
 
+    STATE = ()  # save() and load() have it
+
     def __init__(
         self,
         image: Image,

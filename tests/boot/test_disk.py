@@ -20,8 +20,8 @@ MIB = 1 << 20
 
 
 class Linux(Guest):
-    """With vda, which the host keeps; vdb, which is temporary, with two queues; vdc, which is read-only; and vdd, which is
-    a block device of the host."""
+    """With vda, which the host keeps; vdb, which is temporary, with two queues; vdc, which is read-only; and vdd,
+    which is a block device of the host."""
 
     def __init__(self, directory: Path, device: Path) -> None:
         self.kept, self.base, self.fixed = (directory / name for name in ("kept.img", "base.img", "fixed.img"))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from docs.examples.doubler import Doubler
 from docs.examples.idio16 import Idio16
 from docs.examples.pvpanic import PvPanic
+from pyvmm import state
+from pyvmm.backends.disks import Disk, Disks, Request
 from pyvmm.bus import Bus
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.device import PciDevice
@@ -18,6 +21,7 @@ from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
 from pyvmm.pci.testdev import PciTestdev
 from pyvmm.testing.pci import Board
+from pyvmm.virtio.blk import VirtioBlk
 from pyvmm.virtio.console import VirtioConsole
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.pci import VirtioPci
@@ -265,6 +269,43 @@ def _console(now: int) -> Twin:
     return twin
 
 
+class StillDisk(Disk):
+    """All zero, and done with each request at once."""
+
+    STATE = ()
+
+    def __init__(self) -> None:
+        self.readonly = False
+
+    size, block, busy = 1 << 20, 512, False  # type: ignore[assignment]
+
+    def submit(self, request: Request) -> None:
+        self.completed([request])
+
+    def give_up(self) -> list[Request]:
+        return []
+
+    def drain(self) -> None: ...
+
+    def save(self) -> state.Plain:
+        return None
+
+    def load(self, saved: state.Plain) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class StillDisks(Disks):
+    def __init__(self) -> None: ...
+
+    def open(self, path: Path, **words: object) -> Disk:  # type: ignore[override]
+        return StillDisk()
+
+
+def _writeback(function: VirtioPci) -> Hand:
+    return lambda n: function.write(0x3020, 1, n & 1)
+
+
 class MsiFunction(PciDevice):
     """One that has MSI with several vectors, masked one by one."""
 
@@ -286,6 +327,9 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "msi": lambda now: plugged(now, MsiFunction()),
     "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
     "virtio_console": _console,
+    "virtio_blk": lambda now: virtio(
+        now, lambda: VirtioPci(VirtioBlk(Path("still"), StillDisks(), queues=2)), _writeback
+    ),
     "virtio_keyboard_aero": _input(VirtioKeyboard, "aero"),
     "virtio_keyboard": _input(VirtioKeyboard, "standard"),
     "virtio_mouse": _input(VirtioMouse, "standard"),
