@@ -93,7 +93,11 @@ class FileImage:
         wanted = None if size is None else self._wanted(size)
         if wanted is not None and write and not look_only:
             self._make(wanted)
-        self.fd = self._open(write and not look_only)
+        if wanted is not None and look_only and not os.path.exists(path):
+            self.fd = os.memfd_create("disk", os.MFD_CLOEXEC)  # what would be made
+            os.ftruncate(self.fd, wanted)
+        else:
+            self.fd = self._open(write and not look_only)
         try:
             self._judge(wanted, write, raw)
             if not look_only:

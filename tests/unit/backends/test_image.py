@@ -278,7 +278,10 @@ def test_looking_takes_no_lock_and_makes_nothing(disks: Disks, path: Path, tmp_p
     looking = Disks(lambda call: call(), look_only=True)
     looking.open(path).close()
     with pytest.raises(UserError, match="there is no such file"):
-        looking.open(tmp_path / "new.img", size="1M")
+        looking.open(tmp_path / "new.img")
+    disk = looking.open(tmp_path / "new.img", size="1M")
+    assert disk.size == 1 << 20
+    disk.close()
     assert not (tmp_path / "new.img").exists()
 
 

@@ -1,7 +1,7 @@
 """Random guests of a disk: requests, rings, registers and resets in any state and order, while threads serve them.
 
-Nothing raises, nothing outside guest RAM changes, what is under way stays bounded, and after any of it a well-behaved driver
-reads and writes. PYVMM_FUZZ_OPS sets how many operations (default 6000), PYVMM_FUZZ_SEED which ones.
+Nothing raises, nothing outside guest RAM changes, what is under way stays bounded, and after any of it a well-behaved
+driver reads and writes. PYVMM_FUZZ_OPS sets how many operations (default 6000), PYVMM_FUZZ_SEED which ones.
 """
 
 from __future__ import annotations
