@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from pyvmm.clock import NS_PER_SECOND
 from pyvmm.errors import UserError
 from pyvmm.state import Plain, StateError
 from pyvmm.units import MIB
@@ -204,7 +205,7 @@ class Disk:
 
     def save(self) -> Plain:
         if not self._file.is_block_device:  # a write from now on has another time
-            while time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) <= self._file.modified:
+            while 0 <= self._file.modified - time.clock_gettime_ns(_CLOCK_REALTIME_COARSE) < NS_PER_SECOND:
                 time.sleep(0.001)
         return {
             "size": self._file.size,

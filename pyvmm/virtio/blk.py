@@ -23,7 +23,7 @@ from typing import ClassVar, Final, Literal, NamedTuple
 from pyvmm.backends import disks as backend
 from pyvmm.backends.disks import Disks, Request
 from pyvmm.errors import UserError
-from pyvmm.state import Plain
+from pyvmm.state import Plain, StateError
 from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.abi import VIRTIO_ID_BLOCK
 from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
@@ -76,6 +76,8 @@ MAX_ZEROES_SECTORS: Final = (64 << 20) // SECTOR
 MAX_ZEROES_SEGMENTS: Final = 1
 MAX_DESCRIPTORS: Final = 64 * QUEUE_SIZE
 """Under way at once, of one queue: a few MB of views. A driver could go on to add without it ever getting one back."""
+REQUEST_COST: Final = 16
+"""A request counts as so many descriptors more."""
 
 
 class Ticket(NamedTuple):
@@ -221,7 +223,7 @@ class VirtioBlk(VirtioDevice):
             self._refuse(queue, chain, status, request)
             return
         request.owner = Ticket(queue, chain, status, chain.writable_size if kind == VIRTIO_BLK_T_IN else 1)
-        self._descriptors[queue.index] += chain.descriptors
+        self._descriptors[queue.index] += chain.descriptors + REQUEST_COST
         self.disk.submit(request)
 
     def _request(self, kind: int, sector: int, data: list[memoryview], into: list[memoryview]) -> Request | int:
@@ -284,7 +286,7 @@ class VirtioBlk(VirtioDevice):
             queue, chain = request.owner.queue, request.owner.chain
             if self._full(queue):
                 again[queue.index] = queue
-            self._descriptors[queue.index] -= chain.descriptors
+            self._descriptors[queue.index] -= chain.descriptors + REQUEST_COST
         self._give_back(batch)
         for queue in again.values():
             self.kick(queue)
@@ -315,9 +317,15 @@ class VirtioBlk(VirtioDevice):
     def reset(self) -> None:
         for request in self.disk.give_up():
             queue, chain, _, _ = request.owner
-            self._descriptors[queue.index] -= chain.descriptors
+            self._descriptors[queue.index] -= chain.descriptors + REQUEST_COST
         self._late.clear()
         self._set_writeback(1)
+
+    def drain(self) -> None:
+        """Before a save. Raises UserError."""
+        self.disk.drain()
+        if self._late:
+            raise StateError(f"{self.disk.name}: its driver waits for requests and has forbidden DMA: try again later")
 
     def check_saved(self, saved: Plain) -> None:
         if isinstance(saved, dict):

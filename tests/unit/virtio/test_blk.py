@@ -189,7 +189,7 @@ def test_a_driver_that_asks_without_end_gets_no_more_than_a_ring_has(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The host does nothing for a while; the driver lets the same chains be done again and again."""
-    monkeypatch.setattr(blk, "MAX_DESCRIPTORS", 30)
+    monkeypatch.setattr(blk, "MAX_DESCRIPTORS", 10 * (3 + blk.REQUEST_COST))
     go_on, read = threading.Event(), FileImage.read
     monkeypatch.setattr(FileImage, "read", lambda self, views, at: (go_on.wait(60), read(self, views, at))[1])
     with BlkDriver(path, size=64) as disk:
@@ -385,6 +385,8 @@ def test_a_request_that_ends_while_dma_is_forbidden_comes_back_after(disk: BlkDr
     disk.virtio.config.write(4, 2, 2)
     disk.wait()
     assert disk.queues[0].used() == []
+    with pytest.raises(UserError, match=r"its driver waits for requests and has forbidden DMA: try again later$"):
+        state.save(disk.virtio.function)
     disk.virtio.config.write(4, 2, 6)
     assert len(disk.queues[0].used()) == 1 and disk.status(request) == OK
 
@@ -455,6 +457,13 @@ def test_a_disk_that_was_written_to_since_is_refused(disk: BlkDriver) -> None:
         disk.virtio.function.check_saved(saved)
     with pytest.raises(UserError, match="was written to since"):
         state.load(disk.virtio.function, saved)
+
+
+def test_a_file_of_the_future(path: Path) -> None:
+    os.utime(path, (2e9, 2e9 + 1e9))
+    with BlkDriver(path) as disk:
+        saved = state.save(disk.device)
+        disk.device.check_saved(saved)
 
 
 def test_another_process_finds_out_too(path: Path) -> None:

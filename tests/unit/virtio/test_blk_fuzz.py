@@ -192,7 +192,7 @@ class Fuzz:
     def run(self, operations: int) -> None:
         for number in range(operations):
             self.random.choice(self.wheel)()
-            assert max(self.device._descriptors) < blk.MAX_DESCRIPTORS + 2 * 1024
+            assert max(self.device._descriptors) < blk.MAX_DESCRIPTORS + blk.REQUEST_COST + 2 * 1024
             if number % 1000 == 999:
                 self.healthy()
                 self.ram.check()
