@@ -21,7 +21,7 @@ from pyvmm.state import Plain, StateError
 from pyvmm.units import MIB
 
 if TYPE_CHECKING:
-    from pyvmm.backends.image import FileImage, Image
+    from pyvmm.backends.image import DiskImage, FileImage
 
 READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
 _NAMES: Final = ("read", "write", "flush", "discard", "write of zeroes")
@@ -68,7 +68,7 @@ class Disk:
 
     def __init__(
         self,
-        image: Image,
+        image: DiskImage,
         file: FileImage,
         *,
         readonly: bool,
@@ -290,7 +290,7 @@ class Disks:
         if temporary:
             cache = "writeback"  # of what is only read nothing is lost
         file = FileImage(path, write=write, cache=cache, size=size, raw=raw, look_only=self._look_only)
-        image: Image = file
+        image: DiskImage = file
         try:
             if readonly and temporary:
                 raise file.error("readonly and temporary do not go together: leave one away")

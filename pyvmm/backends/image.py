@@ -44,7 +44,7 @@ _MAGIC: Final = (
 """(offset, bytes, the name that qemu-img has for the format)."""
 
 
-class Image(Protocol):
+class DiskImage(Protocol):
     """A disk's contents. All may raise OSError, of which a request hears; from any thread."""
 
     size: int

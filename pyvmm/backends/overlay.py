@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import BinaryIO, Final, cast
 
-from pyvmm.backends.image import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, SECTOR, Image, Views, fallocate
+from pyvmm.backends.image import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, SECTOR, DiskImage, Views, fallocate
 from pyvmm.state import Plain, StateError
 from pyvmm.units import KIB, MIB
 
@@ -26,9 +26,9 @@ _BASE, _ZERO, _FIRST_SLOT = 0, 1, 2
 
 
 class Overlay:
-    """An Image of *base*, which is not written to."""
+    """A DiskImage on top of *base*, which is not written to."""
 
-    def __init__(self, base: Image, name: str) -> None:
+    def __init__(self, base: DiskImage, name: str) -> None:
         self._base = base
         self.name = name
         self.size = -(-base.size // SECTOR) * SECTOR

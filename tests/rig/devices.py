@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyvmm.backends.disks import Disks
 from pyvmm.clock import Clock, FakeClock
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
@@ -14,6 +15,7 @@ from pyvmm.trace import OFF, Channel
 SERVICES: Services = {
     Channel: lambda: OFF,
     Clock: FakeClock,
+    Disks: lambda: Disks(lambda call: None),
     FlushPage: lambda: lambda gpa: None,
     IsaLines: lambda: [FakeIrq() for _ in range(16)],
 }
