@@ -1,6 +1,6 @@
-"""The kernel's KVM ABI, taken from <linux/kvm.h> by the C compiler (cffi API mode), and a small C shim.
+"""The kernel's ABI of KVM and VFIO, taken from its headers by the C compiler (cffi API mode), and a small C shim.
 
-Nothing here is retyped from the header: constants are `#define NAME ...` and structs end in `...;`, so the compiler
+Nothing here is retyped from the headers: constants are `#define NAME ...` and structs end in `...;`, so the compiler
 fills in values, offsets and sizes of the header it finds. The shim holds what is too hot for Python: running a vCPU
 and taking string I/O apart.
 """
@@ -18,7 +18,10 @@ KVM_GET_SREGS KVM_SET_SREGS KVM_GET_FPU KVM_SET_FPU KVM_GET_XSAVE KVM_SET_XSAVE 
 KVM_GET_LAPIC KVM_SET_LAPIC KVM_GET_VCPU_EVENTS KVM_SET_VCPU_EVENTS KVM_GET_MP_STATE KVM_SET_MP_STATE
 KVM_GET_DEBUGREGS KVM_SET_DEBUGREGS KVM_SET_CPUID2 KVM_GET_CPUID2 KVM_INTERRUPT KVM_NMI KVM_SET_GUEST_DEBUG
 KVM_TRANSLATE KVM_SET_SIGNAL_MASK KVM_GET_TSC_KHZ KVM_SET_TSC_KHZ KVM_GET_XCRS KVM_SET_XCRS KVM_KVMCLOCK_CTRL
-KVM_GET_STATS_FD KVM_GET_NESTED_STATE KVM_SET_NESTED_STATE
+KVM_GET_STATS_FD KVM_GET_NESTED_STATE KVM_SET_NESTED_STATE VFIO_GET_API_VERSION VFIO_CHECK_EXTENSION VFIO_SET_IOMMU
+VFIO_GROUP_GET_STATUS VFIO_GROUP_SET_CONTAINER VFIO_GROUP_GET_DEVICE_FD VFIO_DEVICE_GET_INFO
+VFIO_DEVICE_GET_REGION_INFO VFIO_DEVICE_GET_IRQ_INFO VFIO_DEVICE_SET_IRQS VFIO_DEVICE_RESET VFIO_IOMMU_GET_INFO
+VFIO_IOMMU_MAP_DMA VFIO_IOMMU_UNMAP_DMA
 """
 
 CONSTANTS = """
@@ -50,6 +53,16 @@ KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES KVM_SYSTEM_EVENT_SHUTDOWN KV
 KVM_SYSTEM_EVENT_CRASH KVM_NR_INTERRUPTS KVM_VCPU_TSC_CTRL KVM_VCPU_TSC_OFFSET KVM_DEV_TYPE_VFIO
 KVM_VCPUEVENT_VALID_NMI_PENDING KVM_VCPUEVENT_VALID_SIPI_VECTOR KVM_VCPUEVENT_VALID_SHADOW
 KVM_VCPUEVENT_VALID_SMM KVM_CAP_NESTED_STATE KVM_STATE_NESTED_FORMAT_SVM KVM_STATE_NESTED_GIF_SET
+KVM_DEV_VFIO_GROUP KVM_DEV_VFIO_GROUP_ADD KVM_DEV_VFIO_GROUP_DEL
+VFIO_API_VERSION VFIO_TYPE1_IOMMU VFIO_TYPE1v2_IOMMU VFIO_GROUP_FLAGS_VIABLE VFIO_GROUP_FLAGS_CONTAINER_SET
+VFIO_DEVICE_FLAGS_RESET VFIO_DEVICE_FLAGS_PCI VFIO_REGION_INFO_FLAG_READ VFIO_REGION_INFO_FLAG_WRITE
+VFIO_REGION_INFO_FLAG_MMAP VFIO_REGION_INFO_FLAG_CAPS VFIO_REGION_INFO_CAP_SPARSE_MMAP
+VFIO_REGION_INFO_CAP_MSIX_MAPPABLE VFIO_IRQ_INFO_EVENTFD VFIO_IRQ_INFO_MASKABLE VFIO_IRQ_INFO_AUTOMASKED
+VFIO_IRQ_INFO_NORESIZE VFIO_IRQ_SET_DATA_NONE VFIO_IRQ_SET_DATA_EVENTFD VFIO_IRQ_SET_ACTION_MASK
+VFIO_IRQ_SET_ACTION_UNMASK VFIO_IRQ_SET_ACTION_TRIGGER VFIO_PCI_BAR0_REGION_INDEX VFIO_PCI_ROM_REGION_INDEX
+VFIO_PCI_CONFIG_REGION_INDEX VFIO_PCI_INTX_IRQ_INDEX VFIO_PCI_MSI_IRQ_INDEX VFIO_PCI_MSIX_IRQ_INDEX
+VFIO_PCI_ERR_IRQ_INDEX VFIO_PCI_REQ_IRQ_INDEX VFIO_IOMMU_INFO_PGSIZES VFIO_IOMMU_INFO_CAPS
+VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE VFIO_DMA_MAP_FLAG_READ VFIO_DMA_MAP_FLAG_WRITE
 """
 
 STRUCTS = """
@@ -99,6 +112,19 @@ struct kvm_guest_debug_arch { unsigned long long debugreg[8]; ...; };
 struct kvm_guest_debug { uint32_t control; struct kvm_guest_debug_arch arch; ...; };
 struct kvm_translation { uint64_t linear_address, physical_address; uint8_t valid, writeable, usermode; ...; };
 struct kvm_debug_exit_arch { uint32_t exception; uint64_t pc, dr6, dr7; ...; };
+struct vfio_info_cap_header { uint16_t id, version; uint32_t next; ...; };
+struct vfio_group_status { uint32_t argsz, flags; ...; };
+struct vfio_device_info { uint32_t argsz, flags, num_regions, num_irqs; ...; };
+struct vfio_region_info { uint32_t argsz, flags, index, cap_offset; uint64_t size, offset; ...; };
+struct vfio_region_sparse_mmap_area { uint64_t offset, size; ...; };
+struct vfio_region_info_cap_sparse_mmap { uint32_t nr_areas; struct vfio_region_sparse_mmap_area areas[]; ...; };
+struct vfio_irq_info { uint32_t argsz, flags, index, count; ...; };
+struct vfio_irq_set { uint32_t argsz, flags, index, start, count; uint8_t data[]; ...; };
+struct vfio_iommu_type1_info { uint32_t argsz, flags; uint64_t iova_pgsizes; uint32_t cap_offset; ...; };
+struct vfio_iova_range { uint64_t start, end; ...; };
+struct vfio_iommu_type1_info_cap_iova_range { uint32_t nr_iovas; struct vfio_iova_range iova_ranges[]; ...; };
+struct vfio_iommu_type1_dma_map { uint32_t argsz, flags; uint64_t vaddr, iova, size; ...; };
+struct vfio_iommu_type1_dma_unmap { uint32_t argsz, flags; uint64_t iova, size; ...; };
 """
 
 # Anonymous structs inside a struct cannot be left open in a cdef: events and the run area are read through the shim.

@@ -14,6 +14,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 #include <linux/kvm.h>
+#include <linux/vfio.h>
 
 static int kvm_cffi_ioctl(int fd, unsigned long request, void *argument)
 {
