@@ -136,8 +136,24 @@ class MemorySlots:
         self._slots: dict[int, int] = {}
         """By the guest physical address where a region begins."""
 
+    def _free_slot(self) -> int:
+        return next(number for number in range(len(self._slots) + 1) if number not in self._slots.values())
+
+    def open(self, address: int, buffer: memoryview) -> SlotWindow | None:
+        """See pci.window.Windows."""
+        slot = self._free_slot()
+        try:
+            self._vm.set_user_memory_region(slot, address, buffer)
+        except KvmError:  # no slot is left, or the guest's processor does not reach so far
+            return None
+        self._slots[address] = slot
+        return SlotWindow(self, address)
+
+    def close_window(self, address: int) -> None:
+        self._vm.set_user_memory_region(self._slots.pop(address), address, None)
+
     def added(self, region: Region) -> None:
-        slot = next(number for number in range(len(self._slots) + 1) if number not in self._slots.values())
+        slot = self._free_slot()
         try:
             self._vm.set_user_memory_region(slot, region.gpa, region.buffer, log_dirty_pages=region.kind == "video")
         except KvmError as error:
@@ -161,6 +177,17 @@ class MemorySlots:
     def changed(self, gpa: int, size: int) -> bool:
         """Whether the guest has written to a video region of *size* bytes since the last look."""
         return any(self._vm.get_dirty_log(self._slots[gpa], size))
+
+
+class SlotWindow:
+    """See pci.window.OpenWindow."""
+
+    def __init__(self, slots: MemorySlots, address: int) -> None:
+        self._slots = slots
+        self._address = address
+
+    def remove(self) -> None:
+        self._slots.close_window(self._address)
 
 
 def _refused(size: int, hugetlb: int | None, error: OSError) -> ConfigError:

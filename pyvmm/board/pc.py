@@ -254,6 +254,7 @@ class Pc:
             router,
             interrupt_lines=layout.PCI_IRQS,
             doorbells=doorbells,
+            windows=self.slots,
             reset_control=reset_control,
             clock=self.clock,
             defer=self.loop.post,

@@ -9,6 +9,7 @@ from pyvmm.bus import Device
 from pyvmm.pci.config_space import ConfigSpace
 from pyvmm.pci.doorbell import Doorbell
 from pyvmm.pci.regs import PCI_BASE_ADDRESS_0
+from pyvmm.units import PAGE_SIZE
 
 Span = tuple[int, int]
 """(start, end) of a range of addresses; end is exclusive."""
@@ -37,6 +38,7 @@ class Bar:
         self.bits64 = bits64
         self.prefetchable = prefetchable
         self.doorbells: list[tuple[int, Doorbell]] = []
+        self.backing: list[tuple[int, memoryview]] = []
         self.claim: Claim | None = None
 
     @property
@@ -59,3 +61,14 @@ class Bar:
         The device must still handle the write in its write(): a machine may have no doorbells.
         """
         self.doorbells.append((offset, doorbell))
+
+    def back(self, offset: int, buffer: memoryview) -> None:
+        """Let the guest reach *buffer* at *offset* without an exit, where the machine can (a memory slot); both are
+        whole pages. The device must still handle accesses there; what is not backed always reaches it.
+
+        Before the function is plugged in; ValueError where it does not fit.
+        """
+        end = offset + len(buffer)
+        if self.io or (offset | end) % PAGE_SIZE or not 0 <= offset < end <= self.size:
+            raise ValueError(f"BAR {self.index} has no whole pages of memory at {offset:#x} to {end:#x}")
+        self.backing.append((offset, buffer))

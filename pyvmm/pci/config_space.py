@@ -58,6 +58,13 @@ class ConfigSpace:
                 mask = self.writable[i]
                 self.data[i] = ((self.data[i] & ~mask) | (byte & mask)) & ~(byte & self.w1c[i])
 
+    def put_capability(self, offset: int, body: bytes, writable: bytes = b"") -> int:
+        """Define the body of a capability whose ID and next pointer are at *offset* already; returns *offset*."""
+        start, end = offset + 2, offset + 2 + len(body)
+        self.data[start:end] = body
+        self.writable[start:end] = writable + bytes(len(body) - len(writable))
+        return offset
+
     def add_capability(self, cap_id: int, body: bytes, writable: bytes = b"") -> int:
         """Append a capability and return its offset.
 

@@ -2,7 +2,8 @@
 
 A guest may put a BAR anywhere: over RAM, over another device, half over another BAR. Each claim shows on the bus where
 nothing of higher priority answers (what was mapped on the bus by others, reserved ranges, then claims in the order they
-were made), piece by piece, and comes back when the overlap ends. Doorbells (ioeventfds) move with their claim.
+were made), piece by piece, and comes back when the overlap ends. Doorbells (ioeventfds) and windows (memory slots) move
+with their claim.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pyvmm.bus import Bus, Device
 from pyvmm.memory import Region
 from pyvmm.pci.bar import Span
 from pyvmm.pci.doorbell import Doorbell, Doorbells, WatchedDoorbell
+from pyvmm.pci.window import OpenWindow, Windows
+from pyvmm.units import PAGE_SIZE
 
 
 class _ClaimDoorbell:
@@ -43,6 +46,7 @@ class AddressClaim:
         self.spans: tuple[Span, ...] = ()
         self.visible: tuple[Span, ...] = ()
         self.doorbells: list[_ClaimDoorbell] = []
+        self.backing: list[tuple[int, memoryview]] = []
 
     def place(self, base: int, spans: Iterable[Span]) -> bool:
         """Move; it takes effect at the decoder's next apply()."""
@@ -54,6 +58,10 @@ class AddressClaim:
         """A doorbell at *offset*; it follows the claim from the next apply() on."""
         self.doorbells.append(_ClaimDoorbell(offset, doorbell))
 
+    def back(self, offset: int, buffer: memoryview) -> None:
+        """Memory at *offset*, whole pages; it follows the claim from the next apply() on."""
+        self.backing.append((offset, buffer))
+
     def release(self) -> None:
         self._decoder.release(self)
 
@@ -61,7 +69,9 @@ class AddressClaim:
 class AddressDecoder:
     """The claims on one Bus."""
 
-    def __init__(self, bus: Bus, limit: int, doorbells: Doorbells | None = None) -> None:
+    def __init__(
+        self, bus: Bus, limit: int, doorbells: Doorbells | None = None, windows: Windows | None = None
+    ) -> None:
         """*limit* is the end of the address space."""
         self.bus = bus
         self._limit = limit
@@ -69,6 +79,8 @@ class AddressDecoder:
         self._reserved: list[Span] = []  # guest memory, which the processor reaches before it reaches the bus
         self._claims: list[AddressClaim] = []
         self._mapped: dict[Span, tuple[Device, int]] = {}
+        self._windows = windows
+        self._opened: dict[tuple[int, int, int], OpenWindow | None] = {}
         self._stale = self._applying = False
 
     def added(self, region: Region) -> None:
@@ -109,6 +121,7 @@ class AddressDecoder:
             while self._stale:
                 self._stale = False
                 self._map()
+                self._move_windows()
                 self._move_doorbells()
         finally:
             self._applying = False
@@ -132,6 +145,28 @@ class AddressDecoder:
         for span, target in wanted.items():
             if not _same(mapped.get(span), target):
                 self.bus.map(span[0], span[1] - span[0], *target)
+
+    def _move_windows(self) -> None:
+        """Those that leave go first, so that no two are ever at one address; between, accesses reach the device."""
+        windows = self._windows
+        if windows is None:
+            return
+        wanted: dict[tuple[int, int, int], memoryview] = {}
+        for claim in self._claims:
+            for offset, buffer in claim.backing:
+                at = claim.base + offset
+                for start, end in claim.visible:
+                    first = -(-max(start, at) // PAGE_SIZE) * PAGE_SIZE
+                    last = min(end, at + len(buffer)) // PAGE_SIZE * PAGE_SIZE
+                    if first < last and at % PAGE_SIZE == 0:
+                        wanted[first, last, id(buffer)] = buffer[first - at : last - at]
+        for key in [key for key in self._opened if key not in wanted]:
+            window = self._opened.pop(key)
+            if window is not None:
+                window.remove()
+        for key, buffer in wanted.items():
+            if key not in self._opened:
+                self._opened[key] = windows.open(key[0], buffer)
 
     def _move_doorbells(self) -> None:
         doorbells = self._doorbells

@@ -90,7 +90,7 @@ class FunctionInterrupt:
 class PciDevice:
     """A PCI function with a type 0 header. Derive from it, set the class attributes, add BARs in __init__."""
 
-    vendor_id: ClassVar[int] = PCI_NO_FUNCTION
+    vendor_id: int = PCI_NO_FUNCTION
     device_id: int = 0xFFFF
     class_code: int = 0xFF0000
     """Base class, subclass and programming interface, 24 bits."""
@@ -105,7 +105,7 @@ class PciDevice:
     """What a snapshot keeps, see pyvmm/state.py: each class that is derived names the attributes that it adds."""
 
     def __init__(self) -> None:
-        self.config = ConfigSpace(self.config_size)
+        self.config = self.make_config()
         self.bars: dict[int, Bar] = {}
         self.msi: Msi | None = None
         self.msix: Msix | None = None
@@ -124,7 +124,7 @@ class PciDevice:
         config.define(PCI_DEVICE_ID, 2, self.device_id)
         command = PCI_COMMAND_MASTER | PCI_COMMAND_PARITY | PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE
         config.define(PCI_COMMAND, 2, 0, command)
-        config.define(PCI_STATUS, 2, 0, w1c=PCI_STATUS_ERRORS)
+        config.define(PCI_STATUS, 2, config.get(PCI_STATUS, 2), w1c=PCI_STATUS_ERRORS)
         config.define(PCI_REVISION_ID, 1, self.revision_id)
         config.define(PCI_CLASS_PROG, 3, self.class_code)
         config.define(PCI_CACHE_LINE_SIZE, 1, 0, 0xFF)
@@ -186,6 +186,10 @@ class PciDevice:
         return self.msix
 
     # What a device may override.
+
+    def make_config(self) -> ConfigSpace:
+        """Configuration space, with nothing in it yet."""
+        return ConfigSpace(self.config_size)
 
     def reset(self) -> None:
         """Put the device's own registers back to their reset values; configuration space is done by the bus."""

@@ -15,7 +15,7 @@ from typing import Final
 
 from pyvmm.bus import ALL_ONES, Bus, Device
 from pyvmm.clock import Clock
-from pyvmm.irq import Irq, LevelIrq, SharedLine
+from pyvmm.irq import Irq, LevelIrq, SharedLine, swizzle
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.bar import Bar
 from pyvmm.pci.bridge import PciBridge, bridges
@@ -24,6 +24,7 @@ from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.doorbell import Doorbells
 from pyvmm.pci.msi import MsiRouter
+from pyvmm.pci.window import Windows
 from pyvmm.trace import OFF, Channel
 
 CONFIG_ADDRESS: Final = 0xCF8
@@ -65,6 +66,7 @@ class PciHost:
         defer: Defer,
         interrupt_lines: Sequence[int] = (11, 10, 11, 10),
         doorbells: Doorbells | None = None,
+        windows: Windows | None = None,
         reset_control: Device | None = None,
         memory_limit: int = 1 << 52,
         trace: Channel = OFF,
@@ -77,7 +79,7 @@ class PciHost:
         self._defer = defer
         self.trace = trace
         self.interrupt_lines = tuple(interrupt_lines)
-        self.memory_decoder = AddressDecoder(memory_bus, memory_limit, doorbells)
+        self.memory_decoder = AddressDecoder(memory_bus, memory_limit, doorbells, windows)
         memory.watch(self.memory_decoder)
         self.io_decoder = AddressDecoder(io_bus, 0x10000, doorbells)
         self._lines = tuple(SharedLine(line) for line in intx)
@@ -89,6 +91,8 @@ class PciHost:
         claim = (self.io_decoder if bar.io else self.memory_decoder).claim(bar.device)
         for offset, doorbell in bar.doorbells:
             claim.add_doorbell(offset, doorbell)
+        for offset, buffer in bar.backing:
+            claim.back(offset, buffer)
         return claim
 
     def apply(self) -> None:
@@ -139,6 +143,16 @@ class PciHost:
                 return bus
             buses += (bridge.child for bridge in bridges(bus))
         return None
+
+    def pirq_of(self, function: PciDevice, pin: int) -> int:
+        """Which of PIRQA–PIRQD (0–3) pin INTA–INTD (1–4) of *function* ends at; ValueError if it is not plugged in."""
+        for path, other in self.parts():
+            if other is function:
+                line = pin - 1
+                for place in reversed(path.split("/")):
+                    line = swizzle(int(place.partition(".")[0], 16), line)
+                return line
+        raise ValueError(f"{function.name} is not plugged in")
 
     @property
     def last_bus(self) -> int:

@@ -185,9 +185,9 @@ class Messages:
                 vector.irq.close()
                 vector.forget()
 
-    def fds(self) -> tuple[int | None, ...]:
-        """The eventfd of each vector, for an external source of interrupts such as VFIO."""
-        return tuple(v.irq.fd if v.irq is not None else None for v in self._vectors)
+    def fds(self, count: int | None = None) -> tuple[int | None, ...]:
+        """The eventfd of each vector, or of the first *count*, for an external source of interrupts such as VFIO."""
+        return tuple(v.irq.fd if v.irq is not None else None for v in self._vectors[:count])
 
     @property
     def enabled(self) -> bool:
@@ -236,7 +236,9 @@ class Msi(Messages):
         maskable: bool,
         bus_master: Callable[[], bool],
         write: WriteMessage,
+        at: int | None = None,
     ) -> None:
+        """*at* is where configuration space has the capability already, if it has."""
         if count not in (1, 2, 4, 8, 16, 32):
             raise ValueError(f"MSI has 1, 2, 4, 8, 16 or 32 vectors, not {count}")
         super().__init__(config, count, bus_master, write)
@@ -252,9 +254,11 @@ class Msi(Messages):
         if maskable:
             writable += ((1 << count) - 1).to_bytes(4, "little") + bytes(4)
         self.length = len(writable) + 2
-        self.offset = config.add_capability(
-            PCI_CAP_ID_MSI, flags.to_bytes(2, "little") + bytes(self.length - 4), writable
-        )
+        body = flags.to_bytes(2, "little") + bytes(self.length - 4)
+        if at is None:
+            self.offset = config.add_capability(PCI_CAP_ID_MSI, body, writable)
+        else:
+            self.offset = config.put_capability(at, body, writable)
 
     @property
     def enabled(self) -> bool:
@@ -263,13 +267,15 @@ class Msi(Messages):
     def pulse(self, vector: int = 0) -> None:
         """Send (or hold) vector *vector*; where the guest granted fewer vectors, several share one."""
         if self.enabled:
-            self._vectors[vector & (self._granted() - 1)].pulse()
+            self._vectors[vector & (self.granted - 1)].pulse()
             self._show_pending()
 
     def _sent_as(self, vector: int) -> int:
-        return vector & (self._granted() - 1)
+        return vector & (self.granted - 1)
 
-    def _granted(self) -> int:
+    @property
+    def granted(self) -> int:
+        """How many vectors the guest lets the function use."""
         flags = self._config.get(self.offset + PCI_MSI_FLAGS, 2)
         return min(1 << ((flags & PCI_MSI_FLAGS_QSIZE) >> 4), self.count)
 
@@ -279,7 +285,7 @@ class Msi(Messages):
         address = config.get(at + 4, 8 if self._bits64 else 4)
         data = config.get(at + self._data, 2)
         masks = config.get(at + self._mask, 4) if self._mask else 0
-        granted = self._granted()
+        granted = self.granted
         opened = enabled and self._bus_master()
         if not enabled:
             self.drop_pending()
@@ -310,7 +316,10 @@ class Msix(Messages):
         pba: int,
         bus_master: Callable[[], bool],
         write: WriteMessage,
+        at: int | None = None,
     ) -> None:
+        """*at* is where configuration space has the capability already, if it has; where that says its table and its
+        pending bits are is then the owner's business."""
         if not 1 <= count <= PCI_MSIX_FLAGS_QSIZE + 1:
             raise ValueError(f"MSI-X has 1 to 2048 vectors, not {count}")
         super().__init__(config, count, bus_master, write)
@@ -319,7 +328,11 @@ class Msix(Messages):
         body = (count - 1).to_bytes(2, "little") + bar.to_bytes(4, "little") + (pba | bar).to_bytes(4, "little")
         control = PCI_MSIX_FLAGS_ENABLE | PCI_MSIX_FLAGS_MASKALL
         self.length = 12
-        self.offset = config.add_capability(PCI_CAP_ID_MSIX, body, control.to_bytes(2, "little"))
+        writable = control.to_bytes(2, "little")
+        if at is None:
+            self.offset = config.add_capability(PCI_CAP_ID_MSIX, body, writable)
+        else:
+            self.offset = config.put_capability(at, body[:2] + bytes(config.data[at + 4 : at + 12]), writable)
         self.reset()
 
     def reset(self) -> None:
@@ -330,6 +343,24 @@ class Msix(Messages):
     @property
     def enabled(self) -> bool:
         return bool(self._config.get(self.offset + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_ENABLE)
+
+    @property
+    def masked_all(self) -> bool:
+        """The guest holds all vectors back, by the control register."""
+        return bool(self._config.get(self.offset + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_MASKALL)
+
+    @property
+    def programmed(self) -> int:
+        """How many vectors the guest has in use: one more than the last that has an address, or is unmasked."""
+        entries = list(_ENTRY.iter_unpack(self._table))
+        return next(
+            (
+                n + 1
+                for n in reversed(range(self.count))
+                if entries[n][0] or not entries[n][2] & PCI_MSIX_ENTRY_CTRL_MASKBIT
+            ),
+            0,
+        )
 
     def pulse(self, vector: int = 0) -> None:
         """Send vector *vector*, or hold it in the pending bits while it is masked; no such vector is silence."""

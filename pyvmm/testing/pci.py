@@ -13,6 +13,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.pci.host import PciHost
 from pyvmm.pci.msi import FakeMsiRouter
+from pyvmm.pci.window import FakeWindows
 from pyvmm.trace import OFF, Channel
 
 ECAM = 0xE0000000
@@ -31,6 +32,7 @@ class Board:
         self.lines = [FakeIrq() for _ in range(4)]
         self.msi = FakeMsiRouter()
         self.doorbells = FakeDoorbells()
+        self.windows = FakeWindows()
         self.clock = FakeClock()
         self.later: list[Callable[[], None]] = []
         self.resets = 0
@@ -44,6 +46,7 @@ class Board:
             clock=self.clock,
             defer=self.later.append,
             doorbells=self.doorbells if doorbells else None,
+            windows=self.windows,
             trace=trace,
             reset_control=self.reset_control,
         )
