@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from kvm_cffi import IrqchipRoute, MsiRoute, Vcpu, Vm
+from kvm_cffi import DeviceFd, IrqchipRoute, MsiRoute, Vcpu, Vm
 
 GSI_ROUTES = 4096
 """KVM_CAP_IRQ_ROUTING of today's kernels."""
@@ -88,5 +88,15 @@ class FakeVm(Vm):
     def register_coalesced(self, address: int, size: int, *, pio: bool = False) -> None:
         pass
 
+    def create_device(self, device_type: int) -> DeviceFd:
+        return FakeDeviceFd(-1)
+
     def create_vcpu(self, vcpu_id: int) -> Vcpu:
         raise RuntimeError("this VM runs nothing")
+
+
+class FakeDeviceFd(DeviceFd):
+    """Takes every attribute, and forgets it."""
+
+    def set_attr(self, group: int, attr: int, value: bytes) -> None:
+        pass

@@ -34,6 +34,12 @@ class GsiTable:
         if pins:
             self._commit()
 
+    def add_pin(self, pin: IrqchipRoute) -> None:
+        """Let a GSI drive this pin too; nothing where it does."""
+        if pin not in self._pins:
+            self._pins.append(pin)
+            self._commit()
+
     def allocate(self) -> int | None:
         """A GSI for one message; None when the kernel's table has no room for more."""
         if self._free:

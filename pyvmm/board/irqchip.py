@@ -7,9 +7,10 @@ the same number (IRQ 0 at pin 2); PIRQA-PIRQD at IOAPIC pins 16-19 and at the PI
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
-from kvm_cffi import Vm, constants
+from kvm_cffi import IrqchipRoute, Vm, constants
 from pyvmm.board import layout
 from pyvmm.board.bios import PIC_BASES, PIC_MASKS, PIT_COUNT, PIT_MODE
 from pyvmm.board.gsi import GsiTable, kernel_pins
@@ -48,6 +49,17 @@ class Irqchip(Protocol):
     """The PIC that the boot CPU asks, where it is in user space."""
     gsi: GsiTable
     """Where MSI vectors get their GSIs."""
+    resamples: bool
+    """KVM can raise a line by an eventfd, and tell by another when the guest has ended its interrupt."""
+    ended: Sequence[list[Callable[[], None]]]
+    """Who is called when the guest has ended an interrupt of PIRQA-PIRQD, where it does not resample; they may drive
+    lines."""
+
+    def resample(self, pirq: int, trigger: int, unmask: int) -> None:
+        """Let eventfd *trigger* raise PIRQA-PIRQD (0-3) until the guest has ended the interrupt, and signal *unmask*
+        then; only where it resamples."""
+
+    def resample_no_more(self, pirq: int, trigger: int) -> None: ...
 
     def line(self, irq: int) -> LevelIrq:
         """A new wire to ISA IRQ *irq*, its only source."""
@@ -83,6 +95,8 @@ class KernelIrqchip:
 
     local_apic = True
     pic: InterruptController | None = None
+    resamples = True
+    ended: Sequence[list[Callable[[], None]]] = ()
 
     def __init__(self, vm: Vm, parts: Parts, trace: Channel) -> None:
         vm.create_irqchip()
@@ -91,6 +105,7 @@ class KernelIrqchip:
         self._vm = vm
         self._trace = trace
         self._wires = Wires()
+        self._resampled: set[int] = set()
         self._isa_pci = {irq: SharedLine(self.line(irq)) for irq in sorted(set(PCI_IRQS))}
         self._leave_as_a_bios_does()
         self._made = self._chips()
@@ -148,6 +163,19 @@ class KernelIrqchip:
     def pci_line(self, pirq: int) -> Irq:
         isa = self._wires.add(self._isa_pci[PCI_IRQS[pirq]].source())
         return self._wires.add(both(self.line(PCI_GSIS[pirq]), isa))
+
+    def resample(self, pirq: int, trigger: int, unmask: int) -> None:
+        gsi, irq = PCI_GSIS[pirq], PCI_IRQS[pirq]
+        # The line ends at the PIC too, of which each pin tells one GSI alone that its interrupt has ended: of two lines
+        # that share a pin of the PIC, the second has the IOAPIC only.
+        if not any(PCI_IRQS[other] == irq for other in self._resampled if other != pirq):
+            chip = constants.KVM_IRQCHIP_PIC_MASTER if irq < 8 else constants.KVM_IRQCHIP_PIC_SLAVE
+            self.gsi.add_pin(IrqchipRoute(gsi, chip, irq % 8))
+        self._resampled.add(pirq)
+        self._vm.irqfd(trigger, gsi, resamplefd=unmask)
+
+    def resample_no_more(self, pirq: int, trigger: int) -> None:
+        self._vm.irqfd(trigger, PCI_GSIS[pirq], deassign=True)
 
     def eoi(self, vector: int) -> None:
         """Never called: the IOAPIC is in the kernel."""

@@ -17,7 +17,7 @@ import mmap
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kvm_cffi import Vm
@@ -55,6 +55,7 @@ from pyvmm.trace import Trace
 if TYPE_CHECKING:
     from pyvmm.acpi.platform import Platform
     from pyvmm.backends.disks import Disks
+    from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.virtio.input import VirtioInput
 
 PIO_SIZE: Final = 1 << 16
@@ -237,7 +238,19 @@ class Pc:
         if self.vm.check_extension("KVM_CAP_COALESCED_PIO"):
             self.vm.register_coalesced(port, count, pio=True)
 
+    @cached_property
+    def passthrough(self) -> BoardPassthrough:
+        """What gives devices of this host."""
+        from pyvmm.board.passthrough import BoardPassthrough  # with all of VFIO, which few machines want
+
+        return BoardPassthrough(self.vm, self.memory, self.loop, self.irqchip, self.pci)
+
+    def _close_passthrough(self) -> None:
+        if "passthrough" in self.__dict__:
+            self.passthrough.close()
+
     def _add_pci(self) -> None:
+        self._resources.callback(self._close_passthrough)  # after the functions, which are closed before
         router: EventfdMsiRouter | NoMsi = NoMsi()
         if self.irqchip.local_apic:
             router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.loop.post, self.trace.channel("irq"))

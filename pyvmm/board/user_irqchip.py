@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Final
 
 from kvm_cffi import Vm
@@ -35,6 +35,7 @@ class UserIrqchip:
     """
 
     local_apic = False
+    resamples = False
     STATE: ClassVar[tuple[str, ...]] = ("_wires",)
 
     def __init__(self, vm: Vm, parts: Parts, clock: Clock, wake: Callable[[], None], trace: Channel) -> None:
@@ -47,7 +48,8 @@ class UserIrqchip:
                 self.pit.acknowledged()
 
         self._wires = Wires()
-        self.i8259 = I8259Pair(intr, acknowledged, trace=trace)
+        self.ended: Sequence[list[Callable[[], None]]] = tuple([] for _ in PCI_IRQS)
+        self.i8259 = I8259Pair(intr, acknowledged, self._irq_ended, trace)
         self.pic: InterruptController | None = self.i8259
         self.pit = I8254(self.line(layout.IRQ_TIMER), clock)
         self.gsi = GsiTable(vm, [])
@@ -77,6 +79,20 @@ class UserIrqchip:
         self.pit.write(PIT_CONTROL, 1, RW_WORD << 4 | PIT_MODE << 1)
         for _ in range(2):
             self.pit.write(0, 1, PIT_COUNT & 0xFF)  # 0 for 65,536
+
+    def _irq_ended(self, irq: int) -> None:
+        for pirq, isa in enumerate(PCI_IRQS):
+            if isa == irq:
+                self._pirq_ended(pirq)
+
+    def _pirq_ended(self, pirq: int) -> None:
+        for call in list(self.ended[pirq]):
+            call()
+
+    def resample(self, pirq: int, trigger: int, unmask: int) -> None:
+        raise NotImplementedError("KVM does not know these chips")
+
+    def resample_no_more(self, pirq: int, trigger: int) -> None: ...
 
     def reset(self) -> None:
         """The chips are parts of the board, reset like the others."""
@@ -114,7 +130,11 @@ class SplitIrqchip(UserIrqchip):
             else:
                 self.gsi.set_message(pin, address, data)  # masked or not: KVM tells of an EOI only where a route is
 
-        self.ioapic = IoApic(deliver, route, trace=trace)
+        def ended(pin: int) -> None:
+            if pin in PCI_GSIS:
+                self._pirq_ended(PCI_GSIS.index(pin))
+
+        self.ioapic = IoApic(deliver, route, ended, trace=trace)
         super().__init__(vm, parts, clock, wake, trace)
         parts.add("ioapic", self.ioapic, memory=[(layout.IOAPIC, layout.IOAPIC_SIZE)])
 

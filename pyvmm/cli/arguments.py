@@ -326,6 +326,14 @@ def make_parser() -> Parser:
     completion = commands.add_parser("completion", help="write what makes a shell complete pyvmm's command line")
     completion.add_argument("shell", choices=("bash", "zsh", "fish", "candidates"), metavar="bash|zsh|fish")
     completion.add_argument("words", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    vfio = commands.add_parser(
+        "vfio", help="list the host's PCI devices, move one to vfio-pci (bind) and back (unbind)"
+    )
+    vfio_commands = vfio.add_subparsers(dest="what", required=True, metavar="WHAT")
+    vfio_commands.add_parser("list", help="every PCI device, and whether it can be given to a guest")
+    for what, does in (("bind", "let vfio-pci have a device"), ("unbind", "give it back to the driver that it had")):
+        one = vfio_commands.add_parser(what, help=does)
+        one.add_argument("place", metavar="BDF", help="where it is, such as 0000:00:08.0")
     commands.add_parser("guests", help="list the guests that come with pyvmm")
     commands.add_parser("doctor", help="say what this host offers and what to do about what is missing")
     return parser
@@ -523,6 +531,10 @@ def _tell(arguments: argparse.Namespace) -> int:
             from pyvmm.cli.completion import tell
 
             return tell(make_parser(), arguments.shell, arguments.words)
+        case "vfio":
+            from pyvmm.cli.vfio import vfio
+
+            return vfio(arguments.what, getattr(arguments, "place", None))
         case "snapshot":
             from pyvmm.cli.snapshot import check
 

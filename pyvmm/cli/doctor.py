@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,12 @@ OPTIONAL = {
     "KVM_CAP_READONLY_MEM": "ROM",
     "KVM_CAP_SET_GUEST_DEBUG": "breakpoints",
 }
+
+UNSAFE = (
+    ("vfio", "enable_unsafe_noiommu_mode", "devices without an IOMMU reach all of this host's memory"),
+    ("vfio_iommu_type1", "allow_unsafe_interrupts", "a device can send this host any interrupt"),
+)
+"""Parameters of modules that take protection away, and what that means."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +137,27 @@ def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterato
         )
         return
     bound = sorted(path.name for path in (dev / "vfio").glob("[0-9]*"))
-    hint = "" if bound else "optional; bind a device to vfio-pci to pass it through"
+    hint = (
+        "" if bound else "optional; pyvmm vfio list shows what a guest could have, pyvmm vfio bind gives it to vfio-pci"
+    )
     yield Finding("VFIO", f"{len(groups)} IOMMU groups, bound to VFIO: {', '.join(bound) or 'none'}", hint=hint)
+    for module, parameter, what in UNSAFE:
+        file = sys / "module" / module / "parameters" / parameter
+        if file.exists() and file.read_text().strip() == "Y":
+            yield Finding("VFIO", f"{module} has {parameter}=Y: {what}", warning=True, hint=f"load {module} without it")
+    if not bound:
+        return
+    from pyvmm.vfio.sysfs import VFIO_DRIVER, Pci
+
+    pci = Pci(sys, dev=dev)
+    for function in pci.all():
+        if function.driver == VFIO_DRIVER:
+            verdict = pci.verdict(function)
+            yield Finding("VFIO", f"{function.name}: {verdict}", warning=verdict != "yes")
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit != resource.RLIM_INFINITY and os.geteuid():
+        hint = "optional; a device pins all of guest RAM: raise ulimit -l (memlock in /etc/security/limits.conf)"
+        yield Finding("VFIO", f"{limit // KIB} KiB may be locked", hint=hint)
 
 
 def display_findings(display: str | None) -> Iterator[Finding]:

@@ -28,11 +28,13 @@ from pyvmm.loop import Loop
 from pyvmm.machine.loading import NOT_INITIALIZED, blaming, is_initialized, load_module
 from pyvmm.pci.device import PciDevice
 from pyvmm.trace import Channel
+from pyvmm.vfio.host import Passthrough
 
 BUILTIN: Final = {
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
+    "vfio": "pyvmm.vfio.function:VfioPci",
     "virtio-blk": "pyvmm.virtio.blk:VirtioBlk",
     "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
     "virtio-mouse": "pyvmm.virtio.input:VirtioMouse",
@@ -50,6 +52,7 @@ SERVICES: Final[Mapping[str, Any]] = {
     "FlushPage": FlushPage,
     "IsaLines": IsaLines,
     "Loop": Loop,
+    "Passthrough": Passthrough,
 }
 """The types that are given, by the names that an annotation may use without importing them."""
 

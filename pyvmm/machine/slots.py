@@ -21,6 +21,7 @@ from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
+from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.pci import VirtioPci
 
@@ -85,6 +86,7 @@ class Slots:
             FlushPage: lambda: board.ram.flush_page,
             IsaLines: lambda: isa_lines(board.irqchip),
             Loop: lambda: board.loop,
+            Passthrough: lambda: board.passthrough,
         }
 
     def _disks(self) -> Disks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_input_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "group input" in finding.hint
 
 
-def test_vfio(tmp_path: Path) -> None:
+def test_vfio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
     assert "no IOMMU groups" in finding.text and "intel_iommu=on" in finding.hint
     for group in ("0", "1"):
@@ -125,8 +126,21 @@ def test_vfio(tmp_path: Path) -> None:
     (tmp_path / "dev/vfio").mkdir(parents=True)
     (tmp_path / "dev/vfio/vfio").touch()
     (tmp_path / "dev/vfio/1").touch()
-    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (8 << 20, 8 << 20))
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    finding, locked = vfio_findings(tmp_path / "dev", tmp_path / "sys")
     assert (finding.text, finding.hint) == ("2 IOMMU groups, bound to VFIO: 1", "")
+    assert locked.text == "8192 KiB may be locked" and "ulimit -l" in locked.hint
+    function = tmp_path / "sys/bus/pci/devices/0000:00:08.0"
+    function.mkdir(parents=True)
+    (tmp_path / "sys/bus/pci/drivers/vfio-pci").mkdir(parents=True)
+    (function / "driver").symlink_to(tmp_path / "sys/bus/pci/drivers/vfio-pci")
+    unsafe = tmp_path / "sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+    unsafe.parent.mkdir(parents=True)
+    unsafe.write_text("Y\n")
+    _, unsafe_finding, device, _ = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    assert unsafe_finding.warning and "reach all of this host's memory" in unsafe_finding.text
+    assert device.warning and device.text.startswith("0000:00:08.0: no: no IOMMU")
 
 
 @pytest.mark.parametrize("display", [None, ""])

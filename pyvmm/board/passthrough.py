@@ -1,0 +1,268 @@
+"""Devices of this host for the guest: the container, its groups, guest RAM in their I/O address space, and INTx.
+
+Guest RAM is mapped at its own addresses (an I/O virtual address is a guest physical one), all of it, and pinned for as
+long as a device is there: a device may read and write it at any time. Nothing else is mapped, so that is all that it
+reaches.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from kvm_cffi import KvmError, Vm
+from kvm_cffi.vfio import CONTAINER, Container, Group, KvmVfio, VfioDevice
+from pyvmm.board.eventfd import high_eventfd
+from pyvmm.board.irqchip import Irqchip
+from pyvmm.errors import UserError
+from pyvmm.loop import Loop
+from pyvmm.memory import GuestMemory, Region
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.host import PciHost
+from pyvmm.units import KIB
+from pyvmm.vfio.sysfs import VFIO_DRIVER, HostFunction, Pci
+
+GROUPS: Final = Path("/dev/vfio")
+
+
+class DmaMap:
+    """A Listener that keeps guest RAM, as it comes and goes, in the I/O address space of *container*."""
+
+    def __init__(self, container: Container, memory: GuestMemory) -> None:
+        self._container = container
+        self._memory = memory
+        self.ranges = container.iova_ranges()
+        """(first, last) that the host can map; none where it does not say."""
+
+    def added(self, region: Region) -> None:
+        """Raises UserError."""
+        if region.kind != "ram":
+            return
+        first, last = region.gpa, region.gpa + len(region.buffer) - 1
+        if self.ranges and not any(low <= first and last <= high for low, high in self.ranges):
+            reach = ", ".join(f"{low:#x}-{high:#x}" for low, high in self.ranges)
+            raise UserError(
+                f"guest RAM at {first:#x}-{last:#x} is not where this host's IOMMU maps ({reach}): give the guest less "
+                "memory (-m), or leave the device away"
+            )
+        try:
+            self._container.map_dma(region.gpa, region.buffer)
+        except KvmError as error:
+            if error.errno == errno.ENOMEM:
+                raise UserError(_too_little_locked(max(self._memory.size, len(region.buffer)))) from None
+            raise UserError(f"guest RAM at {first:#x}-{last:#x} cannot be given to devices: {error}") from None
+
+    def removed(self, region: Region) -> None:
+        if region.kind == "ram":
+            self._container.unmap_dma(region.gpa, len(region.buffer))
+
+
+class BoardPassthrough:
+    """See vfio.host.Passthrough."""
+
+    def __init__(self, vm: Vm, memory: GuestMemory, loop: Loop, irqchip: Irqchip, pci: PciHost) -> None:
+        self._vm = vm
+        self._memory = memory
+        self._loop = loop
+        self._irqchip = irqchip
+        self._pci = pci
+        self._host = Pci()
+        self._container: Container | None = None
+        self._kvm: KvmVfio | None = None
+        self._groups: dict[str, Group] = {}
+        self._devices: dict[str, VfioDevice] = {}
+        self.dma: DmaMap | None = None
+        """Once there is a device."""
+
+    def open(self, name: str) -> VfioDevice:
+        function = self._host.find(name)
+        name = function.name
+        if name in self._devices and self._devices[name].fd >= 0:
+            raise UserError(f"device {name} is given to this guest already: leave one of the two away")
+        self._check(function)
+        assert function.group is not None
+        group = self._group(function)
+        try:
+            device = group.device(name)
+        except OSError as error:
+            raise UserError(f"device {name}: {error}: is it in use, or has it gone? See dmesg") from None
+        self._devices[name] = device
+        return device
+
+    def _check(self, function: HostFunction) -> None:
+        """Raises UserError for what stands in the way before VFIO is asked."""
+        name = function.name
+        if function.is_bridge:
+            raise UserError(f"device {name} is a bridge: give a device behind it")
+        if function.group is None:
+            raise UserError(
+                f"device {name} has no IOMMU group: switch the IOMMU on in the firmware, and boot this host with "
+                "intel_iommu=on or amd_iommu=on"
+            )
+        if function.noiommu:
+            raise UserError(
+                f"device {name} is in a group without an IOMMU, and would reach all of this host's memory: boot this "
+                "host with intel_iommu=on or amd_iommu=on"
+            )
+        if function.driver != VFIO_DRIVER:
+            raise UserError(f"device {function} is the host's: pyvmm vfio bind {name}")
+
+    def _group(self, function: HostFunction) -> Group:
+        """Its group, in our container. Raises UserError."""
+        number = function.group
+        assert number is not None
+        if number in self._groups:
+            return self._groups[number]
+        if self._container is None:
+            self._container = _open_container()
+        path = GROUPS / number
+        try:
+            group = Group(path)
+        except OSError as error:
+            raise UserError(f"device {function.name}: {_why_no_group(path, error)}") from None
+        try:
+            if not group.viable:
+                others = ", ".join(map(str, self._host.in_the_way(function)))
+                raise UserError(
+                    f"device {function.name}: its group {number} is not viable, for of its devices the host has "
+                    f"{others}: pyvmm vfio bind them too"
+                )
+            group.set_container(self._container)
+            self._open_address_space(self._container)
+            assert self._kvm is not None
+            self._kvm.add(group)
+        except KvmError as error:
+            group.close()
+            raise UserError(f"device {function.name}: {error}: see dmesg") from None
+        except BaseException:
+            group.close()
+            raise
+        self._groups[number] = group
+        return group
+
+    def _open_address_space(self, container: Container) -> None:
+        """Once, when a group is in the container."""
+        if self.dma is not None:
+            return
+        try:
+            container.set_iommu()
+        except KvmError as error:
+            if error.errno != errno.EPERM:
+                raise
+            raise UserError(
+                "this host does not remap interrupts, so that a device could send the host any: switch interrupt "
+                "remapping on in the firmware (or, where every guest is trusted, load vfio_iommu_type1 with "
+                "allow_unsafe_interrupts=1)"
+            ) from None
+        self._kvm = KvmVfio(self._vm)
+        dma = DmaMap(container, self._memory)
+        self._memory.watch(dma)
+        self.dma = dma
+
+    def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> KernelLine | LoopLine:
+        pirq = self._pci.pirq_of(function, function.interrupt_pin)
+        if self._irqchip.resamples:
+            return KernelLine(self._irqchip, pirq)
+        return LoopLine(self._loop, self._irqchip, pirq, raised, ended)
+
+    def close(self) -> None:
+        """Give all of it back; once is enough."""
+        for device in self._devices.values():
+            device.close()
+        if self.dma is not None:
+            self._memory.unwatch(self.dma)
+        for group in self._groups.values():
+            if self._kvm is not None:
+                with suppress(OSError):
+                    self._kvm.remove(group)
+            group.close()
+        if self._kvm is not None:
+            self._kvm.close()
+        if self._container is not None:
+            self._container.close()
+
+
+class KernelLine:
+    """INTx by irqfd: KVM raises the line when the device signals, and lets VFIO unmask it when the guest has ended the
+    interrupt (KVM_IRQFD_FLAG_RESAMPLE). Nothing of ours runs."""
+
+    def __init__(self, irqchip: Irqchip, pirq: int) -> None:
+        self._irqchip = irqchip
+        self._pirq = pirq
+        self.trigger = high_eventfd()
+        self.unmask: int | None = high_eventfd()
+        irqchip.resample(pirq, self.trigger, self.unmask)
+
+    def close(self) -> None:
+        self._irqchip.resample_no_more(self._pirq, self.trigger)
+        os.close(self.trigger)
+        if self.unmask is not None:
+            os.close(self.unmask)
+
+
+class LoopLine:
+    """INTx by the loop, where PIC or IOAPIC are ours: they say when the guest has ended an interrupt."""
+
+    unmask: int | None = None
+
+    def __init__(
+        self, loop: Loop, irqchip: Irqchip, pirq: int, raised: Callable[[], None], ended: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._irqchip = irqchip
+        self._pirq = pirq
+        self._raised = raised
+        self._ended = ended
+        self.trigger = high_eventfd()
+        loop.add(self.trigger, self._signalled)
+        irqchip.ended[pirq].append(ended)
+
+    def _signalled(self) -> None:
+        try:
+            os.eventfd_read(self.trigger)
+        except BlockingIOError:
+            return
+        self._raised()
+
+    def close(self) -> None:
+        self._irqchip.ended[self._pirq].remove(self._ended)
+        self._loop.remove(self.trigger)
+        os.close(self.trigger)
+
+
+def _open_container() -> Container:
+    try:
+        return Container()
+    except FileNotFoundError:
+        raise UserError(f"{CONTAINER} does not exist: modprobe vfio-pci") from None
+    except PermissionError:
+        raise UserError(f"no permission for {CONTAINER}: as root, chmod 666 it, as udev does by default") from None
+    except OSError as error:
+        raise UserError(f"{CONTAINER}: {error.strerror}: modprobe vfio_iommu_type1, see dmesg") from None
+
+
+def _why_no_group(path: Path, error: OSError) -> str:
+    match error.errno:
+        case errno.EBUSY:
+            return f"{path} is in use: another guest has a device of this group"
+        case errno.EACCES | errno.EPERM:
+            return f"no permission for {path}: as root, chown {path} to who runs pyvmm"
+        case errno.ENOENT:
+            return f"{path} does not exist: is the device vfio-pci's? pyvmm vfio list"
+    return f"{path}: {error.strerror}"
+
+
+def _too_little_locked(size: int) -> str:
+    """Devices pin guest RAM, which counts as locked."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit == resource.RLIM_INFINITY:
+        return f"this host has not {size // KIB} KiB of memory to pin for a device: ask for less (-m)"
+    return (
+        f"a device pins all of guest RAM, {size // KIB} KiB, and this process may lock {limit // KIB}: raise ulimit -l "
+        "(memlock in /etc/security/limits.conf), or ask for less (-m)"
+    )

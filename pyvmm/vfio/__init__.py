@@ -1,0 +1,1 @@
+"""A PCI device of the host for the guest: VFIO."""

@@ -1,0 +1,289 @@
+"""The PCI function that a device of the host is to the guest.
+
+Its identity, class and capabilities are the device's own, and so is all that its registers do. Ours is what lies
+between it and the guest:
+
+  BARs        where they are, is the guest's business alone. What VFIO lets us map becomes memory slots (Bar.back); the
+              rest traps and is passed on: I/O, BARs of less than a page, and the pages that hold the MSI-X table or
+              its pending bits, which are ours
+  COMMAND     the device's decode bits follow the guest's. Before memory decoding goes off, the slots go: an access to a
+              BAR that does not decode would be an error of KVM_RUN. Power states other than D0 likewise
+  MSI, MSI-X  the guest programs our capability; the device's vectors signal eventfds, which KVM makes interrupts
+              (irqfd). A masked vector's eventfd counts, and is the pending bit
+  INTx        level-triggered; VFIO masks it when it signals, and unmasks it when the guest has ended the interrupt
+  reset       the function level reset that the guest asks for is VFIO's, as a reset of the machine is
+
+Source: Linux Documentation/driver-api/vfio.rst, <linux/vfio.h>; PCI Local Bus Specification 3.0, chapter 6; PCI Bus
+Power Management Interface Specification 1.2, section 3.2; PCI Express Base Specification 3.0, section 6.6.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from kvm_cffi import constants
+from kvm_cffi.vfio import VfioRegion
+from pyvmm.bus import Device
+from pyvmm.errors import UserError
+from pyvmm.pci.device import PciDevice
+from pyvmm.pci.msi import Msi, Msix
+from pyvmm.pci.regs import (
+    PCI_AF_CTRL,
+    PCI_AF_CTRL_FLR,
+    PCI_BASE_ADDRESS_0,
+    PCI_BASE_ADDRESS_MEM_PREFETCH,
+    PCI_BASE_ADDRESS_MEM_TYPE_64,
+    PCI_BASE_ADDRESS_MEM_TYPE_MASK,
+    PCI_BASE_ADDRESS_SPACE_IO,
+    PCI_CAP_ID_AF,
+    PCI_CAP_ID_EXP,
+    PCI_CAP_ID_MSI,
+    PCI_CAP_ID_MSIX,
+    PCI_CAP_ID_PM,
+    PCI_CARDBUS_CIS,
+    PCI_CLASS_PROG,
+    PCI_COMMAND,
+    PCI_COMMAND_IO,
+    PCI_COMMAND_MASTER,
+    PCI_COMMAND_MEMORY,
+    PCI_DEVICE_ID,
+    PCI_EXP_DEVCAP,
+    PCI_EXP_DEVCAP_FLR,
+    PCI_EXP_DEVCTL,
+    PCI_EXP_DEVCTL_BCR_FLR,
+    PCI_HEADER_TYPE,
+    PCI_HEADER_TYPE_MULTI_FUNCTION,
+    PCI_HEADER_TYPE_NORMAL,
+    PCI_INTERRUPT_PIN,
+    PCI_MIN_GNT,
+    PCI_MSI_FLAGS,
+    PCI_MSI_FLAGS_64BIT,
+    PCI_MSI_FLAGS_MASKBIT,
+    PCI_MSI_FLAGS_QMASK,
+    PCI_MSIX_ENTRY_SIZE,
+    PCI_MSIX_FLAGS,
+    PCI_MSIX_FLAGS_QSIZE,
+    PCI_MSIX_PBA,
+    PCI_MSIX_TABLE,
+    PCI_MSIX_TABLE_BIR,
+    PCI_PM_CTRL,
+    PCI_PM_CTRL_STATE_MASK,
+    PCI_REVISION_ID,
+    PCI_STD_NUM_BARS,
+    PCI_SUBSYSTEM_ID,
+    PCI_SUBSYSTEM_VENDOR_ID,
+    PCI_VENDOR_ID,
+)
+from pyvmm.state import StateError
+from pyvmm.trace import OFF, Channel
+from pyvmm.vfio.access import Access
+from pyvmm.vfio.bar import HostBar, MsixTable, PendingBits, mappable
+from pyvmm.vfio.config import HostConfigSpace
+from pyvmm.vfio.host import Passthrough
+from pyvmm.vfio.interrupts import INTX, Interrupts
+
+DECODE: Final = PCI_COMMAND_IO | PCI_COMMAND_MEMORY
+
+
+class VfioPci(PciDevice):
+    """A PCI device of the host, given to the guest by VFIO; docs/passthrough.md."""
+
+    STATE = ()
+
+    def __init__(self, host: str, *, passthrough: Passthrough, wiring: Channel = OFF) -> None:
+        """*host* is where the device is, [DDDD:]BB:DD.F. Raises UserError."""
+        device = passthrough.open(host)
+        self._access = Access(device, host, wiring)
+        self._device = device
+        region = device.region(constants.VFIO_PCI_CONFIG_REGION_INDEX)
+        assert region is not None  # of vfio-pci
+        self._config_region = region
+        self._image = image = device.read(region, 0, region.size)
+
+        def get(offset: int, size: int) -> int:
+            return int.from_bytes(image[offset : offset + size], "little")
+
+        if get(PCI_HEADER_TYPE, 1) & ~PCI_HEADER_TYPE_MULTI_FUNCTION != PCI_HEADER_TYPE_NORMAL:
+            raise UserError(f"device {host} is a bridge: give a device behind it")
+        self.vendor_id = get(PCI_VENDOR_ID, 2)
+        self.device_id = get(PCI_DEVICE_ID, 2)
+        self.class_code = get(PCI_CLASS_PROG, 3)
+        self.revision_id = get(PCI_REVISION_ID, 1)
+        self.subsystem_vendor_id = get(PCI_SUBSYSTEM_VENDOR_ID, 2)
+        self.subsystem_id = get(PCI_SUBSYSTEM_ID, 2)
+        self.interrupt_pin = get(PCI_INTERRUPT_PIN, 1) if device.irq(INTX).count else 0
+        self._host_command = 0
+        self._power = 0
+        """D0 to D3."""
+        self._closed = False
+        super().__init__()
+        self._interrupts = Interrupts(self, self._access, passthrough)
+        self.config.define(PCI_CARDBUS_CIS, 4, get(PCI_CARDBUS_CIS, 4))
+        self.config.define(PCI_MIN_GNT, 2, get(PCI_MIN_GNT, 2))
+        self._pm = self.config.find_capability(PCI_CAP_ID_PM)
+        self._express = self.config.find_capability(PCI_CAP_ID_EXP)
+        self._af = self.config.find_capability(PCI_CAP_ID_AF)
+        self._add_host_msi(get)
+        ours = self._add_host_msix(get)
+        for index in range(PCI_STD_NUM_BARS):
+            bar = device.region(constants.VFIO_PCI_BAR0_REGION_INDEX + index)
+            if bar is not None:
+                self._add_host_bar(index, bar, get(PCI_BASE_ADDRESS_0 + 4 * index, 4), ours.get(index, []))
+
+    def make_config(self) -> HostConfigSpace:
+        return HostConfigSpace(self._image, self._read_config, self._write_config)
+
+    def _read_config(self, offset: int, size: int) -> bytes:
+        return self._access.read(self._config_region, offset, size)
+
+    def _write_config(self, offset: int, data: bytes) -> None:
+        self._access.write(self._config_region, offset, data)
+
+    def _add_host_msi(self, get: Get) -> None:
+        at = self.config.find_capability(PCI_CAP_ID_MSI)
+        if not at:
+            return
+        flags = get(at + PCI_MSI_FLAGS, 2)
+        vectors = 1 << min((flags & PCI_MSI_FLAGS_QMASK) >> 1, 5)
+        bits64, maskable = bool(flags & PCI_MSI_FLAGS_64BIT), bool(flags & PCI_MSI_FLAGS_MASKBIT)
+        self.msi = Msi(self.config, vectors, bits64, maskable, lambda: self.bus_master, self._write_message, at)
+
+    def _add_host_msix(self, get: Get) -> dict[int, list[tuple[int, int, Device]]]:
+        """What is ours in its BARs."""
+        at = self.config.find_capability(PCI_CAP_ID_MSIX)
+        if not at:
+            return {}
+        vectors = (get(at + PCI_MSIX_FLAGS, 2) & PCI_MSIX_FLAGS_QSIZE) + 1
+        table = vectors * PCI_MSIX_ENTRY_SIZE
+        self.msix = Msix(self.config, vectors, 0, table, lambda: self.bus_master, self._write_message, at)
+        ours: dict[int, list[tuple[int, int, Device]]] = {}
+        parts: tuple[tuple[int, int, Device], ...] = (
+            (PCI_MSIX_TABLE, table, MsixTable(self.msix, self._interrupts.follow)),
+            (PCI_MSIX_PBA, (vectors + 63) // 64 * 8, PendingBits(vectors, self._interrupts.pending)),
+        )
+        for register, size, device in parts:
+            where = get(at + register, 4)
+            start = where & ~PCI_MSIX_TABLE_BIR
+            ours.setdefault(where & PCI_MSIX_TABLE_BIR, []).append((start, start + size, device))
+        return ours
+
+    def _add_host_bar(self, index: int, region: VfioRegion, register: int, ours: list[tuple[int, int, Device]]) -> None:
+        """The BAR that *region* is, by the low bits of its register."""
+        device = HostBar(self._access, region, ours)
+        if register & PCI_BASE_ADDRESS_SPACE_IO:
+            self.add_io_bar(index, region.size, device)
+            return
+        bits64 = register & PCI_BASE_ADDRESS_MEM_TYPE_MASK == PCI_BASE_ADDRESS_MEM_TYPE_64
+        prefetchable = bool(register & PCI_BASE_ADDRESS_MEM_PREFETCH)
+        bar = self.add_memory_bar(index, region.size, device, bits64=bits64, prefetchable=prefetchable)
+        for start, end in mappable(region, [(start, end) for start, end, _ in ours]):
+            try:
+                bar.back(start, self._device.map(region, start, end - start))
+            except OSError as error:
+                self._access.tell(f"BAR {index}: {start:#x} to {end:#x} cannot be mapped, and traps: {error}")
+
+    # Being plugged in, reset and thrown away
+
+    def attached(self) -> None:
+        self._set_host_command(0)
+        self._interrupts.follow()
+
+    def reset_function(self) -> None:
+        super().reset_function()
+        if not self._closed:
+            self._interrupts.follow()
+
+    def reset(self) -> None:
+        if self._closed:
+            return
+        self._interrupts.off()
+        self._power = 0
+        if self._device.can_reset:
+            self._access.attempt("reset", self._device.reset)
+        self._set_host_command(self._host_command)
+
+    def disconnect(self) -> None:
+        super().disconnect()
+        self.close()
+
+    def close(self) -> None:
+        """The device is the host's again; once is enough."""
+        if self._closed:
+            return
+        self._interrupts.off()
+        self._closed = True
+        for bar in self.bars.values():
+            claim, bar.claim = bar.claim, None
+            if claim is not None:
+                claim.release()
+            bar.backing.clear()  # what is mapped of a device keeps it open
+        self._device.close()
+
+    def save(self) -> None:
+        """What a device of the host holds, only its driver knows."""
+        name = self._access.name
+        raise StateError(f"{name} is a device of the host, whose state nobody can read: leave it away")
+
+    def load(self, saved: object) -> None:
+        self.save()
+
+    # Configuration space
+
+    @property
+    def command(self) -> int:
+        """The COMMAND register; in a power state other than D0 the function neither decodes nor masters the bus."""
+        command = super().command
+        return command & ~(DECODE | PCI_COMMAND_MASTER) if self._power else command
+
+    def config_write(self, offset: int, size: int, value: int) -> None:
+        if self._starts_flr(offset, size, value):
+            self._access.tell("function level reset")
+            self.reset_function()
+            return
+        pmcsr = self._pm + PCI_PM_CTRL
+        power = self._pm and offset <= pmcsr < offset + size
+        if power:  # what leaves D0 decodes no more from here on
+            self._set_power(value >> 8 * (pmcsr - offset) & PCI_PM_CTRL_STATE_MASK or self._power)
+        super().config_write(offset, size, value)
+        if power:
+            self._set_power(self._read_config(pmcsr, 1)[0] & PCI_PM_CTRL_STATE_MASK)
+        self._interrupts.follow()
+
+    def _starts_flr(self, offset: int, size: int, value: int) -> bool:
+        def has(register: int, bit: int) -> bool:
+            at = register - offset
+            return 0 <= at < size and bool(value >> 8 * at & bit)
+
+        if self._af and has(self._af + PCI_AF_CTRL, PCI_AF_CTRL_FLR):
+            return True
+        if not self._express or not has(self._express + PCI_EXP_DEVCTL + 1, PCI_EXP_DEVCTL_BCR_FLR >> 8):
+            return False
+        return bool(self.config.read(self._express + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR)
+
+    def _set_power(self, state: int) -> None:
+        if state != self._power:
+            self._access.tell(f"power state D{state}")
+            self._power = state
+            self.update_bus_master()
+            self.update_decode()
+
+    def bus_master_changed(self, enabled: bool) -> None:
+        master = PCI_COMMAND_MASTER if enabled else 0
+        self._set_host_command(self._host_command & ~PCI_COMMAND_MASTER | master)
+
+    def update_decode(self) -> None:
+        command = self.command & ~PCI_COMMAND_MASTER | (PCI_COMMAND_MASTER if self.bus_master else 0)
+        # What begins to decode does so before the guest reaches it, and what ends, after.
+        self._set_host_command(command | self._host_command & DECODE)
+        super().update_decode()
+        self._set_host_command(command)
+
+    def _set_host_command(self, command: int) -> None:
+        if not self._closed:
+            self._host_command = command
+            self._write_config(PCI_COMMAND, command.to_bytes(2, "little"))
+
+
+Get = Callable[[int, int], int]
+"""Reads what the device's own configuration space held at the start: (offset, size)."""

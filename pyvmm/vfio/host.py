@@ -1,0 +1,63 @@
+"""What a device that is passed through needs of this host: itself, and a wire for its INTx.
+
+kvm_cffi.vfio.VfioDevice is the one, board/passthrough.py gives both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from kvm_cffi.vfio import IrqInfo, VfioRegion
+from pyvmm.pci.device import PciDevice
+
+
+class HostDevice(Protocol):
+    """See kvm_cffi.vfio.VfioDevice. All of it raises OSError where the host refuses."""
+
+    can_reset: bool
+
+    def region(self, index: int) -> VfioRegion | None: ...
+
+    def read(self, region: VfioRegion, offset: int, size: int) -> bytes: ...
+
+    def write(self, region: VfioRegion, offset: int, data: bytes) -> None: ...
+
+    def map(self, region: VfioRegion, offset: int, size: int) -> memoryview: ...
+
+    def irq(self, index: int) -> IrqInfo: ...
+
+    def set_triggers(self, index: int, fds: Sequence[int | None]) -> int: ...
+
+    def disable(self, index: int) -> None: ...
+
+    def unmask(self, index: int) -> None: ...
+
+    def unmask_by(self, index: int, fd: int) -> None: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class IntxLine(Protocol):
+    """A way for the device's INTx to the guest's interrupt controllers, and back for the end of the interrupt."""
+
+    trigger: int
+    """The eventfd that the device signals."""
+    unmask: int | None
+    """The eventfd that KVM signals when the guest has ended the interrupt; None where the function is told itself."""
+
+    def close(self) -> None: ...
+
+
+class Passthrough(Protocol):
+    """Gives devices of the host: what a VfioPci is made with."""
+
+    def open(self, name: str) -> HostDevice:
+        """The device at *name*, [DDDD:]BB:DD.F, whose DMA reaches guest RAM from now on. UserError says what is in the
+        way, and what to do. It is closed at the end of the board, if nobody has closed it before."""
+
+    def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> IntxLine:
+        """A line for the INTx of *function*, which is plugged in. Where KVM cannot do all of it, *raised* is called
+        when the device signals, and *ended* when the guest ends an interrupt of that line."""

@@ -1,0 +1,197 @@
+"""The host's PCI devices, as /sys/bus/pci tells of them: which can be given away, and moving one between drivers.
+
+Source: Linux Documentation/ABI/testing/sysfs-bus-pci (driver_override, unbind, drivers_probe),
+Documentation/driver-api/vfio.rst (groups).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pyvmm.errors import UserError
+
+VFIO_DRIVER: Final = "vfio-pci"
+NOIOMMU: Final = "vfio-noiommu"
+"""What VFIO calls a group of a device that no IOMMU holds back."""
+CLASS_BRIDGE: Final = 0x06
+PLACE: Final = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
+
+
+def full_name(place: str) -> str:
+    """DDDD:BB:DD.F, of that or of BB:DD.F; UserError for what is none."""
+    match = PLACE.fullmatch(place)
+    if match is None:
+        raise UserError(f"{place!r} is no place of a PCI device: write it as lspci -D shows it, such as 0000:00:08.0")
+    domain, bus, device, function = match.groups()
+    return f"{domain or '0000'}:{bus}:{device}.{function}".lower()
+
+
+@dataclass(frozen=True)
+class HostFunction:
+    """One PCI function of the host."""
+
+    name: str
+    vendor: int
+    device: int
+    class_code: int
+    """24 bits."""
+    driver: str | None
+    group: str | None
+    """The number of its IOMMU group, None where no IOMMU knows it."""
+    noiommu: bool
+    group_path: Path | None
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.class_code >> 16 == CLASS_BRIDGE
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.driver or 'no driver'})"
+
+
+class Pci:
+    """The PCI devices below *sys*; *run* is where the drivers that devices had are noted until the next boot."""
+
+    def __init__(self, sys: Path = Path("/sys"), run: Path = Path("/run/pyvmm/vfio"), dev: Path = Path("/dev")) -> None:
+        self._sys = sys
+        self._bus = sys / "bus" / "pci"
+        self._run = run
+        self._dev = dev
+
+    def all(self) -> list[HostFunction]:
+        """By name."""
+        devices = self._bus / "devices"
+        return [self._read(devices / name) for name in sorted(os.listdir(devices))] if devices.is_dir() else []
+
+    def find(self, place: str) -> HostFunction:
+        """The device at *place*; UserError where there is none."""
+        name = full_name(place)
+        path = self._bus / "devices" / name
+        if not path.exists():
+            raise UserError(f"this host has no PCI device {name}: pyvmm vfio list shows those that it has")
+        return self._read(path)
+
+    def _read(self, path: Path) -> HostFunction:
+        def number(name: str) -> int:
+            try:
+                return int((path / name).read_text(), 16)
+            except OSError:  # it has gone meanwhile
+                return 0
+
+        group = path / "iommu_group"
+        group_path = group.resolve() if group.exists() else None
+        noiommu = False
+        if group_path is not None and (group_path / "name").exists():
+            noiommu = (group_path / "name").read_text().strip() == NOIOMMU
+        driver = path / "driver"
+        return HostFunction(
+            path.name,
+            number("vendor"),
+            number("device"),
+            number("class"),
+            driver.resolve().name if driver.exists() else None,
+            group_path.name if group_path is not None else None,
+            noiommu,
+            group_path,
+        )
+
+    def group_of(self, function: HostFunction) -> list[HostFunction]:
+        """All that is in the group of *function*, by name; it alone where it has none."""
+        if function.group_path is None:
+            return [function]
+        return [
+            self._read(self._bus / "devices" / name) for name in sorted(os.listdir(function.group_path / "devices"))
+        ]
+
+    def in_the_way(self, function: HostFunction) -> list[HostFunction]:
+        """What else is in its group and has a driver that is neither VFIO's nor a bridge's."""
+        others = [other for other in self.group_of(function) if other.name != function.name]
+        return [other for other in others if other.driver not in (None, VFIO_DRIVER, "pci-stub", "pcieport")]
+
+    def verdict(self, function: HostFunction) -> str:
+        """Whether it can be given to a guest, or what must be done first."""
+        if function.is_bridge:
+            return "no: a bridge"
+        if function.group is None:
+            return "no: no IOMMU; boot this host with intel_iommu=on or amd_iommu=on"
+        if function.noiommu:
+            return "no: no IOMMU holds it back from this host's memory"
+        if others := self.in_the_way(function):
+            return f"no: bind {', '.join(map(str, others))} of its group to vfio-pci too"
+        if function.driver != VFIO_DRIVER:
+            return f"after pyvmm vfio bind {function.name}"
+        node = self._dev / "vfio" / function.group
+        if not os.access(node, os.R_OK | os.W_OK):
+            return f"no: no permission for {node}: as root, chown it to who runs pyvmm"
+        return "yes"
+
+    # Moving
+
+    def bind(self, place: str) -> str:
+        """Let vfio-pci have the device; what has been done. UserError."""
+        function = self.find(place)
+        if function.driver == VFIO_DRIVER:
+            return f"{function.name} is vfio-pci's already"
+        if function.is_bridge:
+            raise UserError(f"{function.name} is a bridge: bind a device behind it")
+        if function.group is None:
+            raise UserError(
+                f"{function.name} has no IOMMU group: switch the IOMMU on in the firmware, and boot this host with "
+                "intel_iommu=on or amd_iommu=on"
+            )
+        if not (self._bus / "drivers" / VFIO_DRIVER).is_dir():
+            raise UserError("this host's kernel has not loaded vfio-pci: modprobe vfio-pci")
+        self._note(function)
+        self._move(function, VFIO_DRIVER)
+        now = self.find(function.name).driver
+        if now != VFIO_DRIVER:
+            raise UserError(f"{function.name} is not taken by vfio-pci, but has {now or 'no driver'}: see dmesg")
+        return f"{function.name}: {function.driver or 'no driver'} -> vfio-pci"
+
+    def unbind(self, place: str) -> str:
+        """Give the device back to the driver that it had; what has been done. UserError."""
+        function = self.find(place)
+        if function.driver != VFIO_DRIVER:
+            return f"{function.name} is not vfio-pci's: it has {function.driver or 'no driver'}"
+        note = self._run / function.name
+        had: str | None = None
+        if note.exists():
+            had = note.read_text().strip()
+        if had:
+            self._move(function, had)
+        elif had is None:
+            self._move(function, "")  # whichever driver asks for it first
+        else:
+            self._release(function)
+        self._write(self._bus / "devices" / function.name / "driver_override", "\n")
+        note.unlink(missing_ok=True)
+        return f"{function.name}: vfio-pci -> {self.find(function.name).driver or 'no driver'}"
+
+    def _note(self, function: HostFunction) -> None:
+        try:
+            self._run.mkdir(parents=True, exist_ok=True)
+            (self._run / function.name).write_text(function.driver or "")
+        except OSError as error:
+            raise UserError(f"{self._run}: {error.strerror}: do it as root") from None
+
+    def _release(self, function: HostFunction) -> None:
+        if function.driver is not None:
+            self._write(self._bus / "drivers" / function.driver / "unbind", function.name)
+
+    def _move(self, function: HostFunction, driver: str) -> None:
+        self._write(self._bus / "devices" / function.name / "driver_override", f"{driver}\n")
+        self._release(function)
+        self._write(self._bus / "drivers_probe", function.name)
+
+    def _write(self, path: Path, text: str) -> None:
+        try:
+            with open(path, "w") as file:
+                file.write(text)
+        except OSError as error:
+            why = "do it as root" if error.errno in (errno.EACCES, errno.EPERM) else "see dmesg"
+            raise UserError(f"{path}: {error.strerror}: {why}") from None

@@ -1,0 +1,184 @@
+"""What stands between a guest and a device of the host, one line each, and guest RAM in the device's address space."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from kvm_cffi import KvmError
+from pyvmm.board import passthrough
+from pyvmm.board.fake_vm import FakeVm
+from pyvmm.board.passthrough import BoardPassthrough, DmaMap
+from pyvmm.errors import UserError
+from pyvmm.memory import GuestMemory, Region
+from pyvmm.vfio.sysfs import HostFunction
+
+PLACE = "0000:00:08.0"
+FUNCTION = HostFunction(PLACE, 0x1234, 0x11E8, 0x00FF00, "vfio-pci", "7", False, None)
+
+
+class FakeContainer:
+    """*iova* is what it can map; *error* what the kernel says to the call that it names."""
+
+    iova: ClassVar[list[tuple[int, int]]] = [(0, 0xFEDFFFFF), (0xFEF00000, (1 << 39) - 1)]
+    errors: ClassVar[dict[str, int]] = {}
+
+    def __init__(self) -> None:
+        self.mapped: dict[int, int] = {}
+        self.closed = False
+
+    def _fail(self, what: str) -> None:
+        if what in self.errors:
+            raise KvmError(self.errors[what], what)
+
+    def set_iommu(self) -> None:
+        self._fail("set_iommu")
+
+    def iova_ranges(self) -> list[tuple[int, int]]:
+        return self.iova
+
+    def map_dma(self, iova: int, buffer: memoryview) -> None:
+        self._fail("map_dma")
+        self.mapped[iova] = len(buffer)
+
+    def unmap_dma(self, iova: int, size: int) -> None:
+        assert self.mapped.pop(iova) == size
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeGroup:
+    errors: ClassVar[dict[str, int]] = {}
+    viable = True
+    fd = 9
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.closed = False
+        if "open" in self.errors:
+            raise OSError(self.errors["open"], "open")
+
+    def set_container(self, container: FakeContainer) -> None:
+        pass
+
+    def device(self, name: str) -> Any:
+        if "device" in self.errors:
+            raise KvmError(self.errors["device"], "VFIO_GROUP_GET_DEVICE_FD")
+        return SimpleNamespace(fd=5, name=name, close=lambda: None)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def memory() -> GuestMemory:
+    return GuestMemory([Region(0, memoryview(bytearray(0xA0000))), Region(0x100000, memoryview(bytearray(0x100000)))])
+
+
+@pytest.fixture
+def there(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> Callable[..., BoardPassthrough]:
+    """Makes one, on a host with changes to FUNCTION, the container and the group."""
+
+    def make(
+        container_errors: dict[str, int] | None = None, group_errors: dict[str, int] | None = None, **changes: Any
+    ) -> BoardPassthrough:
+        monkeypatch.setattr(passthrough, "Container", type("C", (FakeContainer,), {"errors": container_errors or {}}))
+        viable = changes.pop("viable", True)
+        monkeypatch.setattr(
+            passthrough, "Group", type("G", (FakeGroup,), {"errors": group_errors or {}, "viable": viable})
+        )
+        function = HostFunction(**{**FUNCTION.__dict__, **changes})
+        made = BoardPassthrough(FakeVm(), memory, None, None, None)  # type: ignore[arg-type]
+        others = [HostFunction(**{**FUNCTION.__dict__, "name": "0000:00:08.1", "driver": "nvme"})]
+        made._host = SimpleNamespace(find=lambda name: function, in_the_way=lambda _: others)  # type: ignore[assignment]
+        return made
+
+    return make
+
+
+def test_guest_ram_is_what_a_device_reaches(there: Callable[..., BoardPassthrough], memory: GuestMemory) -> None:
+    made = there()
+    made.open(PLACE)
+    container: Any = made._container
+    assert container.mapped == {0: 0xA0000, 0x100000: 0x100000}
+    memory.add(Region(0x200000, memoryview(bytearray(0x10000))))
+    memory.add(Region(0xB8000, memoryview(bytearray(0x8000)), kind="video"))
+    assert container.mapped == {0: 0xA0000, 0x100000: 0x100000, 0x200000: 0x10000}
+    memory.remove(0x100000)
+    memory.remove(0xB8000)
+    assert container.mapped == {0: 0xA0000, 0x200000: 0x10000}
+    with pytest.raises(UserError, match=f"{PLACE} is given to this guest already"):
+        made.open(PLACE)
+    made.close()
+    memory.remove(0x200000)
+    assert container.closed
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"driver": "nvme"}, rf"device {PLACE} \(nvme\) is the host's: pyvmm vfio bind {PLACE}"),
+        ({"driver": None}, rf"device {PLACE} \(no driver\) is the host's: pyvmm vfio bind {PLACE}"),
+        ({"group": None}, "has no IOMMU group: switch the IOMMU on"),
+        ({"noiommu": True}, "without an IOMMU, and would reach all of this host's memory"),
+        ({"class_code": 0x060400}, "is a bridge: give a device behind it"),
+        ({"viable": False}, r"group 7 is not viable, .* 0000:00:08.1 \(nvme\): pyvmm vfio bind them too"),
+        ({"group_errors": {"open": errno.EBUSY}}, "/dev/vfio/7 is in use: another guest"),
+        ({"group_errors": {"open": errno.EACCES}}, "no permission for /dev/vfio/7: as root, chown"),
+        ({"group_errors": {"open": errno.ENOENT}}, "/dev/vfio/7 does not exist"),
+        ({"group_errors": {"device": errno.ENODEV}}, "is it in use, or has it gone"),
+        ({"container_errors": {"set_iommu": errno.EPERM}}, "does not remap interrupts"),
+        ({"container_errors": {"map_dma": errno.EINVAL}}, "cannot be given to devices"),
+    ],
+)
+def test_what_stands_in_the_way(there: Callable[..., BoardPassthrough], changes: dict[str, Any], line: str) -> None:
+    made = there(**changes)
+    with pytest.raises(UserError, match=line):
+        made.open(PLACE)
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("limit", "line"),
+    [
+        (64 << 10, r"pins all of guest RAM, 1664 KiB, and this process may lock 64: raise ulimit -l"),
+        (resource.RLIM_INFINITY, "ask for less"),
+    ],
+)
+def test_too_little_may_be_locked(
+    there: Callable[..., BoardPassthrough], monkeypatch: pytest.MonkeyPatch, limit: int, line: str
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limit, limit))
+    with pytest.raises(UserError, match=line):
+        there({"map_dma": errno.ENOMEM}).open(PLACE)
+
+
+def test_ram_where_the_iommu_does_not_map(memory: GuestMemory) -> None:
+    container: Any = FakeContainer()
+    memory.watch(DmaMap(container, memory))
+    with pytest.raises(UserError, match=r"guest RAM at 0x7fffff0000-0x800000ffff is not where .*0x0-0xfedfffff"):
+        memory.add(Region((1 << 39) - 0x10000, memoryview(bytearray(0x20000))))
+    assert len(container.mapped) == 2
+
+
+def test_no_vfio_in_this_kernel(there: Callable[..., BoardPassthrough], monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, line in (
+        (FileNotFoundError(), "/dev/vfio/vfio does not exist: modprobe vfio-pci"),
+        (PermissionError(), "no permission for /dev/vfio/vfio"),
+        (OSError(errno.ENODEV, "No such device"), "modprobe vfio_iommu_type1"),
+    ):
+        made = there()
+
+        def fails(error: OSError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(passthrough, "Container", fails)
+        with pytest.raises(UserError, match=line):
+            made.open(PLACE)

@@ -1,0 +1,359 @@
+"""A device of the host in a guest's PCI: BARs that move, interrupts, power states and resets, on a model of VFIO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvm_cffi.vfio import VfioRegion
+from pyvmm import state
+from pyvmm.pci.msi import FakeMsiIrq, FakeMsiRouter
+from pyvmm.pci.regs import PCI_COMMAND
+from pyvmm.pci.root_port import RootPort
+from pyvmm.state import StateError
+from pyvmm.testing.pci import Board, Config
+from pyvmm.vfio.bar import mappable
+from pyvmm.vfio.fake import FakeHostDevice, FakePassthrough
+from pyvmm.vfio.function import VfioPci
+
+PM, MSI, MSIX, EXP = 0x40, 0x50, 0x70, 0x80
+TABLE, PBA, VECTORS = 0x2000, 0x3010, 10
+BAR = 0xC0000000
+INTX_INDEX, MSI_INDEX, MSIX_INDEX = 0, 1, 2
+FLR = 1 << 28
+MASKALL, ENABLE = 0x4000, 0x8000
+
+
+def nic() -> FakeHostDevice:
+    """A 64-bit BAR 0 of 32 KiB with MSI-X inside, BAR 2 of 256 bytes, BAR 4 of 32 ports; PM, MSI, MSI-X, FLR."""
+    config = bytearray(256)
+
+    def put(offset: int, size: int, value: int) -> None:
+        config[offset : offset + size] = value.to_bytes(size, "little")
+
+    put(0x00, 4, 0x10D38086)
+    put(0x06, 2, 0x0010)
+    put(0x08, 4, 0x02000003)
+    put(0x0E, 1, 0x80)
+    put(0x10, 4, 0x0000000C)
+    put(0x20, 4, 0x00000001)
+    put(0x2C, 4, 0x00011AF4)
+    put(0x34, 1, PM)
+    put(0x3D, 1, 1)
+    put(PM, 4, 0x00030001 | MSI << 8)
+    put(MSI, 4, 0x0084 << 16 | 0x0005 | MSIX << 8)
+    put(MSIX, 4, (VECTORS - 1) << 16 | 0x0011 | EXP << 8)
+    put(MSIX + 4, 4, TABLE)
+    put(MSIX + 8, 4, PBA)
+    put(EXP, 4, 0x00020010)
+    put(EXP + 4, 4, FLR)
+    bars = {0: (0x8000, ((0, 0x8000),)), 2: (0x100, ((0, 0x100),)), 4: (0x20, ())}
+    return FakeHostDevice(config, bars, (1, 4, VECTORS), pm=PM)
+
+
+class Router(FakeMsiRouter):
+    """Its vectors have eventfds, as KVM's have."""
+
+    def allocate(self) -> FakeMsiIrq:
+        irq = super().allocate()
+        irq.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return irq
+
+
+class Given:
+    """The device in slot 3 of a board."""
+
+    def __init__(self, device: FakeHostDevice | None = None, slot: int = 3) -> None:
+        self.board = Board()
+        self.board.host.msi = Router()
+        self.device = nic() if device is None else device
+        self.passthrough = FakePassthrough(self.device)
+        self.function = VfioPci("0000:01:00.0", passthrough=self.passthrough)
+        self.device.reachable = lambda: bool(self.board.windows.at)
+        self.board.host.root.add(self.function, slot)
+        self.config: Config = self.board.ecam(0, slot)
+
+    @property
+    def windows(self) -> list[tuple[int, int]]:
+        return sorted((start, start + len(buffer)) for start, buffer in self.board.windows.at.items())
+
+    def place(self) -> None:
+        self.config.write(0x10, 4, BAR)
+        self.config.write(0x14, 4, 0)
+        self.config.write(0x18, 4, BAR + 0x100000)
+        self.config.write(0x20, 4, 0xC000)
+        self.config.write(PCI_COMMAND, 2, 7)
+
+    def entry(self, vector: int, masked: bool, address: int = 0xFEE00000) -> None:
+        at = BAR + TABLE + 16 * vector
+        write = self.board.memory_bus.write
+        write(at, 4, address)
+        write(at + 4, 4, 0)
+        write(at + 8, 4, 0x40 + vector)
+        write(at + 12, 4, int(masked))
+
+    def on(self) -> tuple[int, int] | None:
+        """Which interrupt of the device signals, and how many vectors."""
+        return None if self.device.enabled is None else (self.device.enabled[0], len(self.device.enabled[1]))
+
+    def close(self) -> None:
+        self.function.close()
+        for irq in self.board.host.msi.irqs:  # type: ignore[attr-defined]
+            os.close(irq.fd)
+
+
+@pytest.fixture
+def nic_given() -> Iterator[Given]:
+    there = Given()
+    yield there
+    there.close()
+    assert there.device.closed and there.windows == []
+
+
+def test_it_is_who_it_is(nic_given: Given) -> None:
+    config = nic_given.config
+    assert config.read(0, 4) == 0x10D38086
+    assert config.read(8, 4) == 0x02000003
+    assert config.read(0x0E, 1) == 0, "of the host's functions the guest has this one"
+    assert config.read(0x2C, 4) == 0x00011AF4
+    assert config.size_bar(0) == (0xC, 0x8000) and config.size_bar(2) == (0, 0x100) and config.size_bar(4) == (1, 0x20)
+
+
+def test_all_around_the_msix_table_is_reached_without_an_exit(nic_given: Given) -> None:
+    nic_given.place()
+    assert nic_given.windows == [(BAR, BAR + 0x2000), (BAR + 0x4000, BAR + 0x8000)]
+    bus, memory = nic_given.board.memory_bus, nic_given.device.memory
+    nic_given.board.windows.at[BAR][0x10] = 5
+    assert memory[0][0x10] == 5, "it is the device"
+    bus.write(BAR + 0x3800, 4, 0x12345678)
+    assert memory[0][0x3800:0x3804] == b"\x78\x56\x34\x12", "beside the pending bits it traps, and reaches the device"
+    bus.write(BAR + 0x100004, 2, 0xABCD)
+    assert bus.read(BAR + 0x100004, 2) == 0xABCD and memory[2][4:6] == b"\xcd\xab"
+    nic_given.board.io_bus.write(0xC010, 1, 7)
+    assert memory[4][0x10] == 7
+    nic_given.config.write(0x10, 4, BAR + 0x200000)
+    assert nic_given.windows == [(BAR + 0x200000, BAR + 0x202000), (BAR + 0x204000, BAR + 0x208000)]
+    nic_given.config.write(PCI_COMMAND, 2, 5)
+    assert nic_given.windows == [] and not nic_given.device.decodes
+    assert bus.read(BAR + 0x200000, 4) == 0xFFFFFFFF
+
+
+def test_a_bar_over_ram_or_another_shows_where_nothing_else_is(nic_given: Given) -> None:
+    nic_given.place()
+    nic_given.config.write(0x10, 4, (16 << 20) - 0x8000)  # the end of RAM
+    assert nic_given.windows == []
+    nic_given.config.write(0x18, 4, BAR + 0x1000)
+    nic_given.config.write(0x10, 4, BAR)
+    assert nic_given.windows == [(BAR, BAR + 0x2000), (BAR + 0x4000, BAR + 0x8000)], "BAR 0 came first"
+
+
+def test_sparse_regions_and_small_ones() -> None:
+    sparse = VfioRegion(0, 0x10000, 0, mappable=((0, 0x3000), (0x8000, 0x8000)))
+    assert mappable(sparse, [(0x1008, 0x1010), (0x8FFF, 0x9001)]) == [(0, 0x1000), (0x2000, 0x3000), (0xA000, 0x10000)]
+    assert mappable(VfioRegion(0, 0x800, 0, mappable=((0, 0x800),)), []) == []
+    assert mappable(VfioRegion(0, 0x1000, 0), []) == []
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 0x40), st.integers(1, 0x40)), max_size=3),
+    st.lists(st.tuples(st.integers(0, 0x3FFFF), st.integers(1, 0x4000)), max_size=3),
+)
+def test_no_trap_is_ever_mapped(pieces: list[tuple[int, int]], traps: list[tuple[int, int]]) -> None:
+    region = VfioRegion(0, 0x100000, 0, mappable=tuple((start << 12, size << 12) for start, size in pieces))
+    for start, end in mappable(region, [(low, low + size) for low, size in traps]):
+        assert start % 4096 == end % 4096 == 0 and start < end
+        assert not any(start < low + size and low < end for low, size in traps)
+        assert any(low <= start and end <= low + size for low, size in region.mappable)
+
+
+def test_msix_as_linux_programs_it(nic_given: Given) -> None:
+    nic_given.place()
+    assert nic_given.on() == (INTX_INDEX, 1)
+    nic_given.config.write(MSIX + 2, 2, ENABLE | MASKALL)
+    assert nic_given.on() is None, "INTx goes first"
+    for vector in range(VECTORS):
+        nic_given.board.memory_bus.write(BAR + TABLE + 16 * vector + 12, 4, 1)
+    for vector in range(3):
+        nic_given.entry(vector, masked=True)
+    nic_given.config.write(MSIX + 2, 2, ENABLE)
+    assert nic_given.on() == (MSIX_INDEX, 3), "all that the guest uses, at once"
+    nic_given.entry(1, masked=False)
+    irqs = nic_given.board.host.msi.irqs  # type: ignore[attr-defined]
+    assert nic_given.on() == (MSIX_INDEX, 3)
+    vector = next(irq for irq in irqs if not irq.masked)
+    assert vector.message == (0xFEE00000, 0x41)
+    nic_given.device.fire(1)
+    assert os.eventfd_read(vector.fd) == 1, "which KVM would read"
+    nic_given.entry(7, masked=False)
+    assert nic_given.on() == (MSIX_INDEX, 8)
+    nic_given.config.write(MSIX + 2, 2, 0)
+    assert nic_given.on() == (INTX_INDEX, 1)
+    assert not any(irq.fd in (nic_given.device.enabled or (0, []))[1] for irq in irqs)
+
+
+def test_what_comes_while_masked_is_pending(nic_given: Given) -> None:
+    nic_given.place()
+    for vector in range(4):
+        nic_given.entry(vector, masked=True)
+    nic_given.config.write(MSIX + 2, 2, ENABLE)
+    read = nic_given.board.memory_bus.read
+    assert read(BAR + PBA, 4) == 0
+    nic_given.device.fire(2)
+    nic_given.device.fire(2)
+    assert read(BAR + PBA, 8) == 0b100 and read(BAR + PBA, 1) == 0b100
+    nic_given.board.memory_bus.write(BAR + PBA, 4, 0)
+    assert read(BAR + PBA, 4) == 0b100, "read-only"
+    nic_given.config.write(MSIX + 2, 2, 0)
+    nic_given.config.write(MSIX + 2, 2, ENABLE)
+    assert read(BAR + PBA, 4) == 0, "off, it forgets"
+
+
+def test_msi(nic_given: Given) -> None:
+    nic_given.place()
+    config = nic_given.config
+    config.write(MSI + 4, 4, 0xFEE01000)
+    config.write(MSI + 12, 2, 0x50)
+    config.write(MSI + 2, 2, 0x21)
+    assert nic_given.on() == (MSI_INDEX, 4)
+    messages = [irq.message for irq in nic_given.board.host.msi.irqs if not irq.masked]  # type: ignore[attr-defined]
+    assert messages == [(0xFEE01000, 0x50 + n) for n in range(4)]
+    config.write(MSI + 2, 2, 0x01)
+    assert nic_given.on() == (MSI_INDEX, 1)
+    config.write(MSI + 2, 2, 0)
+    assert nic_given.on() == (INTX_INDEX, 1)
+
+
+def test_fewer_vectors_than_asked_for(nic_given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_triggers = nic_given.device.set_triggers
+    monkeypatch.setattr(nic_given.device, "set_triggers", lambda i, fds: 2 if len(fds) > 2 else set_triggers(i, fds))
+    nic_given.place()
+    nic_given.entry(5, masked=False)
+    nic_given.config.write(MSIX + 2, 2, ENABLE)
+    assert nic_given.on() == (MSIX_INDEX, 2)
+
+
+def test_intx_is_a_level(nic_given: Given) -> None:
+    nic_given.place()
+    line, pin = nic_given.passthrough.lines[-1], nic_given.board.lines[3]  # INTA of slot 3 is PIRQD
+    nic_given.device.set_intx(True)
+    line.signalled()  # type: ignore[attr-defined]
+    assert pin.level and nic_given.device.intx_masked
+    line.eoi()  # type: ignore[attr-defined]
+    assert not pin.level, "until it signals again, which it does while it is up"
+    line.signalled()  # type: ignore[attr-defined]
+    assert pin.level
+    nic_given.device.set_intx(False)
+    line.eoi()  # type: ignore[attr-defined]
+    line.signalled()  # type: ignore[attr-defined]
+    assert not pin.level and not nic_given.device.intx_masked
+    assert nic_given.board.host.pirq_of(nic_given.function, 1) == 3
+
+
+def test_behind_a_port_the_pin_is_the_ports() -> None:
+    board = Board()
+    port = RootPort(0)
+    board.host.root.add(port, 5)
+    function = VfioPci("0000:01:00.0", passthrough=FakePassthrough(nic()))
+    port.child.add(function, 0)
+    assert board.host.pirq_of(function, 1) == 1
+    assert board.host.pirq_of(function, 4) == 0
+    function.close()
+
+
+def test_flr_and_the_machines_reset_give_a_clean_device(nic_given: Given) -> None:
+    nic_given.place()
+    nic_given.entry(0, masked=False)
+    nic_given.config.write(MSIX + 2, 2, ENABLE)
+    nic_given.device.fire(0)
+    nic_given.config.write(EXP + 8, 2, 0x8000)
+    assert nic_given.device.resets == 1
+    assert nic_given.config.read(0x10, 4) == 0xC and nic_given.config.read(PCI_COMMAND, 2) == 0
+    assert nic_given.windows == [] and nic_given.on() == (INTX_INDEX, 1)
+    nic_given.place()
+    assert nic_given.board.memory_bus.read(BAR + PBA, 4) == 0
+    nic_given.board.host.reset()
+    assert nic_given.device.resets == 2 and nic_given.windows == []
+    nic_given.place()
+    assert nic_given.windows
+
+
+def test_d3_hides_what_does_not_decode(nic_given: Given) -> None:
+    nic_given.place()
+    nic_given.config.write(PM + 4, 2, 3)
+    assert nic_given.windows == []
+    assert nic_given.board.memory_bus.read(BAR, 4) == 0xFFFFFFFF
+    assert nic_given.config.read(PCI_COMMAND, 2) == 7 and nic_given.config.read(PM + 4, 2) == 3
+    nic_given.config.write(PM + 4, 2, 0)
+    assert nic_given.windows and nic_given.device.decodes
+
+
+def test_the_devices_bus_mastering_is_the_guests_and_the_bridges(nic_given: Given) -> None:
+    nic_given.place()
+    assert nic_given.device.config[PCI_COMMAND] == 7
+    nic_given.config.write(PCI_COMMAND, 2, 3)
+    assert nic_given.device.config[PCI_COMMAND] == 3
+
+
+def test_a_snapshot_is_refused_and_unplugging_gives_it_back(nic_given: Given) -> None:
+    with pytest.raises(StateError, match=r"0000:01:00\.0 is a device of the host"):
+        state.save(nic_given.function)
+    nic_given.place()
+    nic_given.board.host.root.remove(nic_given.function)
+    assert nic_given.device.closed and nic_given.windows == []
+
+
+CONFIG_WRITES = st.tuples(
+    st.just("config"),
+    st.one_of(
+        st.sampled_from([0x04, 0x10, 0x14, 0x18, 0x20, PM + 4, MSI + 2, MSIX + 2, EXP + 8, EXP + 9]),
+        st.integers(0, 255),
+    ),
+    st.sampled_from([1, 2, 4]),
+    st.one_of(
+        st.sampled_from([0, 3, 7, BAR, BAR + 0x1000, 0xC000, ENABLE, ENABLE | MASKALL, 0xFFFFFFFF, 0x21]),
+        st.integers(0, 0xFFFFFFFF),
+    ),
+)
+TABLE_WRITES = st.tuples(
+    st.just("memory"),
+    st.integers(BAR + TABLE - 8, BAR + 0x4000),
+    st.sampled_from([1, 2, 4, 8]),
+    st.integers(0, 1 << 64),
+)
+EVENTS = st.tuples(st.sampled_from(["fire", "intx", "eoi", "reset"]), st.integers(0, 12), st.just(1), st.just(0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(CONFIG_WRITES, TABLE_WRITES, EVENTS), max_size=40))
+def test_a_hostile_guest(steps: list[tuple[str, int, int, int]]) -> None:
+    """Nothing raises; the model fails where a guest reaches a BAR that does not decode, or two interrupts are on."""
+    there = Given()
+    try:
+        there.place()
+        for what, where, size, value in steps:
+            value &= (1 << 8 * size) - 1
+            match what:
+                case "config":
+                    there.config.write(where, size, value)
+                    there.config.read(where, size)
+                case "memory":
+                    there.board.memory_bus.write(where, size, value)
+                    there.board.memory_bus.read(where, size)
+                case "fire":
+                    there.device.fire(where)
+                case "intx":
+                    there.device.set_intx(bool(where & 1))
+                    there.passthrough.lines[-1].signalled()  # type: ignore[attr-defined]
+                case "eoi" if not there.passthrough.lines[-1].closed:  # type: ignore[attr-defined]
+                    there.passthrough.lines[-1].eoi()  # type: ignore[attr-defined]
+                case "reset":
+                    there.board.host.reset()
+            assert not there.windows or there.device.decodes
+            command = there.function.command
+            assert there.device.config[PCI_COMMAND] & 7 == command & 7, "the device follows the guest"
+    finally:
+        there.close()

@@ -1,0 +1,121 @@
+"""Which devices a host can give away, and moving one between drivers: a /sys of files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pyvmm.cli.vfio import vfio
+from pyvmm.errors import UserError
+from pyvmm.vfio.sysfs import Pci, full_name
+
+EDU, NIC, OTHER, BRIDGE, LONE = "0000:00:08.0", "0000:01:00.0", "0000:01:00.1", "0000:00:1c.0", "0000:00:02.0"
+
+
+class Host:
+    """Drivers bind as in the kernel: by driver_override at drivers_probe, else who had it before."""
+
+    def __init__(self, root: Path) -> None:
+        self.sys, self.run, self.dev = root / "sys", root / "run", root / "dev"
+        self.bus = self.sys / "bus" / "pci"
+        self.pci = Pci(self.sys, self.run, self.dev)
+        (self.bus / "devices").mkdir(parents=True)
+        for driver in ("vfio-pci", "e1000e", "nvme", "pcieport"):
+            (self.bus / "drivers" / driver).mkdir(parents=True)
+        (self.bus / "drivers_probe").write_text("")
+        (self.dev / "vfio").mkdir(parents=True)
+
+    def add(self, name: str, class_code: int, driver: str | None, group: int | None) -> None:
+        path = self.bus / "devices" / name
+        path.mkdir()
+        for file, value in (("vendor", 0x8086), ("device", 0x10D3), ("class", class_code)):
+            (path / file).write_text(f"{value:#x}\n")
+        (path / "driver_override").write_text("(null)\n")
+        if driver is not None:
+            (path / "driver").symlink_to(self.bus / "drivers" / driver)
+        if group is not None:
+            members = self.sys / "kernel" / "iommu_groups" / str(group) / "devices"
+            members.mkdir(parents=True, exist_ok=True)
+            (members / name).symlink_to(path)
+            (path / "iommu_group").symlink_to(members.parent)
+
+    def kernel(self, path: Path, text: str) -> None:
+        """What the kernel does with a write."""
+        path.write_text(text)
+        if path.name == "unbind":
+            (self.bus / "devices" / text / "driver").unlink()
+        if path.name == "drivers_probe":
+            override = (self.bus / "devices" / text / "driver_override").read_text().strip()
+            driver = override if override not in ("", "(null)") else "e1000e"
+            (self.bus / "devices" / text / "driver").symlink_to(self.bus / "drivers" / driver)
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    host = Host(tmp_path)
+    host.add(EDU, 0x00FF00, None, 1)
+    host.add(NIC, 0x020000, "e1000e", 2)
+    host.add(OTHER, 0x010802, "nvme", 2)
+    host.add(BRIDGE, 0x060400, "pcieport", 2)
+    host.add(LONE, 0x030000, None, None)
+    monkeypatch.setattr(host.pci, "_write", host.kernel)
+    return host
+
+
+def test_places_as_people_write_them() -> None:
+    assert full_name("00:08.0") == full_name("0000:00:08.0") == EDU
+    assert full_name("0001:AF:1f.7") == "0001:af:1f.7"
+    for text in ("", "8", "00:08", "00:28.0", "00:08.8", "0000:00:08.0 ", "x:00:08.0"):
+        with pytest.raises(UserError, match="is no place of a PCI device"):
+            full_name(text)
+
+
+def test_verdicts(host: Host) -> None:
+    verdicts = {function.name: host.pci.verdict(function) for function in host.pci.all()}
+    assert verdicts == {
+        EDU: f"after pyvmm vfio bind {EDU}",
+        NIC: f"no: bind {OTHER} (nvme) of its group to vfio-pci too",
+        OTHER: f"no: bind {NIC} (e1000e) of its group to vfio-pci too",
+        BRIDGE: "no: a bridge",
+        LONE: "no: no IOMMU; boot this host with intel_iommu=on or amd_iommu=on",
+    }
+    (host.sys / "kernel/iommu_groups/1/name").write_text("vfio-noiommu\n")
+    assert host.pci.verdict(host.pci.find(EDU)) == "no: no IOMMU holds it back from this host's memory"
+
+
+def test_there_and_back(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    assert vfio("bind", NIC, host.pci) == 0
+    assert host.pci.find(NIC).driver == "vfio-pci"
+    host.pci.bind(OTHER)
+    assert host.pci.verdict(host.pci.find(NIC)).startswith("no: no permission for ")
+    (host.dev / "vfio" / "2").write_text("")
+    assert host.pci.verdict(host.pci.find(NIC)) == "yes"
+    assert host.pci.bind(NIC) == f"{NIC} is vfio-pci's already"
+    assert vfio("unbind", OTHER, host.pci) == vfio("unbind", NIC, host.pci) == 0
+    assert (host.pci.find(NIC).driver, host.pci.find(OTHER).driver) == ("e1000e", "nvme")
+    assert capsys.readouterr().out.splitlines() == [
+        f"{NIC}: e1000e -> vfio-pci",
+        f"{OTHER}: vfio-pci -> nvme",
+        f"{NIC}: vfio-pci -> e1000e",
+    ]
+    vfio("list", None, host.pci)
+    assert f"{NIC}  8086:10d3  class 0200  group 2    e1000e" in capsys.readouterr().out
+
+
+def test_one_that_had_no_driver_has_none_again(host: Host) -> None:
+    host.pci.bind(EDU)
+    assert host.pci.unbind(EDU) == f"{EDU}: vfio-pci -> no driver"
+    assert (host.bus / "devices" / EDU / "driver_override").read_text() == "\n"
+    assert host.pci.unbind(EDU) == f"{EDU} is not vfio-pci's: it has no driver"
+
+
+def test_mistakes_are_one_line(host: Host) -> None:
+    for place, line in (("0000:00:09.0", "this host has no PCI device 0000:00:09.0"), (BRIDGE, "is a bridge")):
+        with pytest.raises(UserError, match=line):
+            host.pci.bind(place)
+    with pytest.raises(UserError, match="has no IOMMU group"):
+        host.pci.bind(LONE)
+    (host.bus / "drivers" / "vfio-pci").rmdir()
+    with pytest.raises(UserError, match="modprobe vfio-pci"):
+        host.pci.bind(EDU)
