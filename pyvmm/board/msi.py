@@ -120,6 +120,10 @@ class EventfdMsi:
                 raise
             return
         self._bound = self._direct = True
+        trace = self._router.trace
+        if self._lent and trace.enabled:
+            address, data = self._message
+            trace(f"eventfd {self._fd} -> irqfd -> GSI {self._gsi} -> {address:#x}, interrupt vector {data & 0xFF:#x}")
 
     def _take_gsi(self) -> bool:
         if self._gsi is None:

@@ -18,6 +18,7 @@ from typing import Final
 from kvm_cffi import KvmError, Vm
 from kvm_cffi.vfio import CONTAINER, Container, Group, KvmVfio, VfioDevice
 from pyvmm.board.eventfd import high_eventfd
+from pyvmm.board.host_address import locate
 from pyvmm.board.irqchip import Irqchip
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
@@ -164,6 +165,29 @@ class BoardPassthrough:
         self._memory.watch(dma)
         self.dma = dma
 
+    def iova(self, address: int) -> str:
+        host = locate(self._memory, address)
+        if host is not None:
+            return f"IOVA {address:#x} -> guest physical {address:#x} (mapped at its own address) -> {host}"
+        ranges = self.dma.ranges if self.dma is not None else []
+        if ranges and not any(low <= address <= high for low, high in ranges):
+            return f"IOVA {address:#x} -> nothing: this host's IOMMU maps none there (0xfee00000 is for interrupts)"
+        return f"IOVA {address:#x} -> nothing: no guest RAM is there, and the IOMMU refuses"
+
+    def watch(self, call: Callable[[], None]) -> int:
+        fd = high_eventfd()
+
+        def signalled() -> None:
+            if _taken(fd):
+                call()
+
+        self._loop.add(fd, signalled)
+        return fd
+
+    def unwatch(self, fd: int) -> None:
+        self._loop.remove(fd)
+        os.close(fd)
+
     def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> KernelLine | LoopLine:
         pirq = self._pci.pirq_of(function, function.interrupt_pin)
         if self._irqchip.resamples:
@@ -196,10 +220,17 @@ class KernelLine:
         self._pirq = pirq
         self.trigger = high_eventfd()
         self.unmask: int | None = high_eventfd()
-        irqchip.resample(pirq, self.trigger, self.unmask)
+        try:
+            irqchip.resample(pirq, self.trigger, self.unmask)
+        except OSError:
+            self._close_eventfds()
+            raise
 
     def close(self) -> None:
         self._irqchip.resample_no_more(self._pirq, self.trigger)
+        self._close_eventfds()
+
+    def _close_eventfds(self) -> None:
         os.close(self.trigger)
         if self.unmask is not None:
             os.close(self.unmask)
@@ -223,16 +254,22 @@ class LoopLine:
         irqchip.ended[pirq].append(ended)
 
     def _signalled(self) -> None:
-        try:
-            os.eventfd_read(self.trigger)
-        except BlockingIOError:
-            return
-        self._raised()
+        if _taken(self.trigger):
+            self._raised()
 
     def close(self) -> None:
         self._irqchip.ended[self._pirq].remove(self._ended)
         self._loop.remove(self.trigger)
         os.close(self.trigger)
+
+
+def _taken(fd: int) -> bool:
+    """Whether an eventfd had been signalled."""
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _open_container() -> Container:

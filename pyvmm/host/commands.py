@@ -133,6 +133,19 @@ def _reload(seat: Seat) -> None:
         _stand_for(seat, "loading a device anew", load)
 
 
+def _translate(seat: Seat) -> None:
+    def look() -> str:
+        from pyvmm.machine.translation import translate
+
+        machine = seat.machine
+        vcpu = machine.vcpus[0]
+        regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
+        addresses = (("RIP", sregs.cs.base + regs.rip), ("RSP", sregs.ss.base + regs.rsp), ("CR2", sregs.cr2))
+        return "\n".join(f"{name} {translate(machine.memory, vcpu, address)}" for name, address in addresses)
+
+    _stand_for(seat, "a translation", look)
+
+
 def _trace(seat: Seat) -> None:
     """Each channel that is named is switched over."""
     trace = seat.machine.trace
@@ -169,6 +182,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "u": Command("undo: go back to the last snapshot", _go_back),
     "l": Command("load the devices of your own files anew, while the guest runs on", _reload),
     "t": Command("switch channels of the trace on and off", _trace),
+    "m": Command("map RIP, RSP and CR2 of vCPU 0: page tables, guest physical, this host's memory", _translate),
     "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
 }
 

@@ -17,7 +17,7 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from kvm_cffi import Translation, Vcpu
+from kvm_cffi import Vcpu
 from pyvmm.config import MachineConfig
 from pyvmm.input.typist import Typist
 from pyvmm.machine.build import Built, build
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
     from pyvmm.machine.replacing import Replacer
     from pyvmm.machine.saved import Saved
+    from pyvmm.machine.translation import Translated
     from pyvmm.screen.screen import Screen
 
 T = TypeVar("T")
@@ -222,12 +223,14 @@ class Machine:
 
         return self.life.call(take)
 
-    def translate(self, address: int, vcpu: int = 0) -> Translation:
-        """Where linear *address* is in guest physical memory by the page tables of vCPU number *vcpu*:
-        physical_address, valid, writeable. It stands still meanwhile: raises UserError as pause() does, IndexError for
-        no such vCPU."""
+    def translate(self, address: int, vcpu: int = 0) -> Translated:
+        """Where linear *address* is in guest physical memory by the page tables of vCPU number *vcpu*, and where that is
+        in this host's; str() of it shows the way, docs/passthrough.md. It stands still meanwhile: raises UserError as
+        pause() does, IndexError for no such vCPU."""
+        from pyvmm.machine.translation import translate
+
         with self.paused("translate"):
-            return self.vcpus[vcpu].translate(address)
+            return translate(self.memory, self.vcpus[vcpu], address)
 
     def close(self) -> None:
         """End it if it has not ended, and give everything back: threads, descriptors, memory. Once is enough; `with`

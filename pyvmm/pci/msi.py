@@ -193,6 +193,9 @@ class Messages:
     def enabled(self) -> bool:
         raise NotImplementedError
 
+    def pulse(self, vector: int = 0) -> None:
+        raise NotImplementedError
+
     def _sent_as(self, vector: int) -> int:
         """Which vector is sent for *vector*."""
         return vector

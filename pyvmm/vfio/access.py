@@ -17,8 +17,13 @@ class Access:
         self.name = name
         self._trace = trace
 
+    @property
+    def told(self) -> bool:
+        """Whether somebody watches."""
+        return self._trace.enabled
+
     def tell(self, what: str) -> None:
-        if self._trace.enabled:
+        if self.told:
             self._trace(f"{self.name}: {what}")
 
     def attempt(self, what: str, call: Callable[[], object]) -> bool:

@@ -163,11 +163,8 @@ class FakeIntxLine:
         self.closed = False
 
     def signalled(self) -> None:
-        try:
-            os.eventfd_read(self.trigger)
-        except BlockingIOError:
-            return
-        self._raised()
+        if not self.closed and _read(self.trigger):
+            self._raised()
 
     def close(self) -> None:
         os.close(self.trigger)
@@ -180,10 +177,37 @@ class FakePassthrough:
     def __init__(self, device: FakeHostDevice) -> None:
         self.device = device
         self.lines: list[FakeIntxLine] = []
+        self.watched: dict[int, Callable[[], None]] = {}
 
     def open(self, name: str) -> FakeHostDevice:
         return self.device
 
+    def iova(self, address: int) -> str:
+        return f"IOVA {address:#x}"
+
+    def watch(self, call: Callable[[], None]) -> int:
+        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watched[fd] = call
+        return fd
+
+    def unwatch(self, fd: int) -> None:
+        del self.watched[fd]
+        os.close(fd)
+
+    def run(self) -> None:
+        """A turn of the loop."""
+        for fd, call in list(self.watched.items()):
+            if fd in self.watched and _read(fd):
+                call()
+
     def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> IntxLine:
         self.lines.append(FakeIntxLine(raised, ended))
         return self.lines[-1]
+
+
+def _read(fd: int) -> bool:
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return False
+    return True

@@ -96,6 +96,7 @@ class VfioPci(PciDevice):
         device = passthrough.open(host)
         self._access = Access(device, host, wiring)
         self._device = device
+        self._passthrough = passthrough
         region = device.region(constants.VFIO_PCI_CONFIG_REGION_INDEX)
         assert region is not None  # of vfio-pci
         self._config_region = region
@@ -219,6 +220,10 @@ class VfioPci(PciDevice):
                 claim.release()
             bar.backing.clear()  # what is mapped of a device keeps it open
         self._device.close()
+
+    def iova(self, address: int) -> str:
+        """What the device reaches at *address* by DMA, and where that is on this host, or why it reaches nothing."""
+        return self._passthrough.iova(address)
 
     def save(self) -> None:
         """What a device of the host holds, only its driver knows."""

@@ -58,6 +58,15 @@ class Passthrough(Protocol):
         """The device at *name*, [DDDD:]BB:DD.F, whose DMA reaches guest RAM from now on. UserError says what is in the
         way, and what to do. It is closed at the end of the board, if nobody has closed it before."""
 
+    def iova(self, address: int) -> str:
+        """What an address of the devices' leads to: guest RAM and where that is on this host, or why to nothing."""
+
+    def watch(self, call: Callable[[], None]) -> int:
+        """An eventfd for a device to signal: *call* hears of it, by the loop."""
+
+    def unwatch(self, fd: int) -> None:
+        """Close an eventfd of watch()."""
+
     def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> IntxLine:
         """A line for the INTx of *function*, which is plugged in. Where KVM cannot do all of it, *raised* is called
         when the device signals, and *ended* when the guest ends an interrupt of that line."""

@@ -2,13 +2,16 @@
 
 One of the three is on at a time, as the guest has programmed our capabilities; VFIO changes the number of vectors only
 by letting go of all of them (VFIO_IRQ_INFO_NORESIZE). A vector's eventfd is that of our Messages, of which KVM makes
-the guest's interrupt (irqfd) while the guest lets that vector through; what is signalled meanwhile it counts.
+the guest's interrupt (irqfd) while the guest lets that vector through; what is signalled meanwhile it counts. While
+somebody watches, a message goes by way of the loop, and is shown with its time.
 """
 
 from __future__ import annotations
 
 import os
 import select
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from kvm_cffi import constants
@@ -34,6 +37,8 @@ class Interrupts:
         self._on: tuple[int, int] | None = None
         """Which of the three, and how many vectors of it."""
         self._fds: tuple[int | None, ...] = ()
+        self._watched: list[int] = []
+        """Eventfds that the loop reads in their stead."""
         self._line: IntxLine | None = None
 
     def _wanted(self) -> tuple[int, int] | None:
@@ -56,7 +61,8 @@ class Interrupts:
         wanted, before = self._wanted(), self._on
         if wanted == before:
             return
-        fds = self._fds if wanted is not None and before is not None and wanted[0] == before[0] else ()
+        more = wanted is not None and before is not None and wanted[0] == before[0]
+        there = before[1] if more and before is not None else 0
         self.off()
         if wanted is None:
             return
@@ -67,9 +73,14 @@ class Interrupts:
             return
         messages: Messages | None = self._function.msix if index == MSIX else self._function.msi
         assert messages is not None
-        self._fds = messages.fds(count)
-        self._set_triggers(index, self._fds)
-        for fd in fds:  # what those sent while they were off is lost, and one interrupt too many does no harm
+        if self._access.told:
+            self._watched = [self._passthrough.watch(partial(self._seen, messages, n)) for n in range(count)]
+            self._set_triggers(index, self._watched)
+        else:
+            self._fds = messages.fds(count)
+            self._set_triggers(index, self._fds)
+        # What those that were on sent meanwhile is lost, and one interrupt too many does no harm.
+        for fd in (self._watched or self._fds)[: min(there, count)]:
             if fd is not None:
                 os.eventfd_write(fd, 1)
 
@@ -84,12 +95,19 @@ class Interrupts:
             if fd is not None:
                 _drain(fd)
         self._fds = ()
+        for fd in self._watched:
+            self._passthrough.unwatch(fd)
+        self._watched.clear()
         line, self._line = self._line, None
         if line is not None:
             line.close()
             self._function.set_intx(False)
 
-    def _set_triggers(self, index: int, fds: tuple[int | None, ...]) -> None:
+    def _seen(self, messages: Messages, vector: int) -> None:
+        self._access.tell(f"{messages.describe(vector)}, by the loop")
+        messages.pulse(vector)
+
+    def _set_triggers(self, index: int, fds: Sequence[int | None]) -> None:
         def set_all() -> None:
             possible = self._device.set_triggers(index, fds)
             if 0 < possible < len(fds):
@@ -101,7 +119,11 @@ class Interrupts:
             self._access.tell(f"{NAMES[index]}: {len(fds)} vectors, eventfds {numbers}")
 
     def _intx_on(self) -> None:
-        line = self._line = self._passthrough.intx(self._function, self._raised, self._ended)
+        try:
+            line = self._line = self._passthrough.intx(self._function, self._raised, self._ended)
+        except OSError as error:  # no descriptor is left
+            self._access.tell(f"INTx: no interrupts: {error}")
+            return
         self._set_triggers(INTX, (line.trigger,))
         unmask = line.unmask
         if unmask is not None:

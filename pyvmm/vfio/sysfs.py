@@ -158,6 +158,7 @@ class Pci:
         function = self.find(place)
         if function.driver != VFIO_DRIVER:
             return f"{function.name} is not vfio-pci's: it has {function.driver or 'no driver'}"
+        self._check_unused(function)
         note = self._run / function.name
         had: str | None = None
         if note.exists():
@@ -171,6 +172,14 @@ class Pci:
         self._write(self._bus / "devices" / function.name / "driver_override", "\n")
         note.unlink(missing_ok=True)
         return f"{function.name}: vfio-pci -> {self.find(function.name).driver or 'no driver'}"
+
+    def _check_unused(self, function: HostFunction) -> None:
+        """The kernel would wait for whoever has the device, for ever. Raises UserError."""
+        try:
+            os.close(os.open(self._dev / "vfio" / (function.group or "none"), os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                raise UserError(f"{function.name} is in use: end the guest that has it, then unbind it") from None
 
     def _note(self, function: HostFunction) -> None:
         try:

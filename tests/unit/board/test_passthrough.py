@@ -114,6 +114,11 @@ def test_guest_ram_is_what_a_device_reaches(there: Callable[..., BoardPassthroug
     memory.remove(0x100000)
     memory.remove(0xB8000)
     assert container.mapped == {0: 0xA0000, 0x200000: 0x10000}
+    assert made.iova(0x200010).startswith(
+        "IOVA 0x200010 -> guest physical 0x200010 (mapped at its own address) -> RAM 0x20"
+    )
+    assert "no guest RAM is there" in made.iova(0xB8000)
+    assert "0xfee00000 is for interrupts" in made.iova(0xFEE00000)
     with pytest.raises(UserError, match=f"{PLACE} is given to this guest already"):
         made.open(PLACE)
     made.close()

@@ -16,6 +16,7 @@ from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
 from pyvmm.state import StateError
 from pyvmm.testing.pci import Board, Config
+from pyvmm.trace import OFF, Channel
 from pyvmm.vfio.bar import mappable
 from pyvmm.vfio.fake import FakeHostDevice, FakePassthrough
 from pyvmm.vfio.function import VfioPci
@@ -67,12 +68,12 @@ class Router(FakeMsiRouter):
 class Given:
     """The device in slot 3 of a board."""
 
-    def __init__(self, device: FakeHostDevice | None = None, slot: int = 3) -> None:
+    def __init__(self, device: FakeHostDevice | None = None, slot: int = 3, wiring: Channel = OFF) -> None:
         self.board = Board()
         self.board.host.msi = Router()
         self.device = nic() if device is None else device
         self.passthrough = FakePassthrough(self.device)
-        self.function = VfioPci("0000:01:00.0", passthrough=self.passthrough)
+        self.function = VfioPci("0000:01:00.0", passthrough=self.passthrough, wiring=wiring)
         self.device.reachable = lambda: bool(self.board.windows.at)
         self.board.host.root.add(self.function, slot)
         self.config: Config = self.board.ecam(0, slot)
@@ -225,6 +226,25 @@ def test_msi(nic_given: Given) -> None:
     assert nic_given.on() == (MSI_INDEX, 1)
     config.write(MSI + 2, 2, 0)
     assert nic_given.on() == (INTX_INDEX, 1)
+
+
+def test_watched_a_message_goes_by_the_loop() -> None:
+    told: list[str] = []
+    there = Given(wiring=Channel("vfio", lambda ns, channel, message: told.append(message)))
+    there.place()
+    there.entry(0, masked=True)
+    there.entry(1, masked=False)
+    there.config.write(MSIX + 2, 2, ENABLE)
+    there.device.fire(1)
+    there.device.fire(0)
+    there.passthrough.run()
+    assert there.board.host.msi.sent == [(0xFEE00000, 0x41)]  # type: ignore[attr-defined]
+    assert there.board.memory_bus.read(BAR + PBA, 4) == 1
+    assert "0000:01:00.0: Msix vector 1 -> 0xfee00000, interrupt vector 0x41, by the loop" in told
+    there.entry(0, masked=False)
+    assert there.board.host.msi.sent[1:] == [(0xFEE00000, 0x40)]  # type: ignore[attr-defined]
+    there.close()
+    assert there.passthrough.watched == {}
 
 
 def test_fewer_vectors_than_asked_for(nic_given: Given, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,19 @@ def test_there_and_back(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     vfio("list", None, host.pci)
     assert f"{NIC}  8086:10d3  class 0200  group 2    e1000e" in capsys.readouterr().out
+
+
+def test_in_use(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.pci.bind(NIC)
+
+    def busy(path: Path, flags: int) -> int:
+        assert path == host.dev / "vfio" / "2"
+        raise OSError(errno.EBUSY, "busy")
+
+    monkeypatch.setattr(os, "open", busy)
+    with pytest.raises(UserError, match="is in use: end the guest that has it"):
+        host.pci.unbind(NIC)
+    assert host.pci.find(NIC).driver == "vfio-pci"
 
 
 def test_one_that_had_no_driver_has_none_again(host: Host) -> None:
