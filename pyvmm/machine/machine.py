@@ -224,9 +224,9 @@ class Machine:
         return self.life.call(take)
 
     def translate(self, address: int, vcpu: int = 0) -> Translated:
-        """Where linear *address* is in guest physical memory by the page tables of vCPU number *vcpu*, and where that is
-        in this host's; str() of it shows the way, docs/passthrough.md. It stands still meanwhile: raises UserError as
-        pause() does, IndexError for no such vCPU."""
+        """Where linear *address* is in guest physical memory by the page tables of vCPU number *vcpu*, and where that
+        is in this host's; str() of it shows the way, docs/passthrough.md. It stands still meanwhile: raises UserError
+        as pause() does, IndexError for no such vCPU."""
         from pyvmm.machine.translation import translate
 
         with self.paused("translate"):
