@@ -8,13 +8,16 @@ from pathlib import Path
 from pyvmm.board.host_address import locate
 from pyvmm.config import MachineConfig
 from pyvmm.host.commands import perform
+from pyvmm.host.writer import SnapshotWriter
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.snapshot import Snapshot
 
 
 class FakeSeat:
     """Hears what is said."""
 
-    snapshot = writer = None
+    snapshot: Snapshot | None = None
+    writer: SnapshotWriter | None = None
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine

@@ -14,7 +14,7 @@ from pyvmm.vfio.config import HIDDEN, HostConfigSpace, capabilities, extended_ca
 class Real:
     """A device's own configuration space; what is written to it is kept."""
 
-    def __init__(self, image: bytes) -> None:
+    def __init__(self, image: bytes | bytearray) -> None:
         self.image = bytearray(image)
         self.written: list[tuple[int, bytes]] = []
         self.config = HostConfigSpace(bytes(image), self.read, self.write)

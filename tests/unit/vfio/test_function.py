@@ -260,15 +260,15 @@ def test_intx_is_a_level(nic_given: Given) -> None:
     nic_given.place()
     line, pin = nic_given.passthrough.lines[-1], nic_given.board.lines[3]  # INTA of slot 3 is PIRQD
     nic_given.device.set_intx(True)
-    line.signalled()  # type: ignore[attr-defined]
+    line.signalled()
     assert pin.level and nic_given.device.intx_masked
-    line.eoi()  # type: ignore[attr-defined]
+    line.eoi()
     assert not pin.level, "until it signals again, which it does while it is up"
-    line.signalled()  # type: ignore[attr-defined]
+    line.signalled()
     assert pin.level
     nic_given.device.set_intx(False)
-    line.eoi()  # type: ignore[attr-defined]
-    line.signalled()  # type: ignore[attr-defined]
+    line.eoi()
+    line.signalled()
     assert not pin.level and not nic_given.device.intx_masked
     assert nic_given.board.host.pirq_of(nic_given.function, 1) == 3
 
@@ -367,9 +367,9 @@ def test_a_hostile_guest(steps: list[tuple[str, int, int, int]]) -> None:
                     there.device.fire(where)
                 case "intx":
                     there.device.set_intx(bool(where & 1))
-                    there.passthrough.lines[-1].signalled()  # type: ignore[attr-defined]
-                case "eoi" if not there.passthrough.lines[-1].closed:  # type: ignore[attr-defined]
-                    there.passthrough.lines[-1].eoi()  # type: ignore[attr-defined]
+                    there.passthrough.lines[-1].signalled()
+                case "eoi" if not there.passthrough.lines[-1].closed:
+                    there.passthrough.lines[-1].eoi()
                 case "reset":
                     there.board.host.reset()
             assert not there.windows or there.device.decodes
