@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvm_cffi import CpuidEntry
 from pyvmm.cli.flags import in_flags
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.vcpu.cpuid import guest_cpuid, phys_bits
 from pyvmm.vcpu.dependencies import REQUIREMENTS, REQUIRES, closed, missing
 from pyvmm.vcpu.features import FEATURES, LEAVES, REGISTERS, SYNONYMS, clear, present
@@ -336,7 +336,7 @@ def test_mistakes(text: str, says: str) -> None:
         CpuModel.parse(text)
     assert says in str(error.value)
     assert "\n" not in str(error.value)
-    assert in_flags(error.value).startswith(f"--cpu {text}: ")
+    assert in_flags(error.value).startswith(f"--cpu {printable(text)}: ")
 
 
 @pytest.mark.parametrize(
