@@ -239,6 +239,8 @@ class Disk:
     def load(self, saved: Plain) -> None:
         self.check_saved(saved)
         if self.temporary and isinstance(saved, dict):
+            if isinstance(saved["overlay"], bytes) and saved.get("opened") != self._opened:
+                raise StateError(f"{self.name}: what was written to it is in another process")
             self._image.load(saved["overlay"])  # type: ignore[attr-defined]
 
     def portable(self, saved: Plain) -> Plain:

@@ -459,6 +459,14 @@ def test_a_disk_that_was_written_to_since_is_refused(disk: BlkDriver) -> None:
         state.load(disk.virtio.function, saved)
 
 
+def test_a_map_of_another_process_leads_nowhere(path: Path) -> None:
+    with BlkDriver(path, temporary=True) as disk:
+        disk.write(0, bytes(512))
+        saved = state.save(disk.device.disk)
+    with BlkDriver(path, temporary=True) as disk, pytest.raises(UserError, match="is in another process$"):
+        state.load(disk.device.disk, saved)
+
+
 def test_a_file_of_the_future(path: Path) -> None:
     os.utime(path, (2e9, 2e9 + 1e9))
     with BlkDriver(path) as disk:
