@@ -22,7 +22,7 @@ from typing import ClassVar, Final, Literal, NamedTuple
 
 from pyvmm.backends import disks as backend
 from pyvmm.backends.disks import Disks, Request
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.state import Plain, StateError
 from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.abi import VIRTIO_ID_BLOCK
@@ -95,6 +95,7 @@ class VirtioBlk(VirtioDevice):
     """A disk: a raw file or block device of this host (docs/disks.md)."""
 
     device_id = VIRTIO_ID_BLOCK
+    queue_sizes = (QUEUE_SIZE,)
     class_code = 0x010000
     STATE: ClassVar[tuple[str, ...]] = ("disk",)
 
@@ -113,12 +114,13 @@ class VirtioBlk(VirtioDevice):
         trace: Channel = OFF,
     ) -> None:
         if not 1 <= queues <= MAX_QUEUES:
-            raise UserError(f"disk {path}: queues={queues}: a disk has 1 to {MAX_QUEUES}")
+            raise UserError(f"disk {printable(str(path))}: queues={queues}: a disk has 1 to {MAX_QUEUES}")
         self.serial = serial.encode()
         if len(self.serial) > VIRTIO_BLK_ID_BYTES:
-            raise UserError(f"disk {path}: serial={serial}: it has at most {VIRTIO_BLK_ID_BYTES} bytes")
-        self.queue_sizes = (QUEUE_SIZE,) * queues
-        super().__init__(trace)
+            raise UserError(
+                f"disk {printable(str(path))}: serial={printable(serial)}: it has at most {VIRTIO_BLK_ID_BYTES} bytes"
+            )
+        super().__init__(trace, (QUEUE_SIZE,) * queues)
         self.disk = disks.open(
             path,
             readonly=readonly,

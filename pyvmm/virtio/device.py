@@ -35,7 +35,7 @@ class VirtioDevice:
 
     device_id: ClassVar[int]
     """VIRTIO_ID_*."""
-    queue_sizes: tuple[int, ...]
+    queue_sizes: ClassVar[tuple[int, ...]]
     """The largest size of each queue, in descriptors; powers of two."""
     class_code: ClassVar[int] = 0x00FF00
     """The PCI class on a PCI transport."""
@@ -46,9 +46,10 @@ class VirtioDevice:
     config: bytes | bytearray = b""
     """The device configuration structure, for a device that does not override config_read."""
 
-    def __init__(self, trace: Channel = OFF) -> None:
+    def __init__(self, trace: Channel = OFF, queue_sizes: tuple[int, ...] | None = None) -> None:
+        """*queue_sizes* are those of a device that may have more or fewer queues than its class says."""
         self.trace = trace
-        self.queues = tuple(VirtQueue(index, size) for index, size in enumerate(self.queue_sizes))
+        self.queues = tuple(VirtQueue(index, size) for index, size in enumerate(queue_sizes or self.queue_sizes))
         self.driver_features = 0
         self.driver_ok = False
         """Whether the driver has set DRIVER_OK and the device is fit to work."""

@@ -159,7 +159,7 @@ class VirtioPci(PciDevice):
         device = self.device
         return {
             "virtio device": device.device_id,
-            "queue_sizes": device.queue_sizes,
+            "queue_sizes": tuple(queue.max_size for queue in device.queues),
             "features": f"{device.features:#x}",
         }
 

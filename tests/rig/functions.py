@@ -277,7 +277,7 @@ class StillDisk(Disk):
     def __init__(self) -> None:
         self.readonly = False
 
-    size, block, busy = 1 << 20, 512, False  # type: ignore[assignment]
+    size, block, busy = 1 << 20, 512, False
 
     def submit(self, request: Request) -> None:
         self.completed([request])
@@ -298,7 +298,7 @@ class StillDisk(Disk):
 class StillDisks(Disks):
     def __init__(self) -> None: ...
 
-    def open(self, path: Path, **words: object) -> Disk:  # type: ignore[override]
+    def open(self, path: Path, **words: object) -> Disk:
         return StillDisk()
 
 

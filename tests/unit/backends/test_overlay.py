@@ -97,7 +97,11 @@ words = st.binary(max_size=40) | st.none() | st.integers() | st.just(b"\1\0\0\0"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
-@given(st.dictionaries(st.sampled_from(["zero", "written", "data"]), words) | st.binary(max_size=4 * CLUSTERS - 1) | st.integers())
+@given(
+    st.dictionaries(st.sampled_from(["zero", "written", "data"]), words)
+    | st.binary(max_size=4 * CLUSTERS - 1)
+    | st.integers()
+)
 def test_damaged_data_is_one_line(disk: Overlay, saved: object) -> None:
     before = [get(disk, n) for n in range(CLUSTERS)]
     try:

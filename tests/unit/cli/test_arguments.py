@@ -91,6 +91,15 @@ def test_defaults() -> None:
     assert host() == HostConfig()
 
 
+def test_disks_are_devices_in_the_order_of_the_words(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--disk", "a.img,readonly", "--device", "virtio-rng", "--disk", "b=c.img"]
+    assert config(*words).devices == ("virtio-blk,path=a.img,readonly", "virtio-rng", "virtio-blk,path=b=c.img")
+    for text in ("", ",readonly"):
+        with pytest.raises(SystemExit):
+            config("--disk", text)
+        assert "names no file or block device" in capsys.readouterr().err
+
+
 def test_everything() -> None:
     assert config(
         *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4", "--cpu", "host,-avx"],

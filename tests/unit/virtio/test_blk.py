@@ -8,6 +8,7 @@ import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -394,7 +395,7 @@ def test_a_request_that_ends_while_dma_is_forbidden_comes_back_after(disk: BlkDr
 def test_closing_ends_threads_and_descriptors(path: Path) -> None:
     fds, running = len(os.listdir("/proc/self/fd")), threading.active_count()
     for words in ({}, {"temporary": True}, {"cache": "none"}):
-        with BlkDriver(path, **words) as disk:  # type: ignore[arg-type]
+        with BlkDriver(path, **words) as disk:
             for number in range(40):
                 disk.add(IN, number, into=SECTOR)
             disk.kick()
@@ -463,7 +464,7 @@ def test_a_map_of_another_process_leads_nowhere(path: Path) -> None:
     with BlkDriver(path, temporary=True) as disk:
         disk.write(0, bytes(512))
         saved = state.save(disk.device.disk)
-    with BlkDriver(path, temporary=True) as disk, pytest.raises(UserError, match="is in another process$"):
+    with BlkDriver(path, temporary=True) as disk, pytest.raises(UserError, match="is in another process"):
         state.load(disk.device.disk, saved)
 
 
@@ -486,7 +487,7 @@ def test_another_process_finds_out_too(path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [{"temporary": True}, {"readonly": True}])
-def test_what_lies_below_must_be_what_it_was(path: Path, words: dict[str, bool]) -> None:
+def test_what_lies_below_must_be_what_it_was(path: Path, words: dict[str, Any]) -> None:
     with BlkDriver(path, **words) as disk:
         saved = disk.device.portable(state.save(disk.device))
     with BlkDriver(path, **words) as disk:

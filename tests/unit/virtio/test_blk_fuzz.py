@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 import struct
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from pyvmm.backends.disks import Disks
+from pyvmm.backends.disks import Disks, Request
 from pyvmm.testing.pci import Board
 from pyvmm.virtio import blk
 from pyvmm.virtio.blk import VirtioBlk
@@ -45,8 +46,8 @@ class Fuzz:
         self.wheel = [self.request] * 20 + [self.kick] * 12 + [self.later] * 6 + [self.setup] * 6
         self.wheel += [self.chain, self.spoil, self.registers, self.device_config, self.dma, self.status]
 
-    def _count(self, completed):  # type: ignore[no-untyped-def]
-        def count(batch):  # type: ignore[no-untyped-def]
+    def _count(self, completed: Callable[[list[Request]], None]) -> Callable[[list[Request]], None]:
+        def count(batch: list[Request]) -> None:
             self.good += sum(request.error is None for request in batch)
             completed(batch)
 
