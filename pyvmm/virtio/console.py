@@ -130,8 +130,7 @@ class VirtioConsole(VirtioDevice):
     STATE = ("ports", "messages")
 
     def __init__(self, names: Sequence[str], trace: Channel = OFF) -> None:
-        self.queue_sizes = (RING,) * (2 * len(names) + 2)  # of this one, not of the class
-        super().__init__(trace)
+        super().__init__(trace, queue_sizes=(RING,) * (2 * len(names) + 2))
         self.config = CONFIG.pack(80, 25, len(names), 0)
         self.ports = [Port(self, number, name) for number, name in enumerate(names)]
         self.messages: deque[bytes] = deque()

@@ -268,7 +268,7 @@ def act(board: Board, actions: list[tuple[str, int, int]]) -> list[int]:
 
 class Echo(VirtioDevice):
     device_id = 0x3F
-    queue_sizes: tuple[int, ...] = (8,)
+    queue_sizes: ClassVar[tuple[int, ...]] = (8,)
 
 
 class Wider(Echo):
