@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 LOOK_NS = 250_000_000
 LOOKS = 6
 """So many looks, so far apart, must find a vCPU running in the kernel."""
+TELLING = 60
+"""So many more looks it gets at the most while it still tells of its panic on the console: a busy host is slow."""
 LINE_LIMIT = 512
 LINES_KEPT = 100
 """Of the console, for what the kernel says of its panic."""
@@ -81,6 +83,9 @@ class DeathWatch:
         self._watch = PanicWatch()
         self._start = 0
         """Which start of the machine it is: what was asked before a reset says nothing after it."""
+        self._told = False
+        """There was output since the last look."""
+        self._telling = TELLING
         self.samples: dict[int, list[Sample]] = {}
         """Where vCPUs were that spun in the kernel, by their numbers."""
 
@@ -97,6 +102,7 @@ class DeathWatch:
         """The guest's console output, under the machine lock."""
         seen = self._watch.message
         self._watch.feed(data)
+        self._told = True
         if self._watch.message and not seen:
             self._look_later(LOOKS)
 
@@ -104,6 +110,7 @@ class DeathWatch:
         """The machine has been reset."""
         self._start += 1
         self._watch = PanicWatch()
+        self._telling = TELLING
         self.samples.clear()
 
     def _look_later(self, looks: int) -> None:
@@ -133,8 +140,12 @@ class DeathWatch:
     def _judge(self, start: int, looks: int, spinning: list[bool]) -> None:
         if start != self._start:
             return
+        told, self._told = self._told, False
         if not spinning:
             self._watch.message = ""
+        elif told and self._telling:
+            self._telling -= 1
+            self._look_later(looks)
         elif looks > 1:
             self._look_later(looks - 1)
         else:

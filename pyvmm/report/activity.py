@@ -14,6 +14,8 @@ from pyvmm.vcpu.sample import Sample
 
 POLLS: Final = 8
 """So many of the last exits must be the same read."""
+RECENT: Final = 6
+"""So many of the looks tell what it does now, where there were exits between."""
 SILENT: Final = 3
 """So many looks must have found no new exit."""
 
@@ -46,7 +48,7 @@ def activity(cpu: Cpu, samples: Sequence[Sample], symbols: Symbols | None) -> st
     still = silent(samples)
     if still:
         return _spinning(still, symbols)
-    name = _function(samples, symbols)
+    name = _function(samples[-RECENT:], symbols)
     if name:
         return f"runs in {name}"
     return f"runs at {_place(cpu.rip, symbols)}"

@@ -22,14 +22,14 @@ def looking_more_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(panic, "LOOK_NS", 100_000_000)
 
 
-def run(tmp_path: Path, text: str, then: str, timeout: float = 60, **options: object) -> Outcome:
+def run(tmp_path: Path, text: str, then: str, timeout: float = 60, output: bytes = b"", **options: object) -> Outcome:
     """Print *text* on COM1, then go on as *then* says."""
-    code = bytes.fromhex(f"ba f803 be 2010 b9 {len(text).to_bytes(2, 'little').hex()} f3 6e {then}")
-    (tmp_path / "code").write_bytes(code.ljust(0x20, b"\xf4") + text.encode())
+    code = bytes.fromhex(f"ba f803 be 3010 b9 {len(text).to_bytes(2, 'little').hex()} f3 6e {then}")
+    (tmp_path / "code").write_bytes(code.ljust(0x30, b"\xf4") + text.encode())
     config = MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000", **options)  # type: ignore[arg-type]
     with Board(config) as machine:
         outcome = machine.run(timeout)
-        assert machine.output == text.encode()
+        assert machine.output == text.encode() + output
         return outcome
 
 
@@ -38,6 +38,14 @@ def test_a_kernel_that_spins_after_its_panic(tmp_path: Path, irqchip: str) -> No
     outcome = run(tmp_path, f"[    1.234567] {REASON}\r\n", SPIN, irqchip=irqchip)
     assert (outcome.end, outcome.message, outcome.status) == (End.PANIC, REASON, 4)
     assert re.fullmatch(rf"vCPU 0 spins at 0x[0-9a-f]+\n\[    1.234567\] {REASON}", outcome.report)
+
+
+def test_a_kernel_that_tells_more_of_its_panic(tmp_path: Path) -> None:
+    """For longer than the looks take: the last of it is in the report. 80 dots, after each a loop of 65,536."""
+    dots = "b95000 51 31c9 e2fe 59 b02e ee e2f5 b00a ee"
+    outcome = run(tmp_path, f"{REASON}\n", f"{dots} {SPIN}", output=b"." * 80 + b"\n")
+    assert (outcome.end, outcome.message) == (End.PANIC, REASON)
+    assert outcome.report.splitlines()[1:] == [REASON, "." * 80]
 
 
 def test_a_kernel_that_resets_after_its_panic(tmp_path: Path) -> None:

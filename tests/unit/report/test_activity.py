@@ -41,6 +41,7 @@ def looks(*offsets: int) -> list[Sample]:
         ([Sample(CODE + 0x60, 6), *looks(0, 0, 0)], SYMBOLS, "spins in delay"),
         ([Sample(CODE, 6), *looks(0)], SYMBOLS, "runs at delay"),
         ([Sample(CODE + n, n) for n in range(4)], SYMBOLS, "runs in delay"),
+        ([*looks(0x50, 0x50, 0x50, 0x50), *(Sample(CODE + n, n) for n in range(6))], SYMBOLS, "runs in delay"),
         ([Sample(CODE + n, n) for n in range(4)], None, "runs at 0x10000"),
         (looks(0), None, "runs at 0x10000"),
         ([], None, "runs at 0x10000"),
