@@ -141,7 +141,7 @@ def _translate(seat: Seat) -> None:
         vcpu = machine.vcpus[0]
         regs, sregs = vcpu.get_regs(), vcpu.get_sregs()
         addresses = (("RIP", sregs.cs.base + regs.rip), ("RSP", sregs.ss.base + regs.rsp), ("CR2", sregs.cr2))
-        return "\n".join(f"{name} {translate(machine.memory, vcpu, address)}" for name, address in addresses)
+        return "\n".join(f"{name} {translate(machine.board, vcpu, address)}" for name, address in addresses)
 
     _stand_for(seat, "a translation", look)
 

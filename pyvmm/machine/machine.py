@@ -230,7 +230,7 @@ class Machine:
         from pyvmm.machine.translation import translate
 
         with self.paused("translate"):
-            return translate(self.memory, self.vcpus[vcpu], address)
+            return translate(self.board, self.vcpus[vcpu], address)
 
     def close(self) -> None:
         """End it if it has not ended, and give everything back: threads, descriptors, memory. Once is enough; `with`

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from kvm_cffi import Translation, Vcpu
 from pyvmm.board.host_address import HostAddress, locate
+from pyvmm.board.pc import Pc
 from pyvmm.errors import UserError
-from pyvmm.memory import GuestMemory
 from pyvmm.units import size_text
 from pyvmm.vcpu.paging import ControlRegisters, Walk, walk
 
@@ -22,6 +22,8 @@ class Translated:
     """Why a supervisor that runs may not fetch an instruction there; empty where it may."""
     host: HostAddress | None
     """None where the guest physical address is none, or no RAM's."""
+    slot: int | None
+    """KVM's memory slot of that RAM."""
     kvm: Translation
     """What KVM_TRANSLATE says."""
 
@@ -42,7 +44,8 @@ class Translated:
     def __str__(self) -> str:
         said = list(_steps(self.walk, self.refused))
         if self.walk.physical is not None:
-            said.append(f"  {self.host}" if self.host is not None else "  no RAM: a device's address, or nobody's")
+            nobody = "no RAM: a device's address, or nobody's"
+            said.append(f"  {nobody}" if self.host is None else f"  memory slot {self.slot}: {self.host}")
         kvm = f"{self.kvm.physical_address:#x}" if self.kvm.valid else "no translation"
         said.append(f"  KVM_TRANSLATE {'agrees' if self.agrees else f'differs: {kvm}'}")
         return "\n".join(said)
@@ -65,9 +68,10 @@ def _steps(found: Walk, refused: str) -> list[str]:
     return [*said, f"  guest physical {found.physical:#x}, page of {size_text(1 << found.shift)}, {', '.join(rights)}"]
 
 
-def translate(memory: GuestMemory, vcpu: Vcpu, address: int) -> Translated:
+def translate(board: Pc, vcpu: Vcpu, address: int) -> Translated:
     """*vcpu* stands still."""
     registers: ControlRegisters = vcpu.get_sregs()
-    found = walk(memory.read_int, registers, address & 0xFFFFFFFFFFFFFFFF)
-    host = None if found.physical is None else locate(memory, found.physical)
-    return Translated(found, found.refuses("fetch", registers, user=False), host, vcpu.translate(found.linear))
+    found = walk(board.memory.read_int, registers, address & 0xFFFFFFFFFFFFFFFF)
+    host = None if found.physical is None else locate(board.memory, found.physical)
+    slot = None if host is None else board.slots.slot(host.region.gpa)
+    return Translated(found, found.refuses("fetch", registers, user=False), host, slot, vcpu.translate(found.linear))

@@ -54,4 +54,5 @@ def test_the_way_of_an_address_and_what_there_is_none_for() -> None:
         assert bytes(host.region.buffer[0x100000 - host.region.gpa :][:16]) == machine.memory.read(0x100000, 16)
         text = str(found)
         assert f"host virtual {host.virtual:#x}" in text and "KVM_TRANSLATE agrees" in text
+        assert f"memory slot {machine.board.slots.slot(host.region.gpa)}: RAM" in text
         assert "no RAM" in str(machine.translate(0xB8000))
