@@ -74,7 +74,7 @@ class Interrupts:
         messages: Messages | None = self._function.msix if index == MSIX else self._function.msi
         assert messages is not None
         if self._access.told:
-            self._watched = [self._passthrough.watch(partial(self._seen, messages, n)) for n in range(count)]
+            self._access.attempt(NAMES[index], lambda: self._watch(messages, count))
             self._set_triggers(index, self._watched)
         else:
             self._fds = messages.fds(count)
@@ -102,6 +102,10 @@ class Interrupts:
         if line is not None:
             line.close()
             self._function.set_intx(False)
+
+    def _watch(self, messages: Messages, count: int) -> None:
+        for vector in range(count):
+            self._watched.append(self._passthrough.watch(partial(self._seen, messages, vector)))
 
     def _seen(self, messages: Messages, vector: int) -> None:
         self._access.tell(f"{messages.describe(vector)}, by the loop")
