@@ -125,7 +125,8 @@ class Pc:
         """What the user has plugged in, by its id or kind."""
         self.disks: Disks | None = None
         """Where a device of ours has files that it reads and writes in threads."""
-        self.signals = signals
+        self.io_error = signals.io_error
+        self._signals = signals
         self._resources = ExitStack()
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -142,7 +143,7 @@ class Pc:
         self._add_chips()
         self._add_input()
         self._add_vga()
-        self._resources.callback(self._close_disks)  # after the functions, which know of more than they have plugged
+        self._resources.callback(self._close_disks)  # after the functions: one may never have been plugged in
         self._add_pci()
         self._add_virtio_input()
         self.parts.keep("irqchip", self.irqchip)
@@ -156,14 +157,14 @@ class Pc:
         from pyvmm.board.user_irqchip import SplitIrqchip, UserIrqchip
 
         kind = SplitIrqchip if self.config.irqchip == "split" else UserIrqchip
-        return kind(vm, self.parts, self.clock, self.signals.wake_boot_cpu, irq)
+        return kind(vm, self.parts, self.clock, self._signals.wake_boot_cpu, irq)
 
     def _reset_line(self, how: str) -> Callable[[], None]:
-        return partial(self.signals.reset_requested, how)
+        return partial(self._signals.reset_requested, how)
 
     def _add_chips(self) -> None:
         add, line, clock, channel = self.parts.add, self.irqchip.line, self.clock, self.trace.channel
-        signals = self.signals
+        signals = self._signals
         self.com1 = add(
             "com1",
             Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("com1")),
@@ -350,7 +351,7 @@ class Pc:
         self.nmi_masked = masked
 
     def _vga_memory_changed(self) -> bool:
-        self.signals.catch_up()  # its registers too
+        self._signals.catch_up()  # its registers too
         return self.slots.changed(layout.VGA_TEXT, layout.VGA_TEXT_SIZE)
 
     def _close_disks(self) -> None:

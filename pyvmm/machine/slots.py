@@ -93,7 +93,7 @@ class Slots:
         """Those of this board, which rest and end with it."""
         board = self._board
         if board.disks is None:
-            board.disks = Disks(board.loop.post, board.signals.io_error, look_only=isinstance(board.vm, FakeVm))
+            board.disks = Disks(board.loop.post, board.io_error, look_only=isinstance(board.vm, FakeVm))
         return board.disks
 
     def _name(self, spec: DeviceSpec) -> str:

@@ -178,17 +178,20 @@ def test_an_error_of_the_host_is_an_event(path: Path) -> None:
 
 
 def test_nothing_is_left_of_them(path: Path) -> None:
-    fds, threads = os.listdir("/proc/self/fd"), threading.active_count()
-    for words in ([""], [",temporary", ",temporary"], ["", ""]):
-        try:
-            with made(path, *words) as machine:
-                machine.start()
-                disk = driver(machine)
-                machine.call(lambda disk=disk: ([disk.add(IN, n, into=SECTOR) for n in range(64)], disk.kick()))  # type: ignore[misc]
-        except UserError as error:
-            assert words == ["", ""]
-            assert str(error).startswith(f"disk {path}: another machine has it, and locked it")
-        assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (len(fds), threads)
+    fds, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for words in ([""], [",temporary", ",temporary"]):
+        with made(path, *words) as machine:
+            machine.start()
+            disk = driver(machine)
+            machine.call(lambda disk=disk: [disk.add(IN, n, into=SECTOR) for n in range(64)])  # type: ignore[misc]
+            machine.call(disk.kick)
+        assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)
+    for words, line in (["", ""], "another machine has it, and locked it"), ([",slot=0"], "PCI place 00.0 is taken"):
+        with pytest.raises(UserError, match=line):
+            made(path, *words)
+        assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)
+    with made(path, ""):
+        pass
 
 
 @pytest.mark.parametrize(
