@@ -55,7 +55,7 @@ def _steps(found: Walk, refused: str) -> list[str]:
     """A line an entry, and where they lead."""
     said = [f"linear {found.linear:#x}{'' if found.shift or found.physical is None else ', paging is off'}"]
     for entry in found.entries:
-        value = "no RAM is there" if entry.value is None else f"{entry.value:#x} ({entry.flags})"
+        value = "no RAM is there" if entry.value is None else f"{entry.value:#x} ({entry.flags or 'nothing is set'})"
         said.append(f"  {entry.level}[{entry.index}] at {entry.address:#x}: {value}")
     if found.physical is None:
         return [*said, f"  no translation: {found.fault}"]
