@@ -166,6 +166,7 @@ def test_translate_without_paging() -> None:
 
 # Our own walk, beside KVM's
 
+TRIES = 50 if HARDWARE else 500
 TABLES, DEEPER = 0x200000, (0x201000, 0x202000, 0x203000)
 ENTRY = st.builds(
     lambda table, flags: table | flags,
