@@ -157,7 +157,8 @@ def test_a_snapshot_has_the_temporary_disk(guest: Linux) -> None:
 
 
 def test_nothing_of_it_was_worth_a_warning(guest: Linux) -> None:
-    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+    log = guest.shell("dmesg -r | grep '^<[0-4]>' | grep -v 'ext2 .* supports timestamps until 2038'", status=None)
+    assert warnings(log) == []
 
 
 def test_an_error_of_the_host_is_one_of_the_disk(guest: Linux) -> None:
