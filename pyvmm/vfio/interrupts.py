@@ -120,7 +120,7 @@ class Interrupts:
 
         if self._access.attempt(f"{NAMES[index]}: no interrupts", set_all):
             numbers = " ".join("-" if fd is None else str(fd) for fd in fds)
-            self._access.tell(f"{NAMES[index]}: {len(fds)} vectors, eventfds {numbers}")
+            self._access.tell(f"{NAMES[index]}: eventfds {numbers}")
 
     def _intx_on(self) -> None:
         try:
