@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from pyvmm.testing import Board
-from pyvmm.testing.vm import Vm
+from pyvmm.testing.vm import GuestVm
 
 from doubler import DONE, ENABLE, NUMBER, Doubler
 
@@ -30,7 +30,7 @@ def test_alone() -> None:
 
 @pytest.mark.pyvmm(guest=f"{HERE}/doubler_guest", devices=[f"{HERE}/doubler.py:Doubler"], ready="> ")
 @pytest.mark.parametrize("number", [21, 0x80000001])
-def test_with_a_driver(vm: Vm, number: int) -> None:
+def test_with_a_driver(vm: GuestVm, number: int) -> None:
     """The guest is started once; each test finds it as it was when it was ready."""
     vm.send(f"{number}\n")
     assert f"\n{number * 2 % (1 << 32)}\n" in vm.expect("> ").replace("\r", "")

@@ -26,7 +26,7 @@ EXAMPLE: Final = "doubler"
 LONGEST: Final = 30
 """Characters of a name: lines with it must not grow too long."""
 CLASS: Final = re.compile(r"^class (\w+)\((?:Pci|Virtio)Device\):", re.MULTILINE)
-TAKEN: Final = ("Board", "Clock", "GuestMemoryError", "Path", "PciDevice", "VirtioDevice", "Vm")
+TAKEN: Final = ("Board", "Clock", "GuestMemoryError", "Path", "PciDevice", "VirtioDevice", "GuestVm")
 """Classes that examples import."""
 
 

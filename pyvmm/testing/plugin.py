@@ -22,13 +22,13 @@ from pyvmm.errors import UserError
 
 if TYPE_CHECKING:
     from pyvmm.machine.machine import Machine
-    from pyvmm.testing.vm import BootedVm, Vm
+    from pyvmm.testing.vm import BootedVm, GuestVm
 
 GUEST = {"guest": "hello", "ready": "powers off."}
 """Without a marker."""
 LIVES = ("booted", "restored")
 """What --pyvmm-lifecycle runs each test on."""
-_vm = pytest.StashKey["Vm"]()
+_vm = pytest.StashKey["GuestVm"]()
 _vms = pytest.StashKey[dict[str, "BootedVm"]]()
 
 
@@ -93,7 +93,7 @@ def pyvmm_life(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def vm(request: pytest.FixtureRequest, pyvmm_life: str) -> Iterator[Vm]:
+def vm(request: pytest.FixtureRequest, pyvmm_life: str) -> Iterator[GuestVm]:
     """The guest of the marker `pyvmm`, as it was when it was ready."""
     key, booted = _booted(request)
     if pyvmm_life == "restored":
@@ -162,7 +162,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.sections.append(("guest, artifacts", "\n".join(map(str, _leave(vm, artifacts, item)))))
 
 
-def _leave(vm: Vm, directory: Path, item: pytest.Item) -> Iterator[Path]:
+def _leave(vm: GuestVm, directory: Path, item: pytest.Item) -> Iterator[Path]:
     name = "".join(c if c.isalnum() or c in "-." else "_" for c in item.nodeid)
     directory.mkdir(parents=True, exist_ok=True)
     picture, saved = directory / f"{name}.png", directory / f"{name}.pyvmm"

@@ -21,7 +21,7 @@ HELD = "between tests"
 """The reason of the pause between two tests."""
 
 
-class Vm:
+class GuestVm:
     """A guest in the hands of a test: the fixture `vm`."""
 
     def __init__(self, machine: Machine) -> None:
@@ -81,7 +81,7 @@ class Vm:
         return self.machine.board.devices
 
 
-class BootedVm(Vm):
+class BootedVm(GuestVm):
     """A machine of *config*, ready when it has shown *ready*, on its serial port or its screen."""
 
     def __init__(self, config: MachineConfig, ready: str) -> None:
@@ -113,12 +113,12 @@ class BootedVm(Vm):
         if self.lives:
             self.machine.pause(HELD)
 
-    def another(self) -> Vm:
+    def another(self) -> GuestVm:
         """Another machine, made from its configuration and what the snapshot has written to a file; it runs."""
         if self._file is None:
             self._file = Path(self._directory.enter_context(TemporaryDirectory())) / "ready.pyvmm"
             self.ready.save(self._file)
-        vm = Vm(Machine.restored(self._file))
+        vm = GuestVm(Machine.restored(self._file))
         try:
             vm.machine.start()
         except BaseException:

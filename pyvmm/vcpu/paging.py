@@ -50,7 +50,7 @@ class ControlRegisters(Protocol):
 
 
 @dataclass(frozen=True)
-class Entry:
+class PagingEntry:
     """One step: entry *index* of a table of *level* (PML5, PML4, PDPT, PD, PT), at guest physical *address*."""
 
     level: str
@@ -74,7 +74,7 @@ class Walk:
     """
 
     linear: int
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[PagingEntry, ...] = ()
     physical: int | None = None
     shift: int = 0
     """0 where paging is off."""
@@ -169,7 +169,7 @@ def _descend(
 ) -> Walk:
     size = 4 if levels is _TWO else 8
     address_mask = 0xFFFF_F000 if size == 4 else 0x000F_FFFF_FFFF_F000
-    entries: list[Entry] = []
+    entries: list[PagingEntry] = []
     writable = user = executable = True
     for level in levels:
         index = linear >> level.shift & (1 << level.bits) - 1
@@ -177,9 +177,9 @@ def _descend(
         try:
             value = read_int(address, size)
         except GuestMemoryError:
-            entries.append(Entry(level.name, index, address, None))
+            entries.append(PagingEntry(level.name, index, address, None))
             return Walk(linear, tuple(entries), fault=f"no RAM at {address:#x}, where its {level.name} entry is")
-        entries.append(Entry(level.name, index, address, value))
+        entries.append(PagingEntry(level.name, index, address, value))
         if not value & P:
             return Walk(linear, tuple(entries), fault="not present")
         top_of_pae = levels is _PAE and level is _PAE[0]

@@ -25,9 +25,9 @@ from pyvmm.vcpu.paging import (
     RFLAGS_AC,
     A,
     D,
-    Entry,
     G,
     P,
+    PagingEntry,
     U,
     W,
     Walk,
@@ -203,9 +203,9 @@ def test_write_protection_of_the_supervisor() -> None:
 
 
 def test_flags_by_name() -> None:
-    assert Entry("PD", 0, 0, P | W | U | PCD | A | D | PS | G | NX).flags == "P W U PCD A D PS G NX"
-    assert Entry("PT", 0, 0, P | PS).flags == "P PAT"
-    assert Entry("PT", 0, 0, None).flags == ""
+    assert PagingEntry("PD", 0, 0, P | W | U | PCD | A | D | PS | G | NX).flags == "P W U PCD A D PS G NX"
+    assert PagingEntry("PT", 0, 0, P | PS).flags == "P PAT"
+    assert PagingEntry("PT", 0, 0, None).flags == ""
 
 
 QUAD = st.integers(0, (1 << 64) - 1)

@@ -240,7 +240,7 @@ def test_watched_a_message_goes_by_the_loop() -> None:
     there.passthrough.run()
     assert there.board.host.msi.sent == [(0xFEE00000, 0x41)]  # type: ignore[attr-defined]
     assert there.board.memory_bus.read(BAR + PBA, 4) == 1
-    assert "0000:01:00.0: Msix vector 1 -> 0xfee00000, interrupt vector 0x41, by the loop" in told
+    assert "0000:01:00.0: MSI-X 1: 0x41 to 0xfee00000, by the loop" in told
     there.entry(0, masked=False)
     assert there.board.host.msi.sent[1:] == [(0xFEE00000, 0x40)]  # type: ignore[attr-defined]
     there.close()
