@@ -69,8 +69,9 @@ def edu_bar(guest: Guest) -> int:
     return int(guest.shell(f"head -n 1 /sys/bus/pci/devices/0000:{GUEST_EDU}/resource").split()[0], 16)
 
 
-def drive_intx(guest: Guest, times: int) -> None:
-    """A user's driver (uio_pci_generic): it holds the interrupt back by COMMAND until the program has answered it."""
+def drive_intx(guest: Guest, times: int, each: int = 1) -> None:
+    """A user's driver (uio_pci_generic): it holds the interrupt back by COMMAND until the program has answered it. At
+    most *each* interrupts come of one: Linux ends those of a PIC before it serves them, the device still being up."""
     bar = edu_bar(guest)
     guest.shell("echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id; exec 3</dev/uio0")
     for count in range(1, times + 1):
@@ -80,7 +81,7 @@ def drive_intx(guest: Guest, times: int) -> None:
             f"setpci -s {GUEST_EDU} STATUS; devmem {bar + ACKNOWLEDGE:#x} 32 1; setpci -s {GUEST_EDU} STATUS"
         ).split()
         assert [int(word, 16) & PCI_STATUS_INTERRUPT for word in status] == [PCI_STATUS_INTERRUPT, 0]
-        assert sum(irq_counts(guest.shell("cat /proc/interrupts"))["uio_pci_generic"]) == count
+        assert count <= sum(irq_counts(guest.shell("cat /proc/interrupts"))["uio_pci_generic"]) <= each * count
 
 
 def drive_nvme(guest: Guest) -> None:
@@ -172,14 +173,16 @@ def test_killed_and_run_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("irqchip", "words"), [("kernel", "noapic"), ("split", ""), ("user", "")], ids=["kernel-pic", "split", "user"]
+    ("irqchip", "words", "each"),
+    [("kernel", "noapic", 2), ("split", "", 1), ("user", "", 2)],
+    ids=["kernel-pic", "split", "user"],
 )
-def test_intx_by_other_chips(irqchip: Literal["kernel", "split", "user"], words: str) -> None:
+def test_intx_by_other_chips(irqchip: Literal["kernel", "split", "user"], words: str, each: int) -> None:
     config = replace(CONFIG, irqchip=irqchip, devices=(GIVEN_EDU,), cmdline=f"{CONFIG.cmdline} pci=nomsi {words}")
     with Guest(config) as guest:
         guest.expect(USERSPACE)
         guest.expect("# ")
-        drive_intx(guest, 3)
+        drive_intx(guest, 3, each)
 
 
 def test_given_back() -> None:
