@@ -139,7 +139,7 @@ def _made(kind: Any, data: Any) -> Any:
         _check(data in arguments, kind)
         return data
     if kind is Path:
-        _check(type(data) is str, kind)
+        _check(type(data) is str and str(Path(data)) == data, kind)  # as of() writes it
         return Path(data)
     _check(type(data) is kind, kind)
     return data

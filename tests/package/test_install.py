@@ -60,7 +60,7 @@ def test_the_modules_that_only_some_options_need(installed: Path, tmp_path: Path
     picture = tmp_path / "screen.png"
     ran = run(installed / "pyvmm", "run", "hlt", "--screenshot", picture, "--timeout", "0.3")
     assert (ran.returncode, picture.read_bytes()[:4]) == (124, b"\x89PNG"), ran.stderr
-    ran = run(installed / "pyvmm", "run", "--display", "x11", "hlt")
+    ran = run(installed / "pyvmm", "run", "--display", "x11", "hello")
     assert (ran.returncode, ran.stderr.count("\n")) == (2, 1) and "X display" in ran.stderr
     ran = run(installed / "pyvmm", "guests")
     assert "keyboard " in ran.stdout

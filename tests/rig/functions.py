@@ -265,7 +265,11 @@ def _console(now: int) -> Twin:
         if n % 8 == 0:
             port.hang_up()
 
-    twin.hands = [*twin.hands, control, control, end]
+    def begin_again() -> None:
+        """Somebody takes up the host's end, which stays closed over a reset."""
+        port.closing, port.host_open = False, True
+
+    twin.hands, twin.let_go = [*twin.hands, control, control, end], begin_again
     return twin
 
 
