@@ -181,8 +181,8 @@ void driver(void)
     put_number(irq, 10);
     put(", identification 0x");
     put_number(*device(IDENTIFICATION), 16);
-    put(".\r\nType numbers, or q.\r\n> ");
     *device(ENABLE) = 1;
+    put(".\r\nType numbers, or q.\r\n> ");
     take_interrupts(irq);
     for (;;) {
         while (taken == last_typed)
