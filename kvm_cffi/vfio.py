@@ -32,6 +32,9 @@ _PAGE: Final = 4096
 class _Descriptor:
     """An open file that closes itself; a context manager."""
 
+    fd = -1
+    """Until it is open, and once it is closed."""
+
     def __init__(self, fd: int) -> None:
         self.fd = fd
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,3 +110,10 @@ def test_the_addresses_that_an_iommu_maps(kernel: Kernel) -> None:
     assert (argsz, flags, iova, size) == (32, 3, 0x100000, 0x2000) and vaddr
     container.unmap_dma(0x100000, 0x2000)
     assert struct.unpack("<IIQQ", kernel.sent[-1][1]) == (24, 0, 0x100000, 0x2000)
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_what_was_never_open_closes_without_a_word(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        Container(tmp_path / "none")
+    gc.collect()
