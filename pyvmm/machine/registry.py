@@ -286,6 +286,13 @@ def as_function(device: Any) -> PciDevice | BoardDevice:
     return made
 
 
+def inner(function: object) -> object:
+    """The device that as_function() was given."""
+    from pyvmm.virtio.pci import VirtioPci
+
+    return function.device if isinstance(function, VirtioPci) else function
+
+
 def _doc(kind: type) -> str:
     """Of the class itself or else of its module, not of what it is derived from."""
     own = vars(kind).get("__doc__") or sys.modules[kind.__module__].__doc__

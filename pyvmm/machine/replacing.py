@@ -10,12 +10,11 @@ from pyvmm.board.pc import Pc
 from pyvmm.errors import UserError, there_are
 from pyvmm.machine.life import Life
 from pyvmm.machine.loading import blaming, load_anew
-from pyvmm.machine.registry import as_function
+from pyvmm.machine.registry import as_function, inner
 from pyvmm.machine.slots import Slots
 from pyvmm.pci import replacing
 from pyvmm.pci.device import PciDevice
 from pyvmm.virtio.input import VirtioInput
-from pyvmm.virtio.pci import VirtioPci
 
 
 class Replacer:
@@ -73,8 +72,8 @@ class Replacer:
         if name not in devices:
             raise UserError(f"no device {name}: {there_are(name, sorted(devices))}")
         for function in self._board.pci.all_functions():
-            inner = function.device if isinstance(function, VirtioPci) else function
-            if inner is devices[name] and not isinstance(inner, VirtioInput):
+            device = inner(function)
+            if device is devices[name] and not isinstance(device, VirtioInput):
                 return function
         raise UserError(f"device {name} cannot be replaced: only PCI functions can, and none that gives input")
 
@@ -89,6 +88,6 @@ class Replacer:
             raise UserError(f"it stays what it was, for its driver would find another: {error}") from None
         newer = self._board.parts.newer
         newer[:] = [part for part in newer if part is not old] + [new]
-        self._board.devices[name] = new.device if isinstance(new, VirtioPci) else new
+        self._board.devices[name] = inner(new)
         old.close()
         return left

@@ -16,14 +16,13 @@ from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
 from pyvmm.machine.loading import blaming
-from pyvmm.machine.registry import BoardDevice, Services, as_function, make
+from pyvmm.machine.registry import BoardDevice, Services, as_function, inner, make
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
-from pyvmm.virtio.pci import VirtioPci
 
 ROOT_PORT = "root-port"
 
@@ -58,12 +57,12 @@ class Slots:
             raise UserError(f"device {spec}: no PCI device: leave port and slot away")
         else:
             self._add_to_board(spec, device)
-        inner = device.device if isinstance(device, VirtioPci) else device
-        self._board.devices[name] = inner
+        plugged = inner(device)
+        self._board.devices[name] = plugged
         if wanted is spec:
             self.specs[name] = spec
-        self._tell_router(inner)
-        return inner
+        self._tell_router(plugged)
+        return plugged
 
     def make_again(self, name: str) -> PciDevice | BoardDevice:
         """Device *name* by its spec once more."""
