@@ -335,10 +335,6 @@ class PciDevice:
             self.msix.reset()
         self.update_bus_master()
 
-    def drive_again(self) -> None:
-        """Drive the INTx line as `intx_level` has it: it was set while nobody listened."""
-        self.set_intx(self.intx_level)
-
     def restored(self) -> None:
         """After a load: BARs and messages are where configuration space says. A device that overrides it calls this."""
         if self.slot is not None and self.place_bars():

@@ -78,13 +78,15 @@ def replace(bus: PciBus, old: PciDevice, new: PciDevice) -> list[str]:
     if differs is not None:
         raise ValueError(differs)
     saved = state.save(old)
+
+    def put(there: PciDevice, instead: PciDevice) -> list[str]:
+        bus.exchange(there, instead)
+        left = state.adopt(instead, saved, but=("_intx_line",))
+        instead.set_intx(instead.intx_level)  # which was loaded while nobody listened
+        return left
+
     try:
-        bus.exchange(old, new)
-        left = state.adopt(new, saved, but=("_intx_line",))
-        new.drive_again()
+        return put(old, new)
     except BaseException:
-        bus.exchange(new, old)
-        state.adopt(old, saved, but=("_intx_line",))
-        old.drive_again()
+        put(new, old)
         raise
-    return left
