@@ -7,12 +7,12 @@ from functools import cached_property
 from typing import Final, Literal
 
 from kvm_cffi import ExitRecord, KvmError, Regs, Sregs, Vcpu, constants
+from pyvmm.boot.entry import CR0_PE
 from pyvmm.memory import GuestMemory, GuestMemoryError
 from pyvmm.units import PAGE_SIZE
 from pyvmm.vcpu.paging import EFER_LMA, RFLAGS_AC, Access, Walk, walk
 from pyvmm.vcpu.sample import linear_rip
 
-CR0_PE: Final = 1
 RFLAGS_IF: Final = 1 << 9
 RFLAGS_VM: Final = 1 << 17
 RESET_CS: Final = 0xF000

@@ -13,6 +13,7 @@ from typing import Final
 
 from kvm_cffi import KvmError, Regs, Sregs
 from kvm_cffi.exits import FailEntry, InternalError
+from pyvmm.boot.entry import EFER_LME
 from pyvmm.memory import GuestMemoryError
 from pyvmm.report.cause import places_touched
 from pyvmm.report.code import INSN_LIMIT, disassembler
@@ -27,7 +28,6 @@ _INSTRUCTION_ERRORS: Final = {7: "invalid control fields", 8: "invalid host stat
 SVM_EXIT_ERR: Final = 0xFFFFFFFF
 """VMEXIT_INVALID, of 64 bits or the lower 32."""
 ASK_HOST: Final = "dmesg on the host has all of it, with kvm_intel dump_invalid_vmcs=1 or kvm_amd dump_invalid_vmcb=1"
-EFER_LME: Final = 1 << 8
 RFLAGS_RESERVED: Final = ~0x3F7FD7 & 0xFFFF_FFFF_FFFF_FFFF
 """Bits that are 0 (SDM volume 1, 3.4.3); bit 1 is 1."""
 

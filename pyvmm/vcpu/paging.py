@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
+from pyvmm.boot.entry import CR0_PG as CR0_PG
+from pyvmm.boot.entry import CR4_PAE as CR4_PAE
+from pyvmm.boot.entry import EFER_LMA as EFER_LMA
 from pyvmm.memory import GuestMemoryError
 
 CR0_WP: Final = 1 << 16
-CR0_PG: Final = 1 << 31
 CR4_PSE: Final = 1 << 4
-CR4_PAE: Final = 1 << 5
 CR4_LA57: Final = 1 << 12
 CR4_SMEP: Final = 1 << 20
 CR4_SMAP: Final = 1 << 21
-EFER_LMA: Final = 1 << 10
 EFER_NXE: Final = 1 << 11
 RFLAGS_AC: Final = 1 << 18
 

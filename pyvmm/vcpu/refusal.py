@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Final
 
 from kvm_cffi import KvmError, Sregs, Vcpu
+from pyvmm.boot.entry import EFER_LME
 from pyvmm.vcpu.paging import CR0_PG, CR4_PAE, EFER_LMA
 
-EFER_LME: Final = 1 << 8
 CR4_BITS: Final = {
     0: ("VME", "vme"), 1: ("PVI", "vme"), 2: ("TSD", "tsc"), 3: ("DE", "de"), 4: ("PSE", "pse"), 5: ("PAE", "pae"),
     6: ("MCE", "mce"), 7: ("PGE", "pge"), 8: ("PCE", ""), 9: ("OSFXSR", "fxsr"), 10: ("OSXMMEXCPT", "sse"),
