@@ -206,9 +206,7 @@ def test_the_walk_is_kvms(mode: str) -> None:
         agreed: set[bool] = set()
 
         @given(st.lists(ENTRY, min_size=16, max_size=16), LINEAR)
-        @settings(
-            max_examples=50 if HARDWARE else 500, deadline=None, suppress_health_check=list(HealthCheck), database=None
-        )
+        @settings(max_examples=TRIES, deadline=None, suppress_health_check=list(HealthCheck), database=None)
         def compare(entries: list[int], linear: int) -> None:
             if size == 4:
                 linear = sum((linear >> s & 3) << to for s, to in ((12, 12), (21, 22))) | linear & 0xFFF

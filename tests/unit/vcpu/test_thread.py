@@ -62,18 +62,24 @@ class KickedVcpu:
         return Intr()
 
 
-def test_no_vector_is_lost_when_the_kernel_has_one_already() -> None:
-    vcpu = KickedVcpu()
-    raised: list[BaseException] = []
-    vcpu.thread = thread = VcpuThread(
+def thread_of(vcpu: KickedVcpu, lock: threading.Lock, pic: Pic, raised: list[BaseException]) -> VcpuThread:
+    """The thread of *vcpu*, which asks *pic*; what it raises goes to *raised*."""
+    vcpu.thread = VcpuThread(
         cast(Vcpu, vcpu),
-        threading.Lock(),
+        lock,
         Bus("PIO", 1 << 16),
         Bus("MMIO", 1 << 52),
         cast(ExitHandler, None),
         lambda thread, error: raised.append(error),
-        Pic(0x20, 0x24, 0x28),
+        pic,
     )
+    return vcpu.thread
+
+
+def test_no_vector_is_lost_when_the_kernel_has_one_already() -> None:
+    vcpu = KickedVcpu()
+    raised: list[BaseException] = []
+    thread = thread_of(vcpu, threading.Lock(), Pic(0x20, 0x24, 0x28), raised)
     thread.start()
     thread.join()
     assert raised == [] and vcpu.taken == [0x20, 0x24, 0x28]
@@ -105,15 +111,7 @@ def test_an_interrupt_for_a_halted_guest_costs_no_entry_of_its_own() -> None:
     raised: list[BaseException] = []
     lock = threading.Lock()
     pic = Pic()
-    vcpu.thread = thread = VcpuThread(
-        cast(Vcpu, vcpu),
-        lock,
-        Bus("PIO", 1 << 16),
-        Bus("MMIO", 1 << 52),
-        cast(ExitHandler, None),
-        lambda thread, error: raised.append(error),
-        pic,
-    )
+    thread = thread_of(vcpu, lock, pic, raised)
     thread.start()
     sent = 0
     while not thread.stopping and not raised:
@@ -156,15 +154,7 @@ def test_after_standing_it_asks_anew_whether_the_guest_takes_interrupts() -> Non
     raised: list[BaseException] = []
     lock = threading.Lock()
     pic = Pic(0x20)
-    vcpu.thread = thread = VcpuThread(
-        cast(Vcpu, vcpu),
-        lock,
-        Bus("PIO", 1 << 16),
-        Bus("MMIO", 1 << 52),
-        cast(ExitHandler, None),
-        lambda thread, error: raised.append(error),
-        pic,
-    )
+    thread = thread_of(vcpu, lock, pic, raised)
     thread.hold()
     thread.start()
     assert thread.wait_until_standing(60)
