@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from kvm_cffi import Exit, Vcpu
 from kvm_cffi.constants import KVM_SYSTEM_EVENT_RESET
 from kvm_cffi.exits import (
+    Debug,
     FailEntry,
     Hlt,
     InternalError,
@@ -57,6 +58,9 @@ class ExitHandler(Protocol):
 
     def reset_requested(self, how: str) -> None: ...
 
+    def debugged(self, vcpu: Vcpu, exit: Debug) -> bool:
+        """A breakpoint or a step; False where there is no debugger."""
+
 
 def serve(thread: Running, exit: Exit, machine: ExitHandler) -> None:
     """Do what *exit* of *thread* asks for; under the machine lock."""
@@ -72,6 +76,8 @@ def serve(thread: Running, exit: Exit, machine: ExitHandler) -> None:
             pass  # the PIC knows no priorities of a processor
         case IoapicEoi(vector):
             machine.eoi(vector)
+        case Debug() if machine.debugged(thread.vcpu, exit):
+            pass
         case Shutdown():
             machine.triple_fault(thread.vcpu, f"{who}: {SHUTDOWN}")
         case InternalError():

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from kvm_cffi import CpuidEntry, KvmError, System, Vcpu, Vm
+from kvm_cffi.exits import Debug
 from pyvmm.bus import Bus
 from pyvmm.config import ConfigError
 from pyvmm.errors import UserError
@@ -53,6 +54,8 @@ class VcpuGroup:
             raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {"cpus": count})
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
+        self.debugger: Callable[[Vcpu, Debug], None] | None = None
+        """Who has asked KVM for KVM_EXIT_DEBUG, and is told of it in the vCPU's thread, under the machine lock."""
         self._system = system
         self.cpuid = cpuid
         self._observers: tuple[Observer, ...] = ()

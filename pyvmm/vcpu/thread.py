@@ -72,6 +72,8 @@ class VcpuThread:
         """Stand still, or on the way there: see hold()."""
         self.vector: int | None = None
         """Acknowledged at the PIC, not yet taken by the kernel."""
+        self.interrupts_held = False
+        """The PIC waits: a debugger steps."""
         self.observers: tuple[Observer, ...] = ()
         self._lock = lock
         self._pio = pio
@@ -213,7 +215,7 @@ class VcpuThread:
         run = self._way()
         while not self.stopping:
             # Most exits end here, without a lock: INTR that goes up after this look comes with a kick.
-            if pic is not None and (pic.intr or self.vector is not None or self._window):
+            if pic is not None and (pic.intr or self.vector is not None or self._window) and not self.interrupts_held:
                 self._interrupt()
             exit = run(lock, pio, mmio)
             if exit is not None:  # None: port I/O or MMIO, which the buses have had

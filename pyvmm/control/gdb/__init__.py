@@ -1,0 +1,1 @@
+"""gdb's remote serial protocol (the gdb manual, appendix E): `target remote` to a machine."""

@@ -1,0 +1,280 @@
+"""What gdb does to a machine: stops it, lets it go on, steps a vCPU, looks where it stopped.
+
+While gdb has it stopped the machine is paused, so that its clocks stand. A step runs one vCPU alone in the paused
+machine, with its interrupts held: no timer goes off meanwhile, as under QEMU. Where other threads are to go on too, all
+of it goes on, and that vCPU stops after its instruction.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from kvm_cffi import KvmError, System, Vcpu, constants
+from kvm_cffi.exits import Debug
+from pyvmm.control.gdb.points import Point, Points
+from pyvmm.machine.event import MachineEvent
+from pyvmm.machine.machine import Machine
+from pyvmm.memory import GuestMemoryError
+from pyvmm.report.cpu import Cpu
+from pyvmm.units import PAGE_SIZE
+from pyvmm.vcpu.debugging import BP, DR6_BS, debug_registers, inject, probe
+
+SIGINT, SIGTRAP = 2, 5
+"""Signals by gdb's own numbers (the gdb manual, E.15)."""
+REASON: Final = "gdb"
+PATIENCE: Final = 10.0
+"""Seconds that a vCPU gets to stand still after its step."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """vCPU number *vcpu* has stopped; *detail* goes into the stop reply, as `hwbreak:;`."""
+
+    vcpu: int
+    signal: int = SIGTRAP
+    detail: str = ""
+
+
+class Debugger:
+    """One client's hold on *machine*. *wake* is called, from any thread, when take_stop() may have something.
+
+    Its methods are the server's, called by its own thread.
+    """
+
+    def __init__(self, machine: Machine, wake: Callable[[], None]) -> None:
+        self.machine = machine
+        self._wake = wake
+        self._group = machine.life.cpus
+        with System() as system:
+            self.abilities = probe(system)
+        self.current = 0
+        """The vCPU that g, p, m and the like are about."""
+        self.points = Points(self.abilities, machine.memory, self._physical_now)
+        self.running = False
+        self._alone: int | None = None
+        """The vCPU that steps in a machine that stands still."""
+        self._steps: frozenset[int] = frozenset()
+        self._stops: deque[Stop] = deque()
+        self._watch = machine.events.add(self._event)
+
+    # The machine
+
+    def attach(self) -> Stop:
+        """Stop it, as it is. Raises UserError."""
+        self.machine.pause(REASON)
+        self._group.debugger = self._debugged
+        return Stop(0)
+
+    def detach(self) -> None:
+        """Leave nothing behind, and let it go on. Raises UserError where it does not stand still for that."""
+        self._watch.remove()
+        if self.running:
+            self.interrupt()
+        self.points.clear()
+        self._steps = frozenset()
+        self._arm()
+        self._group.debugger = None
+        self.machine.resume(REASON)
+
+    def go(self, steps: Iterable[int], everyone: bool) -> None:
+        """Let vCPUs *steps* execute one instruction each, and with *everyone* all the others run."""
+        self.running = True
+        if self._stops:  # another vCPU had stopped at the same moment
+            self._wake()
+            return
+        self._steps = frozenset(steps)
+        self._arm()
+        if everyone or not self._steps:
+            self._alone = None
+            if self.machine.state == "built":
+                self.machine.start()
+            self.machine.resume(REASON)
+        else:
+            self._alone = min(self._steps)
+            self._step_alone(self._alone)
+
+    def _step_alone(self, number: int) -> None:
+        if self.machine.state == "built" or not self._group.threads[number].wait_until_standing(0):
+            self.machine.start()
+            self.machine.pause(REASON)
+        thread = self._group.threads[number]
+        thread.wait_until_standing(PATIENCE)
+        thread.interrupts_held = True
+        thread.release()
+
+    def interrupt(self) -> Stop:
+        """Ctrl-C: stop now. Raises UserError."""
+        self._stand()
+        self._stops.clear()
+        return Stop(self.current, SIGINT)
+
+    def take_stop(self) -> Stop | None:
+        """Where it has stopped meanwhile: all of it stands still then. None where it runs on. Raises UserError."""
+        if not self.running or not self._stops:
+            return None
+        stop = self._stops.popleft()
+        self._stand()
+        self.current = stop.vcpu
+        return stop
+
+    def _stand(self) -> None:
+        if self._alone is not None:
+            thread = self._group.threads[self._alone]
+            thread.hold()
+            thread.wait_until_standing(PATIENCE)
+            thread.interrupts_held = False
+            self._alone = None
+        else:
+            self.machine.pause(REASON)
+        self.running = False
+
+    # KVM's side
+
+    @property
+    def _control(self) -> int:
+        control: int = constants.KVM_GUESTDBG_ENABLE
+        if self.points.patched:
+            control |= constants.KVM_GUESTDBG_USE_SW_BP
+        if self.points.hardware:
+            control |= constants.KVM_GUESTDBG_USE_HW_BP
+        if self.points.stepped:
+            control |= constants.KVM_GUESTDBG_SINGLESTEP
+        return control
+
+    def _control_of(self, number: int) -> int:
+        control = self._control
+        if number in self._steps:
+            control |= constants.KVM_GUESTDBG_SINGLESTEP
+            if self.abilities.block_irq:
+                control |= constants.KVM_GUESTDBG_BLOCKIRQ
+        return 0 if control == constants.KVM_GUESTDBG_ENABLE else control
+
+    def _arm(self) -> None:
+        """While all stand still."""
+        registers = debug_registers(self.points.hardware)
+        for vcpu in self._group.vcpus:
+            vcpu.set_guest_debug(self._control_of(vcpu.id), registers)
+
+    def _debugged(self, vcpu: Vcpu, exit: Debug) -> None:
+        """KVM_EXIT_DEBUG, in the vCPU's thread and under the machine lock."""
+        stop = self._meaning(vcpu, exit)
+        if stop is not None:
+            self._stops.append(stop)
+            self._group.hold()
+            self._wake()
+
+    def _meaning(self, vcpu: Vcpu, exit: Debug) -> Stop | None:
+        """None where the guest goes on: after an instruction that nobody waits for, or with an exception of its own."""
+        number, points = vcpu.id, self.points
+        if exit.exception == BP:
+            if points.is_patch(self._physical(vcpu, exit.pc)):
+                return Stop(number, detail="swbreak:;")
+            inject(vcpu, self._control_of(number), BP)
+            return None
+        hits = exit.dr6 & 0xF
+        for i, point in enumerate(points.hardware):
+            if hits >> i & 1:
+                if point.kind == "execute":
+                    return Stop(number, detail="hwbreak:;")
+                return Stop(number, detail=f"{'watch' if point.kind == 'write' else 'awatch'}:{point.address:x};")
+        if number in self._steps:
+            return Stop(number)
+        if points.stepped and exit.dr6 & DR6_BS:
+            return Stop(number, detail="hwbreak:;") if exit.pc in points.stepped else None
+        inject(vcpu, self._control_of(number), exit.exception)
+        return None
+
+    def _event(self, event: MachineEvent) -> None:
+        """In the loop, under the machine lock."""
+        if event.kind in ("reset", "restored"):
+            self.points.put_again()
+        elif event.kind == "ended":
+            self._wake()
+
+    # What the client looks at
+
+    @property
+    def count(self) -> int:
+        """How many vCPUs there are."""
+        return len(self._group.vcpus)
+
+    def check(self, number: int | None) -> None:
+        """ValueError where there is no such vCPU; None is any."""
+        if number is not None and not 0 <= number < self.count:
+            raise ValueError("no such vCPU")
+
+    def select(self, number: int) -> None:
+        """Make it the current one."""
+        self.check(number)
+        self.current = number
+
+    def describe(self, number: int) -> str:
+        """A vCPU in words."""
+        thread = self._group.threads[number]
+        cpu = Cpu.of(thread.vcpu, self.machine.memory, thread.halted)
+        return f"vCPU {number}, {'not started' if not cpu.started else 'halted' if cpu.halted else 'running'}"
+
+    def insert(self, point: Point) -> None:
+        """ValueError, Unsupported: see Points.add()."""
+        self.machine.call(lambda: self.points.add(point))
+
+    def remove(self, point: Point) -> None:
+        self.machine.call(lambda: self.points.remove(point))
+
+    @property
+    def cpu_now(self) -> Vcpu:
+        """The current one."""
+        return self._group.vcpus[self.current]
+
+    def cpu(self) -> Cpu:
+        """The current vCPU, which stands still, as a report looks at it. Raises KvmError."""
+        thread = self._group.threads[self.current]
+        return Cpu.of(thread.vcpu, self.machine.memory, thread.halted)
+
+    def _physical_now(self, linear: int) -> int | None:
+        return self._physical(self._group.vcpus[self.current], linear)
+
+    def _physical(self, vcpu: Vcpu, linear: int) -> int | None:
+        try:
+            return Cpu.of(vcpu, self.machine.memory).walk(linear).physical
+        except KvmError:
+            return None
+
+    def read(self, address: int, length: int, physical: bool = False) -> bytes:
+        """What is at linear *address* by the current vCPU's page tables, or at guest *physical* address; fewer bytes
+        where RAM ends or a page is not mapped. No device is read."""
+        cpu, out = self.cpu(), bytearray()
+        for gpa, size in _pieces(cpu, address, length, physical):
+            if gpa is None:
+                break
+            try:
+                out += self.points.hide(gpa, self.machine.memory.read(gpa, size))
+            except GuestMemoryError:
+                break
+        return bytes(out)
+
+    def write(self, address: int, data: bytes, physical: bool = False) -> None:
+        """Write it there, into read-only pages too. ValueError where not all of it is RAM: nothing is written then."""
+        pieces = list(_pieces(self.cpu(), address, len(data), physical))
+        try:
+            for gpa, size in pieces:
+                if gpa is None:
+                    raise ValueError("a page is not mapped")
+                self.machine.memory.read(gpa, size)
+            for gpa, size in pieces:
+                assert gpa is not None
+                self.points.write(gpa, data[:size])
+                data = data[size:]
+        except GuestMemoryError as error:
+            raise ValueError(str(error)) from None
+
+
+def _pieces(cpu: Cpu, address: int, length: int, physical: bool) -> Iterable[tuple[int | None, int]]:
+    """Guest physical address and length of each piece that is in one page."""
+    while length > 0:
+        size = min(length, PAGE_SIZE - address % PAGE_SIZE)
+        yield (address if physical else cpu.walk(address).physical), size
+        address, length = address + size, length - size

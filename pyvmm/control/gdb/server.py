@@ -1,0 +1,227 @@
+"""Where gdb connects: a socket, and a thread that serves one client at a time.
+
+with GdbServer(machine, "127.0.0.1:0") as gdb:
+    print("target remote", gdb.address)
+    machine.run()
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import stat
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Final, Self
+
+from pyvmm import threads
+from pyvmm.control.gdb.debugger import REASON, Debugger, Stop
+from pyvmm.control.gdb.packets import Acknowledgement, Interrupt, Packet, Reader, frame
+from pyvmm.control.gdb.stub import Stub
+from pyvmm.errors import UserError
+from pyvmm.machine.machine import Machine
+from pyvmm.machine.outcome import End, Outcome
+
+LOCAL: Final = "127.0.0.1"
+"""Where only this host's users reach it: who is connected may do everything to the guest."""
+SEND_TIMEOUT: Final = 10.0
+"""Seconds: a client that reads nothing for so long is gone."""
+
+
+class GdbServer:
+    """Lets gdb into *machine* at *where*: [HOST]:PORT (where no host is given this one alone may connect; port 0 is any
+    that is free) or the path of a Unix socket. With *wait* the guest executes nothing before gdb lets it go on. A
+    context manager; raises UserError for what cannot be listened at."""
+
+    def __init__(self, machine: Machine, where: str, wait: bool = False) -> None:
+        self._machine = machine
+        self._path: str | None = None
+        self._listener = self._listen(where)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closing = False
+        self._waits = wait
+        if wait:
+            machine.pause(REASON)
+        self._thread = threading.Thread(target=self._main, name="gdb", daemon=True)
+        threads.start(self._thread)
+
+    @property
+    def address(self) -> str:
+        """What gdb's `target remote` takes."""
+        if self._path is not None:
+            return self._path
+        host, port = self._listener.getsockname()[:2]
+        return f"{host}:{port}"
+
+    def close(self) -> None:
+        """Let go of the machine and end; once is enough."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake()
+        self._thread.join()
+        self._listener.close()
+        os.close(self._wake_fd)
+        if self._path is not None:
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # Before there is a client
+
+    def _listen(self, where: str) -> socket.socket:
+        host, colon, port = where.rpartition(":")
+        try:
+            if colon and port.isascii() and port.isdigit() and "/" not in where:
+                return socket.create_server((host.strip("[]") or LOCAL, int(port)), backlog=1)
+            return self._listen_at_path(where)
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"--gdb {where}: {why}; give [HOST]:PORT or the path of a socket to be made") from None
+
+    def _listen_at_path(self, path: str) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            if _is_stale(path):
+                os.unlink(path)
+            listener.bind(path)
+            os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
+            listener.listen(1)
+        except BaseException:
+            listener.close()
+            raise
+        self._path = path
+        return listener
+
+    # The thread
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _main(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        while not self._closing:
+            ready = dict(poll.poll())
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            if self._listener.fileno() in ready and not self._closing:
+                self._accept()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone again, or there are no descriptors: the next one may come
+            return
+        with client:
+            client.settimeout(SEND_TIMEOUT)
+            if client.family == socket.AF_INET:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            try:
+                debugger = Debugger(self._machine, self._wake)
+            except (UserError, OSError):
+                return
+            try:
+                session = _Session(debugger, client, self._wake_fd, debugger.attach())
+                session.serve(lambda: self._closing)
+                if session.stub.killing:
+                    self._machine.end(Outcome(End.QUIT, message="gdb has killed it"))
+            except UserError:  # it does not stand still, or has ended
+                pass
+            finally:
+                try:
+                    debugger.detach()
+                except UserError:
+                    pass
+
+
+class _Session:
+    """One client, from its first byte to its last."""
+
+    def __init__(self, debugger: Debugger, client: socket.socket, wake_fd: int, stop: Stop) -> None:
+        self.stub = Stub(debugger, stop)
+        self._debugger = debugger
+        self._client = client
+        self._wake_fd = wake_fd
+        self._reader = Reader()
+        self._sent = b""
+
+    def serve(self, closing: Callable[[], bool]) -> None:
+        """Until the client or the machine is gone, or *closing*."""
+        poll = select.poll()
+        poll.register(self._client, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        try:
+            while not closing() and not self.stub.leaving:
+                ready = dict(poll.poll())
+                if self._wake_fd in ready:
+                    os.eventfd_read(self._wake_fd)
+                    if not self._tell():
+                        return
+                if self._client.fileno() in ready:
+                    data = self._client.recv(65536)
+                    if not data:
+                        return
+                    for event in self._reader.feed(data):
+                        self._take(event)
+        except OSError:  # the client is gone
+            return
+
+    def _tell(self) -> bool:
+        """Say where it stopped, if it has; False where the machine has ended."""
+        outcome = self._debugger.machine.outcome
+        if outcome is not None:
+            if self._debugger.running:
+                self._send(b"W%02x" % (outcome.status & 0xFF))
+            return False
+        stop = self._debugger.take_stop()
+        if stop is not None:
+            self._send(self.stub.stop_reply(stop))
+        return True
+
+    def _take(self, event: Packet | Interrupt | Acknowledgement) -> None:
+        match event:
+            case Packet(data, intact):
+                if not self.stub.no_ack:
+                    self._client.sendall(b"+" if intact else b"-")
+                if not intact:
+                    return
+                answer = self.stub.answer(data)
+                if answer is not None:
+                    self._send(answer)
+            case Interrupt():
+                if self._debugger.running:
+                    self._send(self.stub.stop_reply(self._debugger.interrupt()))
+            case Acknowledgement(good):
+                if not good and not self.stub.no_ack and self._sent:
+                    self._client.sendall(self._sent)
+
+    def _send(self, data: bytes) -> None:
+        self._sent = frame(data)
+        self._client.sendall(self._sent)
+
+
+def _is_stale(path: str) -> bool:
+    """A socket that nobody listens at any more. OSError where something else is there."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, "there is a file already")
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+    return False
