@@ -256,3 +256,7 @@ class HostConfig:
     """One is taken when the guest has shown this text."""
     quit: bool = False
     """The machine ends when that one is written."""
+    gdb: str | None = None
+    """[HOST]:PORT or a path, where gdb may connect."""
+    gdb_wait: bool = False
+    """The guest executes nothing before gdb lets it go on."""

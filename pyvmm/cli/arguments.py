@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from pyvmm.host.trace_file import TraceWriter
     from pyvmm.machine.machine import Machine
 
+WAIT = ",wait"
+"""Of --gdb WHERE."""
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 
 
@@ -278,6 +280,11 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         default="pyvmm",
         help="exit status for a v written to port 0xf4: 16+v (default), or (v<<1)|1 as QEMU's isa-debug-exit has it",
     )
+    add(
+        "--gdb",
+        metavar="WHERE[,wait]",
+        help="let gdb connect at [HOST]:PORT or the path of a socket; with wait before the first instruction",
+    )
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
     add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
@@ -497,6 +504,8 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         save=arguments.save,
         save_after=arguments.save_after,
         quit=arguments.quit,
+        gdb=arguments.gdb and arguments.gdb.removesuffix(WAIT),
+        gdb_wait=arguments.gdb is not None and arguments.gdb.endswith(WAIT),
     )
 
 

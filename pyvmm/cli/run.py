@@ -204,7 +204,7 @@ class _Run:
         with self._watch(machine, deadline), machine:
             with self._waiting():
                 session = Session(machine, self._host, self.console, self.streams)
-            with session:
+            with self._gdb(machine), session:
                 self._machine, self._session = machine, session
                 try:
                     if self._ended is not None:  # a signal came while there was no machine
@@ -223,6 +223,19 @@ class _Run:
         kernel = config.kernel
         if kernel is not None and not config.flat and is_linux(kernel) and not runs_linux():
             complain(f"pyvmm: {NO_LINUX}")
+
+    @contextmanager
+    def _gdb(self, machine: Machine) -> Iterator[None]:
+        """Where gdb may connect, if it may."""
+        if self._host.gdb is None:
+            yield
+            return
+        from pyvmm.control.gdb.server import GdbServer
+
+        with GdbServer(machine, self._host.gdb, self._host.gdb_wait) as server:
+            if self._host.gdb_wait:
+                complain(f"pyvmm: waiting for gdb: target remote {server.address}")
+            yield
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.constants import KVM_SYSTEM_EVENT_CRASH
-from kvm_cffi.exits import Debug, Shutdown, SystemEvent
+from kvm_cffi.exits import Debug, Hlt, Shutdown, SystemEvent
 from pyvmm.boot.no_bios import BIOS_CALL
 from pyvmm.config import MachineConfig
 from pyvmm.machine.event import MachineEvent
@@ -108,7 +108,7 @@ class Verdicts:
     def crashed(self, vcpu: Vcpu, message: str) -> None:
         self._die(vcpu, End.PANIC, message, SystemEvent(KVM_SYSTEM_EVENT_CRASH, ()))
 
-    def debugged(self, vcpu: Vcpu, exit: Debug) -> bool:
+    def debugged(self, vcpu: Vcpu, exit: Debug | Hlt) -> bool:
         debugger = self._cpus.debugger if self._cpus is not None else None
         if debugger is None:
             return False

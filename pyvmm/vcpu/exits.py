@@ -58,8 +58,8 @@ class ExitHandler(Protocol):
 
     def reset_requested(self, how: str) -> None: ...
 
-    def debugged(self, vcpu: Vcpu, exit: Debug) -> bool:
-        """A breakpoint or a step; False where there is no debugger."""
+    def debugged(self, vcpu: Vcpu, exit: Debug | Hlt) -> bool:
+        """A breakpoint or a step, or HLT, which may be one too; False where there is no debugger."""
 
 
 def serve(thread: Running, exit: Exit, machine: ExitHandler) -> None:
@@ -70,6 +70,7 @@ def serve(thread: Running, exit: Exit, machine: ExitHandler) -> None:
             thread.come_back()
         case Hlt() if thread.waits_for_pic:
             thread.halted = True
+            machine.debugged(thread.vcpu, exit)
         case IrqWindowOpen():
             pass  # the thread looks at the PIC before each KVM_RUN
         case SetTpr():

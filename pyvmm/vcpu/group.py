@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from kvm_cffi import CpuidEntry, KvmError, System, Vcpu, Vm
-from kvm_cffi.exits import Debug
+from kvm_cffi.exits import Debug, Hlt
 from pyvmm.bus import Bus
 from pyvmm.config import ConfigError
 from pyvmm.errors import UserError
@@ -54,8 +54,9 @@ class VcpuGroup:
             raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {"cpus": count})
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
-        self.debugger: Callable[[Vcpu, Debug], None] | None = None
-        """Who has asked KVM for KVM_EXIT_DEBUG, and is told of it in the vCPU's thread, under the machine lock."""
+        self.debugger: Callable[[Vcpu, Debug | Hlt], None] | None = None
+        """Who has asked KVM for KVM_EXIT_DEBUG, and is told of it and of KVM_EXIT_HLT, in the vCPU's thread and under
+        the machine lock."""
         self._system = system
         self.cpuid = cpuid
         self._observers: tuple[Observer, ...] = ()

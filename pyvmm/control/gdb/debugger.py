@@ -1,18 +1,18 @@
 """What gdb does to a machine: stops it, lets it go on, steps a vCPU, looks where it stopped.
 
 While gdb has it stopped the machine is paused, so that its clocks stand. A step runs one vCPU alone in the paused
-machine, with its interrupts held: no timer goes off meanwhile, as under QEMU. Where other threads are to go on too, all
-of it goes on, and that vCPU stops after its instruction.
+machine, with its interrupts held: no timer goes off meanwhile, as under QEMU. Where other threads are to go on too, or
+the vCPU has halted and an interrupt must come, all of it goes on, and that vCPU stops after its instruction.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from kvm_cffi import KvmError, System, Vcpu, constants
+from kvm_cffi import KvmError, System, Vcpu, constants, exits
 from kvm_cffi.exits import Debug
 from pyvmm.control.gdb.points import Point, Points
 from pyvmm.machine.event import MachineEvent
@@ -25,6 +25,7 @@ from pyvmm.vcpu.debugging import BP, DR6_BS, debug_registers, inject, probe
 SIGINT, SIGTRAP = 2, 5
 """Signals by gdb's own numbers (the gdb manual, E.15)."""
 REASON: Final = "gdb"
+HLT: Final = b"\xf4"
 PATIENCE: Final = 10.0
 """Seconds that a vCPU gets to stand still after its step."""
 
@@ -57,6 +58,8 @@ class Debugger:
         self._alone: int | None = None
         """The vCPU that steps in a machine that stands still."""
         self._steps: frozenset[int] = frozenset()
+        self._woken: frozenset[int] = frozenset()
+        """Those of them that have halted: an interrupt has to come, and all of the machine goes on for that."""
         self._stops: deque[Stop] = deque()
         self._watch = machine.events.add(self._event)
 
@@ -86,8 +89,14 @@ class Debugger:
             self._wake()
             return
         self._steps = frozenset(steps)
+        for number in self._steps:
+            if self._halts(number):
+                self._stops.append(Stop(number))
+                self._wake()
+                return
+        self._woken = frozenset(number for number in self._steps if self._cpu(number).halted)
         self._arm()
-        if everyone or not self._steps:
+        if everyone or not self._steps or self._woken:
             self._alone = None
             if self.machine.state == "built":
                 self.machine.start()
@@ -95,6 +104,26 @@ class Debugger:
         else:
             self._alone = min(self._steps)
             self._step_alone(self._alone)
+
+    def _cpu(self, number: int) -> Cpu:
+        thread = self._group.threads[number]
+        return Cpu.of(thread.vcpu, self.machine.memory, thread.halted)
+
+    def _halts(self, number: int) -> bool:
+        """Whether it was at HLT, and has executed that: not by KVM, of which some leave the processor halted in the
+        handler of the interrupt that comes next."""
+        cpu = self._cpu(number)
+        if cpu.halted or cpu.cpl or cpu.read(cpu.rip, 1) != HLT:
+            return False
+        thread = self._group.threads[number]
+        vcpu = thread.vcpu
+        vcpu.set_regs(replace(cpu.regs, rip=cpu.regs.rip + 1))
+        vcpu.set_vcpu_events(replace(vcpu.get_vcpu_events(), interrupt_shadow=0))
+        try:
+            vcpu.set_mp_state(constants.KVM_MP_STATE_HALTED)
+        except KvmError:  # without an in-kernel local APIC it sleeps in user space
+            thread.halted = True
+        return True
 
     def _step_alone(self, number: int) -> None:
         if self.machine.state == "built" or not self._group.threads[number].wait_until_standing(0):
@@ -148,7 +177,7 @@ class Debugger:
         control = self._control
         if number in self._steps:
             control |= constants.KVM_GUESTDBG_SINGLESTEP
-            if self.abilities.block_irq:
+            if self.abilities.block_irq and number not in self._woken:
                 control |= constants.KVM_GUESTDBG_BLOCKIRQ
         return 0 if control == constants.KVM_GUESTDBG_ENABLE else control
 
@@ -158,9 +187,13 @@ class Debugger:
         for vcpu in self._group.vcpus:
             vcpu.set_guest_debug(self._control_of(vcpu.id), registers)
 
-    def _debugged(self, vcpu: Vcpu, exit: Debug) -> None:
-        """KVM_EXIT_DEBUG, in the vCPU's thread and under the machine lock."""
-        stop = self._meaning(vcpu, exit)
+    def _debugged(self, vcpu: Vcpu, exit: Debug | exits.Hlt) -> None:
+        """KVM_EXIT_DEBUG, in the vCPU's thread and under the machine lock; or KVM_EXIT_HLT, which takes the place of a
+        step's."""
+        if isinstance(exit, exits.Hlt):
+            stop = Stop(vcpu.id) if vcpu.id in self._steps else None
+        else:
+            stop = self._meaning(vcpu, exit)
         if stop is not None:
             self._stops.append(stop)
             self._group.hold()
@@ -183,9 +216,20 @@ class Debugger:
         if number in self._steps:
             return Stop(number)
         if points.stepped and exit.dr6 & DR6_BS:
-            return Stop(number, detail="hwbreak:;") if exit.pc in points.stepped else None
+            if exit.pc in points.stepped:
+                return Stop(number, detail="hwbreak:;")
+            found = vcpu.translate(exit.pc)  # a quick look, for it is done after each instruction
+            if found.valid and self._byte(found.physical_address) == HLT:
+                self._halts(number)
+            return None
         inject(vcpu, self._control_of(number), exit.exception)
         return None
+
+    def _byte(self, gpa: int) -> bytes:
+        try:
+            return self.machine.memory.read(gpa, 1)
+        except GuestMemoryError:
+            return b""
 
     def _event(self, event: MachineEvent) -> None:
         """In the loop, under the machine lock."""
@@ -213,8 +257,7 @@ class Debugger:
 
     def describe(self, number: int) -> str:
         """A vCPU in words."""
-        thread = self._group.threads[number]
-        cpu = Cpu.of(thread.vcpu, self.machine.memory, thread.halted)
+        cpu = self._cpu(number)
         return f"vCPU {number}, {'not started' if not cpu.started else 'halted' if cpu.halted else 'running'}"
 
     def insert(self, point: Point) -> None:
@@ -231,8 +274,7 @@ class Debugger:
 
     def cpu(self) -> Cpu:
         """The current vCPU, which stands still, as a report looks at it. Raises KvmError."""
-        thread = self._group.threads[self.current]
-        return Cpu.of(thread.vcpu, self.machine.memory, thread.halted)
+        return self._cpu(self.current)
 
     def _physical_now(self, linear: int) -> int | None:
         return self._physical(self._group.vcpus[self.current], linear)

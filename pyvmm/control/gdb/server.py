@@ -27,6 +27,8 @@ from pyvmm.machine.outcome import End, Outcome
 
 LOCAL: Final = "127.0.0.1"
 """Where only this host's users reach it: who is connected may do everything to the guest."""
+GOODBYE: Final = 1.0
+"""Seconds that it gets to hear the last."""
 SEND_TIMEOUT: Final = 10.0
 """Seconds: a client that reads nothing for so long is gone."""
 
@@ -167,28 +169,38 @@ class _Session:
                 ready = dict(poll.poll())
                 if self._wake_fd in ready:
                     os.eventfd_read(self._wake_fd)
-                    if not self._tell():
-                        return
                 if self._client.fileno() in ready:
                     data = self._client.recv(65536)
                     if not data:
                         return
                     for event in self._reader.feed(data):
                         self._take(event)
+                if self._tell():
+                    return
+            if self._debugger.machine.outcome is not None:
+                self._debugger.running = True  # it may be on its way to ask for that
+                self._tell()
+            self._say_goodbye()
         except OSError:  # the client is gone
             return
 
+    def _say_goodbye(self) -> None:
+        """Let it read what was said last: a socket that is closed with something unread is reset."""
+        self._client.shutdown(socket.SHUT_WR)
+        self._client.settimeout(GOODBYE)
+        while self._client.recv(65536):
+            pass
+
     def _tell(self) -> bool:
-        """Say where it stopped, if it has; False where the machine has ended."""
+        """Say where it stopped, if it has; whether the machine has ended, which is its last stop."""
         outcome = self._debugger.machine.outcome
-        if outcome is not None:
-            if self._debugger.running:
-                self._send(b"W%02x" % (outcome.status & 0xFF))
-            return False
-        stop = self._debugger.take_stop()
+        if outcome is not None and self._debugger.running:
+            self._send(b"W%02x" % (outcome.status & 0xFF))
+            return True
+        stop = self._debugger.take_stop() if outcome is None else None
         if stop is not None:
             self._send(self.stub.stop_reply(stop))
-        return True
+        return False
 
     def _take(self, event: Packet | Interrupt | Acknowledgement) -> None:
         match event:
