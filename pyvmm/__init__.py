@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm.config import MachineConfig as MachineConfig
+    from pyvmm.control.gdb.server import GdbServer as GdbServer
     from pyvmm.errors import UserError as UserError
     from pyvmm.machine.machine import Machine as Machine
     from pyvmm.machine.outcome import End as End
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "End": "pyvmm.machine.outcome",
+    "GdbServer": "pyvmm.control.gdb.server",
     "Machine": "pyvmm.machine.machine",
     "MachineConfig": "pyvmm.config",
     "Outcome": "pyvmm.machine.outcome",

@@ -45,6 +45,20 @@ def types(machine: Machine) -> None:
     assert machine.wait(lambda: any(row.rstrip() == word for row in machine.screen.text()), 60)
 
 
+def test_what_the_manual_shows() -> None:
+    """Each command of docs/debugging.md, and each line that is to come of it, in its order."""
+    text = (Path(__file__).parents[2] / "docs" / "debugging.md").read_text()
+    shown = [line.strip() for line in text.split("    (gdb) target remote :1234\n")[1].split("\n\n")[0].splitlines()]
+    commands = [line.removeprefix("(gdb) ") for line in shown if line.startswith("(gdb) ")]
+    with debugged(wait=True) as (_machine, server):
+        said = gdb(server.address, *commands)
+    at = 0
+    for line in shown:
+        if not line.startswith("(gdb) "):
+            assert line in said[at:], f"{line!r} after {said[:at]!r}: {said[at:]!r}"
+            at = said.index(line, at) + len(line)
+
+
 @pytest.mark.parametrize("irqchip", IRQCHIPS)
 def test_gdb_itself(irqchip: str) -> None:
     """Registers, code, memory and breakpoints in a guest that waits before its first instruction."""

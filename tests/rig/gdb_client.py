@@ -78,5 +78,7 @@ def gdb(address: str, *commands: str, file: Path | None = None) -> str:
     words = ["gdb", "-nx", "-q", "-batch", *((str(file),) if file else ())]
     for command in (f"target remote {address}", *commands):
         words += ["-ex", command]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL)
-    return ran.stdout + ran.stderr
+    ran = subprocess.run(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE, stdin=subprocess.DEVNULL
+    )
+    return ran.stdout
