@@ -215,7 +215,7 @@ class VcpuThread:
         run = self._way()
         while not self.stopping:
             # Most exits end here, without a lock: INTR that goes up after this look comes with a kick.
-            if pic is not None and (pic.intr or self.vector is not None or self._window) and not self.interrupts_held:
+            if pic is not None and (pic.intr or self.vector is not None or self._window):
                 self._interrupt()
             exit = run(lock, pio, mmio)
             if exit is not None:  # None: port I/O or MMIO, which the buses have had
@@ -312,7 +312,7 @@ class VcpuThread:
         pic = self._pic
         assert pic is not None
         with self._lock:
-            if self.vector is None and not pic.intr:
+            if self.interrupts_held or (self.vector is None and not pic.intr):
                 self._ask_for_window(False)
             elif self.vcpu.ready_for_interrupt_injection:
                 vector = pic.acknowledge() if self.vector is None else self.vector

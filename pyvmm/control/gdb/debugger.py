@@ -37,6 +37,8 @@ class Stop:
     vcpu: int
     signal: int = SIGTRAP
     detail: str = ""
+    address: int | None = None
+    """Of the instruction breakpoint that it is."""
 
 
 class Debugger:
@@ -85,18 +87,23 @@ class Debugger:
     def go(self, steps: Iterable[int], everyone: bool) -> None:
         """Let vCPUs *steps* execute one instruction each, and with *everyone* all the others run."""
         self.running = True
-        if self._stops:  # another vCPU had stopped at the same moment
+        self._steps = frozenset(steps)
+        everyone = everyone or not self._steps
+        # Another vCPU may have stopped at the same moment: it is told, if its breakpoint is there still, when that one
+        # is to go on.
+        self._stops = deque(stop for stop in self._stops if self.points.has(stop.address))
+        if self._stops and everyone:
             self._wake()
             return
-        self._steps = frozenset(steps)
         for number in self._steps:
             if self._halts(number):
+                self._alone = number
                 self._stops.append(Stop(number))
                 self._wake()
                 return
         self._woken = frozenset(number for number in self._steps if self._cpu(number).halted)
         self._arm()
-        if everyone or not self._steps or self._woken:
+        if everyone or self._woken:
             self._alone = None
             if self.machine.state == "built":
                 self.machine.start()
@@ -142,9 +149,10 @@ class Debugger:
 
     def take_stop(self) -> Stop | None:
         """Where it has stopped meanwhile: all of it stands still then. None where it runs on. Raises UserError."""
-        if not self.running or not self._stops:
+        stop = next((stop for stop in self._stops if self._alone in (None, stop.vcpu)), None)
+        if not self.running or stop is None:
             return None
-        stop = self._stops.popleft()
+        self._stops.remove(stop)
         self._stand()
         self.current = stop.vcpu
         return stop
@@ -204,20 +212,20 @@ class Debugger:
         number, points = vcpu.id, self.points
         if exit.exception == BP:
             if points.is_patch(self._physical(vcpu, exit.pc)):
-                return Stop(number, detail="swbreak:;")
+                return Stop(number, detail="swbreak:;", address=exit.pc)
             inject(vcpu, self._control_of(number), BP)
             return None
         hits = exit.dr6 & 0xF
         for i, point in enumerate(points.hardware):
             if hits >> i & 1:
                 if point.kind == "execute":
-                    return Stop(number, detail="hwbreak:;")
+                    return Stop(number, detail="hwbreak:;", address=exit.pc)
                 return Stop(number, detail=f"{'watch' if point.kind == 'write' else 'awatch'}:{point.address:x};")
         if number in self._steps:
             return Stop(number)
         if points.stepped and exit.dr6 & DR6_BS:
             if exit.pc in points.stepped:
-                return Stop(number, detail="hwbreak:;")
+                return Stop(number, detail="hwbreak:;", address=exit.pc)
             found = vcpu.translate(exit.pc)  # a quick look, for it is done after each instruction
             if found.valid and self._byte(found.physical_address) == HLT:
                 self._halts(number)

@@ -57,6 +57,10 @@ class Points:
     def is_patch(self, gpa: int | None) -> bool:
         return gpa in self._patches
 
+    def has(self, address: int | None) -> bool:
+        """Whether there is an instruction breakpoint at linear *address*."""
+        return any(point.address == address and point.type in (SOFTWARE, HARDWARE) for point in self._points)
+
     def add(self, point: Point) -> None:
         """ValueError where there is no such address, or no room for more; Unsupported."""
         if point in self._points:
