@@ -7,6 +7,7 @@ socket:PATH    a Unix socket, see stream.py
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -53,6 +54,7 @@ class HostNetworks:
     ) -> None:
         """*clock* is the guest's, *stands* says whether it stands still; *tell* is what a network has to say to the
         user; with *look_only* the machine is not to run, and nothing is opened."""
+        self.home = os.urandom(8)
         self._loop = loop
         self._clock = clock
         self._stands = stands

@@ -66,6 +66,9 @@ class OffloadWire(Protocol):
 class Networks(Protocol):
     """Opens wires for the cards of one machine."""
 
+    home: bytes
+    """Of this machine in this process: a card whose state comes from elsewhere has moved."""
+
     def open(
         self,
         to: str,

@@ -119,7 +119,7 @@ class VirtioNet(VirtioDevice):
         self.announcing = False
         """The driver is asked to tell the network where it is now."""
         self.filter = Filter()
-        self._id = os.urandom(8)
+        self._home = networks.home
         self.wire = networks.open(to, headers=True, name=name, forward=forward, mtu=mtu, dump=dump)
         wire = self.wire
         self._offloads: OffloadWire | None = wire if isinstance(wire, OffloadWire) else None
@@ -257,12 +257,12 @@ class VirtioNet(VirtioDevice):
 
     @property
     def home(self) -> bytes:
-        """Of this card in this process: one that is restored elsewhere tells the network where it is now."""
-        return self._id
+        """Where it is: one that is restored elsewhere tells the network."""
+        return self._home
 
     @home.setter
     def home(self, saved: bytes) -> None:
-        if saved != self._id:
+        if saved != self._home:
             self.announcing = True
 
     def driver_ok_changed(self, ok: bool) -> None:

@@ -78,8 +78,9 @@ class FakeOffloadWire(FakeWire):
 class OneWire:
     """The Networks that has it."""
 
-    def __init__(self, wire: FakeWire) -> None:
+    def __init__(self, wire: FakeWire, home: bytes = b"here") -> None:
         self.wire = wire
+        self.home = home
         self.asked: dict[str, object] = {}
 
     def open(
@@ -106,11 +107,12 @@ class NetDriver:
         features: int = 0,
         without: int = 0,
         size: int | None = None,
+        home: bytes = b"here",
         **words: Any,
     ) -> None:
         """*features* beside those of a card, *without* some; *size* of its rings."""
         self.wire = wire or FakeWire()
-        self.networks = OneWire(self.wire)
+        self.networks = OneWire(self.wire, home)
         self.device = VirtioNet("user", self.networks, **{"mac": "52:54:00:12:34:56", **words})
         self.virtio = Virtio.of(self.device)
         self.ram = self.virtio.board.ram

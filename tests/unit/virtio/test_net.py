@@ -62,7 +62,7 @@ def test_a_wire_that_offloads_says_what_it_can_and_hears_what_is_taken() -> None
 def test_addresses() -> None:
     assert parse_mac("52:54:00:aB:cD:eF") == b"\x52\x54\x00\xab\xcd\xef"
     for text in ("", "52:54:00:12:34", "52-54-00-12-34-56", "01:00:5e:00:00:01", "00:00:00:00:00:00", "x" * 17):
-        with pytest.raises(UserError, match="^net user: mac="):
+        with pytest.raises(UserError, match=r"^net user: mac="):
             NetDriver(mac=text)
     first, second = (VirtioNet("user", OneWire(FakeWire())).mac for _ in range(2))
     assert first != second and first[:3] == second[:3] == b"\x52\x54\x00"
@@ -158,17 +158,14 @@ def test_nobody_gets_a_frame_before_the_driver_is_there() -> None:
 def test_link_down_and_up() -> None:
     card = NetDriver()
     card.offer(2000)
-    for down, up in (
-        (lambda: card.device.set_link(False), lambda: card.device.set_link(True)),
-        (lambda: card.wire.connect(False), lambda: card.wire.connect(True)),
-    ):
+    for change in (card.device.set_link, card.wire.connect):
         assert card.status() == 1
         before = card.virtio.read(0x15, 1)
-        down()
+        change(False)
         assert card.status() == 0 and card.virtio.read(0x15, 1) == before + 1
         assert card.virtio.read(0x2000, 1) & 2
         card.send(frame(60, PEER))
-        up()
+        change(True)
     assert card.wire.out == [] and card.wire.dropped == 2 and card.status() == 1
     card.device.set_link(False)
     card.wire.give(frame(60))
@@ -268,7 +265,7 @@ def test_a_command_without_room_for_its_answer_breaks_the_device() -> None:
 
 
 def test_one_that_is_restored_elsewhere_tells_the_network() -> None:
-    card, twin = NetDriver(), NetDriver(mac=None)
+    card, twin = NetDriver(), NetDriver(mac=None, home=b"there")
     card.command(0, 0, b"\0")
     saved = state.save(card.virtio.function)
     twin.ram.write(0x10000, card.ram.read(0x10000, 0x10000))  # its rings
@@ -288,7 +285,7 @@ def test_one_that_is_restored_elsewhere_tells_the_network() -> None:
 
 
 def test_one_whose_driver_cannot_announce_is_not_asked_to() -> None:
-    card, twin = NetDriver(without=ANNOUNCE), NetDriver(without=ANNOUNCE)
+    card, twin = NetDriver(without=ANNOUNCE), NetDriver(without=ANNOUNCE, home=b"there")
     state.load(twin.virtio.function, state.save(card.virtio.function))
     twin.virtio.board.run_later()
     assert twin.status() == 1
