@@ -1,6 +1,6 @@
 """TAP interfaces: /dev/net/tun and the four ioctls that make one of it (linux/if_tun.h), sizes in bytes.
 
-tap = Tap("tap0", headers=True)      # IFF_TAP without packet information; it is gone with its descriptor unless
+tap = TapInterface("tap0", headers=True)      # IFF_TAP without packet information; it is gone with its descriptor unless
 os.read(tap.fd, 65562)               # somebody made it persistent: a struct virtio_net_hdr and a frame
 """
 
@@ -42,7 +42,7 @@ VNET_HEADER: Final = 12
 """struct virtio_net_hdr_mrg_rxbuf, which virtio 1.x has always."""
 
 
-class Tap:
+class TapInterface:
     """One queue of the TAP interface *name*, which is made where there is none; "" for a name of the kernel's choice.
 
     Raises OSError as open(2) and TUNSETIFF do: EPERM without CAP_NET_ADMIN for one that is not the user's, EBUSY for

@@ -160,6 +160,8 @@ class SocketCable(StreamCable):
 
     def _meet(self) -> None:
         """Connect, or else listen."""
+        if self._path.exists() and not self._path.is_socket():
+            raise OSError("that is no socket")
         for tried in range(1, STALE_TRIES + 1):
             connection = self._connect()
             if connection is not None:

@@ -17,7 +17,7 @@ from kvm_cffi.tun import (
     TUN_F_TSO4,
     TUN_F_TSO6,
     TUN_F_TSO_ECN,
-    Tap,
+    TapInterface,
 )
 from pyvmm.backends.cable import Cable, Host
 from pyvmm.backends.pcap import Dump
@@ -68,9 +68,9 @@ class TapCable(Cable):
     def _error(self, why: str) -> UserError:
         return UserError(f"{self.name}: {why}")
 
-    def _open(self, name: str) -> Tap:
+    def _open(self, name: str) -> TapInterface:
         try:
-            return Tap(name, headers=self.headers)
+            return TapInterface(name, headers=self.headers)
         except OSError as error:
             raise self._error(_why(error, name)) from None
 

@@ -2,11 +2,12 @@
 come.
 
 Nothing raises, nothing outside guest RAM changes, and after any of it a well-behaved driver sends and receives.
-PYVMM_FUZZ_OPS sets how many operations (default 6000), PYVMM_FUZZ_SEED which ones.
+PYVMM_SOAK_OPS sets how many operations (default 6000; scripts/soak net), PYVMM_FUZZ_SEED which ones.
 """
 
 from __future__ import annotations
 
+import os
 import random
 
 import pytest
@@ -16,8 +17,9 @@ from pyvmm.virtio.net import VirtioNet
 from pyvmm.virtio.pci import VirtioPci
 from tests.rig.net_driver import MAC, FakeOffloadWire, FakeWire, OneWire, frame
 from tests.rig.virtio_driver import Buffer, Driver, PackedDriver, SplitDriver, Virtio
-from tests.unit.virtio.test_fuzz import DATA, INTERESTING, LOW, OPS, SEED, GuardedMemory
+from tests.unit.virtio.test_fuzz import DATA, INTERESTING, LOW, SEED, GuardedMemory
 
+OPS = int(os.environ.get("PYVMM_SOAK_OPS", "6000"))
 RINGS = 0x10000
 LENGTHS = (0, 1, 11, 12, 13, 26, 60, 700, 1526, 4096, 0x10000, 0x20000, 0xFFFFFFFF)
 
