@@ -1,7 +1,9 @@
 """TAP interfaces: /dev/net/tun and the four ioctls that make one of it (linux/if_tun.h), sizes in bytes.
 
-tap = TapInterface("tap0", headers=True)      # IFF_TAP without packet information; it is gone with its descriptor unless
-os.read(tap.fd, 65562)               # somebody made it persistent: a struct virtio_net_hdr and a frame
+    tap = TapInterface("tap0", headers=True)
+    os.read(tap.fd, 65561)      # a struct virtio_net_hdr and a frame
+
+It is gone with its descriptor, unless somebody has made it persistent (`ip tuntap add`).
 """
 
 from __future__ import annotations
