@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from pyvmm.backends.wire import VNET_HEADER, Wire
+from pyvmm.machine.machine import Machine
 from pyvmm.virtio.net import CONTROL, RECEIVE, TRANSMIT, VirtioNet
-from tests.rig.virtio_driver import Driver, Virtio
+from pyvmm.virtio.pci import VirtioPci
+from tests.rig.virtio_driver import BoardOf, Driver, Virtio
 
 VERSION_1, EVENT_IDX, INDIRECT, PACKED = 1 << 32, 1 << 29, 1 << 28, 1 << 34
 MAC = b"\x52\x54\x00\x12\x34\x56"
@@ -113,14 +115,30 @@ class NetDriver:
         """*features* beside those of a card, *without* some; *size* of its rings."""
         self.wire = wire or FakeWire()
         self.networks = OneWire(self.wire, home)
-        self.device = VirtioNet("user", self.networks, **{"mac": "52:54:00:12:34:56", **words})
-        self.virtio = Virtio.of(self.device)
-        self.ram = self.virtio.board.ram
-        self.features = VERSION_1 | features | self.device.features & 0xFFFFFF & ~without
-        self.queues: list[Driver] = self.virtio.setup(self.features, size)
+        device = VirtioNet("user", self.networks, **{"mac": "52:54:00:12:34:56", **words})
+        self._drive(device, Virtio.of(device), VERSION_1 | features | device.features & 0xFFFFFF & ~without, size)
+
+    def _drive(self, device: VirtioNet, virtio: Virtio, features: int, size: int | None = None) -> None:
+        self.device, self.virtio, self.ram = device, virtio, virtio.board.ram
+        self.features = features
+        self.queues: list[Driver] = virtio.setup(features, size)
         self.given: dict[int, list[tuple[int, int]]] = {}
         """Of a chain that waits for a frame, its buffers."""
         self._rooms = 0
+
+    @classmethod
+    def of_machine(cls, machine: Machine, name: str = "virtio-net") -> NetDriver:
+        """Of a card that a machine has, whose guest leaves it alone; all inside machine.call()."""
+        device = machine.board.devices[name]
+        function = next(f for f in machine.board.pci.all_functions() if getattr(f, "device", None) is device)
+        assert isinstance(function, VirtioPci) and isinstance(device, VirtioNet)
+        board = BoardOf(machine)
+        config = board.ecam(0, int(function.name[:2], 16))
+        driver = cls.__new__(cls)
+        bars = [config.read(at, 4) & ~0xF for at in (0x10, 0x18)]
+        config.write(4, 2, 6)
+        driver._drive(device, Virtio(board, function, config, *bars), VERSION_1 | device.features & 0xFFFFFF)
+        return driver
 
     def config(self, offset: int, size: int) -> int:
         return self.virtio.read(0x3000 + offset, size)
