@@ -55,6 +55,8 @@ EMPTY_HEADER: Final = bytes(VNET_HEADER)
 RING: Final = 256
 CONTROL_RING: Final = 64
 RECEIVE, TRANSMIT, CONTROL = range(3)
+MAX_PIECES: Final = 1024
+"""Descriptors that a frame is spread over; a driver with buffers of a page needs 17."""
 MAX_COMMAND: Final = 1 << 16
 """Bytes of a command that are read: tables of some ten thousand addresses."""
 FEATURES: Final = (
@@ -185,7 +187,7 @@ class VirtioNet(VirtioDevice):
         if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
             return True
         chains: list[Chain] = []
-        room = slots = 0
+        room = slots = pieces = 0
         merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
         while room < len(data):
             chain = queue.pop_or_ask()
@@ -195,7 +197,9 @@ class VirtioNet(VirtioDevice):
             chains.append(chain)
             room += chain.writable_size
             slots += chain.slots
-            if room < len(data) and (not merge or slots >= queue.size):  # all that such a driver can hold
+            pieces += chain.descriptors
+            most = not merge or slots >= queue.size or pieces >= MAX_PIECES
+            if most and room < len(data):  # such a driver can never hold it
                 queue.put_back(chains)
                 self.wire.dropped += 1
                 return True

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyvmm import state
 from pyvmm.errors import UserError
-from pyvmm.virtio.net import CONTROL, RECEIVE, TRANSMIT, VirtioNet, parse_mac
+from pyvmm.virtio.net import CONTROL, MAX_PIECES, RECEIVE, TRANSMIT, VirtioNet, parse_mac
 from pyvmm.virtio.net_filter import MAX_ADDRESSES
 from tests.rig.net_driver import (
     EVENT_IDX,
@@ -143,6 +143,18 @@ def test_a_frame_that_the_driver_can_never_hold_is_dropped() -> None:
     card.wire.give(frame(1000))
     card.wire.give(frame(120))
     assert card.frames() == [frame(120)] and card.wire.dropped == 1
+
+
+def test_a_frame_in_very_many_pieces_is_dropped() -> None:
+    card = NetDriver(features=INDIRECT, size=64)
+    for _ in range(20):
+        buffers = [(0x100000 + n, 1, True) for n in range(100)]
+        assert card.queues[RECEIVE].add(buffers, indirect_at=0x90000) is not None
+    for _ in range(10):
+        card.virtio.kick(RECEIVE)
+        card.wire.give(frame(1900))
+    assert card.wire.dropped == 10 and card.virtio.status == 15
+    assert sum(chain.descriptors for chain in card.device.queues[RECEIVE]._held) < MAX_PIECES + 100
 
 
 def test_nobody_gets_a_frame_before_the_driver_is_there() -> None:
