@@ -52,7 +52,7 @@ class Cable:
         """What the loop looks for."""
         self._posted = False
         self._closed = False
-        self._go_on = host.clock.timer(self._watch)
+        self._clock = host.clock.timer(self._go_on)
 
     # What a back end does
 
@@ -96,7 +96,11 @@ class Cable:
         self._watch()
 
     def ready(self) -> None:
-        if self._kept is not None and not self._host.stands():
+        if self._kept is None:
+            return
+        if self._host.stands():
+            self._wait_for_the_clock()
+        else:
             frame, self._kept = self._kept, None
             self._deliver(frame)
             self._watch()
@@ -105,7 +109,7 @@ class Cable:
         if self._closed:
             return
         self._closed = True
-        self._go_on.cancel()
+        self._clock.cancel()
         self._receive = None
         self._let_go()
         if self._dump is not None:
@@ -151,7 +155,7 @@ class Cable:
         if self._host.stands():
             self._host.loop.remove(self._fd)
             self._events = 0
-            self._go_on.arm(0)  # it goes off when the clock goes on, however far a snapshot sets that back
+            self._wait_for_the_clock()
             return
         if self._unsent:
             self._flush()
@@ -160,9 +164,17 @@ class Cable:
     def _go_through_buffer(self) -> None:
         self._posted = False
         if self._host.stands():
-            self._go_on.arm(0)
+            self._wait_for_the_clock()
         else:
             self._take_some()
+
+    def _wait_for_the_clock(self) -> None:
+        """To go on when it does, however far a snapshot sets it back meanwhile."""
+        self._clock.arm(0)
+
+    def _go_on(self) -> None:
+        self.ready()
+        self._watch()
 
     def _take_some(self) -> None:
         for _ in range(BURST):

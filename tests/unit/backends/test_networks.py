@@ -313,6 +313,20 @@ def test_while_the_machine_stands_nothing_comes(rig: Rig, path: Path) -> None:
     rig.until(lambda: card.frames == sent)
 
 
+def test_room_that_comes_while_the_machine_stands_is_not_forgotten(rig: Rig, path: Path) -> None:
+    peer = Peer(rig, path)
+    card = Card(peer.wire, room=1)
+    sent = frames(60, 61, 62)
+    peer.socket.send(framed(*sent))
+    rig.turn()
+    rig.clock.stop()
+    card.room = 10
+    peer.wire.ready()
+    assert card.frames == sent[:1]
+    rig.clock.go()
+    rig.until(lambda: card.frames == sent)
+
+
 # TAP interfaces, with a socket in the kernel's place
 
 
