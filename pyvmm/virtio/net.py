@@ -240,22 +240,21 @@ class VirtioNet(VirtioDevice):
         """Whether it is done."""
         if self.trace.enabled:
             self.trace(f"command {kind}.{command}, {len(data)} bytes")
-        match kind:
-            case 0 if len(data) == 1 and self._negotiated(VIRTIO_NET_F_CTRL_RX):
-                return self.filter.set_mode(command, bool(data[0]))
-            case 1 if command == VIRTIO_NET_CTRL_MAC_TABLE_SET and self._negotiated(VIRTIO_NET_F_CTRL_RX):
-                return self.filter.set_tables(data)
-            case 1 if command == VIRTIO_NET_CTRL_MAC_ADDR_SET and self._negotiated(VIRTIO_NET_F_CTRL_MAC_ADDR):
-                if len(data) != ETH_ALEN or data[0] & 1:
-                    return False
-                self.mac = data
-                self.config = self._make_config()
-                return True
-            case 3 if command == VIRTIO_NET_CTRL_ANNOUNCE_ACK and self._negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE):
-                self.announcing = False
-                self.config = self._make_config()
-                return True
-        return False
+        has, what = self._negotiated, (kind, command)
+        if kind == VIRTIO_NET_CTRL_RX and has(VIRTIO_NET_F_CTRL_RX):
+            return len(data) == 1 and self.filter.set_mode(command, bool(data[0]))
+        if what == (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET) and has(VIRTIO_NET_F_CTRL_RX):
+            return self.filter.set_tables(data)
+        if what == (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET) and has(VIRTIO_NET_F_CTRL_MAC_ADDR):
+            if len(data) != ETH_ALEN or data[0] & 1:
+                return False
+            self.mac = data
+        elif what == (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK) and has(VIRTIO_NET_F_GUEST_ANNOUNCE):
+            self.announcing = False
+        else:
+            return False
+        self.config = self._make_config()
+        return True
 
     # Life
 
