@@ -55,6 +55,8 @@ class Servers:
     def __init__(self) -> None:
         self.taken: list[str] = []
         """The checksums of what was sent to TAKE."""
+        self.size = 0
+        """How many bytes are to come there: nobody closes a half of a connection before the whole."""
         self.came = threading.Condition()
         self.busiest = 0
         """The most connections to MANY at once."""
@@ -79,8 +81,10 @@ class Servers:
 
     def _take(self, connection: socket.socket) -> None:
         digest = hashlib.md5()
-        while data := connection.recv(1 << 16):
+        rest = self.size
+        while rest and (data := connection.recv(1 << 16)):
             digest.update(data)
+            rest -= len(data)
         with self.came:
             self.taken.append(digest.hexdigest())
             self.came.notify_all()
@@ -140,10 +144,12 @@ class Linux(Guest):
 
     def exchange(self, host: str, servers: Servers, port: int = GIVE_LITTLE) -> None:
         """The same data there and back over TCP."""
-        expected = hashlib.md5(DATA if port == GIVE else LITTLE).hexdigest()
+        data = DATA if port == GIVE else LITTLE
+        expected = hashlib.md5(data).hexdigest()
         assert self.shell(f"nc {host} {port} {OPEN} >/tmp/data; md5sum /tmp/data").split()[0] == expected
         servers.taken.clear()
-        self.shell(f"nc {host} {TAKE} </tmp/data")
+        servers.size = len(data)
+        self.shell(f"cat /tmp/data >/tmp/open & nc {host} {TAKE} {OPEN}; wait")
         with servers.came:
             assert servers.came.wait_for(lambda: bool(servers.taken), PATIENCE)
             assert servers.taken == [expected]
