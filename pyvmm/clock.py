@@ -63,6 +63,10 @@ class GuestClock:
         self._stopped_at: int | None = None
         self._armed: dict[GuestTimer, int] = {}
 
+    @property
+    def stands(self) -> bool:
+        return self._stopped_at is not None
+
     def now(self) -> int:
         return self.host.now() - self._offset if self._stopped_at is None else self._stopped_at
 

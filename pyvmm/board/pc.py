@@ -55,6 +55,7 @@ from pyvmm.trace import Trace
 if TYPE_CHECKING:
     from pyvmm.acpi.platform import Platform
     from pyvmm.backends.disks import Disks
+    from pyvmm.backends.networks import HostNetworks
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.virtio.input import VirtioInput
 
@@ -125,6 +126,8 @@ class Pc:
         """What the user has plugged in, by its id or kind."""
         self.disks: Disks | None = None
         """Where a device of ours has files that it reads and writes in threads."""
+        self.networks: HostNetworks | None = None
+        """Where a device has a wire to this host."""
         self.io_error = signals.io_error
         self._signals = signals
         self._resources = ExitStack()
@@ -143,7 +146,9 @@ class Pc:
         self._add_chips()
         self._add_input()
         self._add_vga()
-        self._resources.callback(self._close_disks)  # after the functions: one may never have been plugged in
+        # After the functions: one may never have been plugged in.
+        self._resources.callback(self._close_disks)
+        self._resources.callback(self._close_networks)
         self._add_pci()
         self._add_virtio_input()
         self.parts.keep("irqchip", self.irqchip)
@@ -357,6 +362,10 @@ class Pc:
     def _close_disks(self) -> None:
         if self.disks is not None:
             self.disks.close()
+
+    def _close_networks(self) -> None:
+        if self.networks is not None:
+            self.networks.close()
 
     def _close_pci(self, doorbells: IoeventfdDoorbells) -> None:
         try:

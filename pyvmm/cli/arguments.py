@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.config import MAX_CPUS, MAX_MEMORY, MAX_ROOT_PORTS, MAX_SCALE, MIN_MEMORY
@@ -106,6 +106,23 @@ def parse_disk(text: str) -> str:
     if not text.partition(",")[0]:
         raise ValueError(f"{text!r} names no file or block device: PATH[,readonly][,temporary]...")
     return f"virtio-blk,path={text}"
+
+
+CARDS: Final = {"virtio": "virtio-net"}
+"""What model= of --net says."""
+
+
+def parse_net(text: str) -> str:
+    """user|tap|socket:PATH[,KEY=VALUE...]: a network card as --device has it. ValueError says what is wrong."""
+    to, *words = text.split(",")
+    if not to:
+        raise ValueError(f"{text!r} names no network: user, tap or socket:PATH")
+    models = [word.removeprefix("model=") for word in words if word.startswith("model=")]
+    model = models[-1] if models else "virtio"
+    if model not in CARDS:
+        raise ValueError(f"{text!r}: there is no card {model}: there are {', '.join(CARDS)}")
+    rest = [word for word in words if not word.startswith("model=")]
+    return ",".join([CARDS[model], f"to={to}", *rest])
 
 
 def parse_module(text: str) -> Path | Module:
@@ -211,6 +228,14 @@ def _machine_options(guests: bool = True) -> Parser:
         dest="device",
         metavar="PATH[,readonly][,temporary][,cache=...][,size=10G][,serial=...]",
         help="a virtio disk: a raw file or block device; cache is writeback (default), none or unsafe",
+    )
+    add(
+        "--net",
+        action="append",
+        type=_checked(parse_net),
+        dest="device",
+        metavar="user|tap|socket:PATH[,forward=tcp:2222:22][,name=...][,mac=...][,mtu=...][,dump=FILE]",
+        help="a virtio network card: by passt, on a TAP interface, or on a Unix socket that another machine has",
     )
     add(
         "--input",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,6 +161,22 @@ def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterato
         yield Finding("VFIO", f"{limit // KIB} KiB may be locked", hint=hint)
 
 
+def network_findings(tun: Path = Path("/dev/net/tun")) -> Iterator[Finding]:
+    """What --net can be."""
+    passt = shutil.which("passt")
+    hint = "" if passt else "optional; apt-get install passt"
+    yield Finding("net user", passt or "there is no passt: it takes a guest's packets apart for a user", hint=hint)
+    if not tun.exists():
+        yield Finding("net tap", f"there is no {tun}", hint="optional; as root, modprobe tun")
+    elif not os.access(tun, os.R_OK | os.W_OK):
+        yield Finding(
+            "net tap", f"{tun} may not be opened", hint=f"optional; as root, chmod 666 {tun}, as it is elsewhere"
+        )
+    else:
+        hint = "" if os.geteuid() == 0 else "an interface of yours: as root, ip tuntap add tap0 mode tap user $USER"
+        yield Finding("net tap", f"{tun}", hint=hint)
+
+
 def display_findings(display: str | None) -> Iterator[Finding]:
     if not display:
         yield Finding(
@@ -180,7 +197,14 @@ def doctor() -> int:
     """Print the findings; 0 if guests can run here, else 2."""
     good = True
     display = os.environ.get("DISPLAY")
-    parts = (kvm_findings(), memory_findings(), input_findings(), vfio_findings(), display_findings(display))
+    parts = (
+        kvm_findings(),
+        memory_findings(),
+        network_findings(),
+        input_findings(),
+        vfio_findings(),
+        display_findings(display),
+    )
     for findings in parts:
         for finding in findings:
             print(finding)

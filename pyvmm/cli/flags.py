@@ -43,8 +43,8 @@ def _in_flags(error: UserError) -> str:
         text = str(error)
         for said, with_flag in PHRASES.items():
             text = text.replace(said, with_flag)
-        text = text.replace("device virtio-blk,path=", "disk ", 1)
-        return f"--{text}" if text.startswith(("device ", "disk ", "symbols ")) else text
+        text = text.replace("device virtio-blk,path=", "disk ", 1).replace("device virtio-net,to=", "net ", 1)
+        return f"--{text}" if text.startswith(("device ", "disk ", "net ", "symbols ")) else text
     missing = f": add {_flags(error.add)}" if error.add else ""
     return f"{_flags(error.fields)}: {error.why}{missing}"
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.wire import Networks
 from pyvmm.bus import Device
 from pyvmm.clock import Clock
 from pyvmm.device_spec import DeviceSpec
@@ -38,6 +39,7 @@ BUILTIN: Final = {
     "virtio-blk": "pyvmm.virtio.blk:VirtioBlk",
     "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
     "virtio-mouse": "pyvmm.virtio.input:VirtioMouse",
+    "virtio-net": "pyvmm.virtio.net:VirtioNet",
     "virtio-rng": "pyvmm.virtio.rng:VirtioRng",
     "virtio-tablet": "pyvmm.virtio.input:VirtioTablet",
 }
@@ -52,6 +54,7 @@ SERVICES: Final[Mapping[str, Any]] = {
     "FlushPage": FlushPage,
     "IsaLines": IsaLines,
     "Loop": Loop,
+    "Networks": Networks,
     "Passthrough": Passthrough,
 }
 """The types that are given, by the names that an annotation may use without importing them."""

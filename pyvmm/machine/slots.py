@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.networks import HostNetworks
+from pyvmm.backends.wire import Networks
 from pyvmm.board import layout
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
-from pyvmm.clock import Clock
+from pyvmm.clock import Clock, GuestClock
 from pyvmm.config import MAX_ROOT_PORTS, MachineConfig
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
@@ -85,6 +87,7 @@ class Slots:
             FlushPage: lambda: board.ram.flush_page,
             IsaLines: lambda: isa_lines(board.irqchip),
             Loop: lambda: board.loop,
+            Networks: self._networks,
             Passthrough: lambda: board.passthrough,
         }
 
@@ -94,6 +97,15 @@ class Slots:
         if board.disks is None:
             board.disks = Disks(board.loop.post, board.io_error, look_only=isinstance(board.vm, FakeVm))
         return board.disks
+
+    def _networks(self) -> HostNetworks:
+        board = self._board
+        if board.networks is None:
+            clock = board.clock
+            stands = (lambda: clock.stands) if isinstance(clock, GuestClock) else (lambda: False)
+            look_only = isinstance(board.vm, FakeVm)
+            board.networks = HostNetworks(board.loop, clock, stands, board.io_error, look_only)
+        return board.networks
 
     def _name(self, spec: DeviceSpec) -> str:
         """What the machine calls it: its id, or its kind and a number where there are several."""

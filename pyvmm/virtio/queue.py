@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, Protocol
 
 from pyvmm.memory import GuestMemory
@@ -209,6 +209,11 @@ class VirtQueue:
             self.set_kicks(True)
             chain = self.pop()
         return chain
+
+    def put_back(self, chains: Sequence[Chain]) -> None:
+        """*chains*, the last that were popped, are of no use yet: they come out again next, in the same order."""
+        if self._ring is not None:  # else there is nobody who would have them back
+            self._held.extendleft(reversed(chains))
 
     def count(self) -> int:
         """How many chains the driver has made available that nobody has taken; they wait here as pop_exactly()'s do,

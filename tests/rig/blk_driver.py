@@ -10,11 +10,10 @@ from typing import Any
 
 from pyvmm.backends.disks import Disks
 from pyvmm.machine.machine import Machine
-from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.testing.pci import Board
 from pyvmm.virtio.blk import VirtioBlk
 from pyvmm.virtio.pci import VirtioPci
-from tests.rig.virtio_driver import Driver, Virtio
+from tests.rig.virtio_driver import BoardOf, Driver, Virtio
 
 IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
@@ -37,15 +36,6 @@ class Loop:
         calls, self.posted[:] = self.posted[:], []
         for call in calls:
             call()
-
-
-class _BoardOf(Board):
-    """A machine's, as a driver reaches it that runs on none of its vCPUs."""
-
-    def __init__(self, machine: Machine) -> None:
-        self.memory_bus = machine.board.mmio
-        self.ram = machine.memory
-        self.doorbells = FakeDoorbells()
 
 
 @dataclass
@@ -89,7 +79,7 @@ class BlkDriver:
         device = machine.board.devices[name]
         function = next(f for f in machine.board.pci.all_functions() if getattr(f, "device", None) is device)
         assert isinstance(function, VirtioPci) and isinstance(device, VirtioBlk)
-        board = _BoardOf(machine)
+        board = BoardOf(machine)
         config = board.ecam(0, int(function.name[:2], 16))
         driver = cls.__new__(cls)
         bars = [config.read(at, 4) & ~0xF for at in (0x10, 0x18)]

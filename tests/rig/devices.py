@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.wire import Networks
 from pyvmm.clock import Clock, FakeClock
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.irq import FakeIrq
 from pyvmm.machine.registry import Services, make
 from pyvmm.trace import OFF, Channel
+from tests.rig.net_driver import FakeWire, OneWire
 
 SERVICES: Services = {
     Channel: lambda: OFF,
@@ -18,6 +20,7 @@ SERVICES: Services = {
     Disks: lambda: Disks(lambda call: None),
     FlushPage: lambda: lambda gpa: None,
     IsaLines: lambda: [FakeIrq() for _ in range(16)],
+    Networks: lambda: OneWire(FakeWire()),
 }
 
 

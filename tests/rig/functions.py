@@ -24,8 +24,10 @@ from pyvmm.testing.pci import Board
 from pyvmm.virtio.blk import VirtioBlk
 from pyvmm.virtio.console import VirtioConsole
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
+from pyvmm.virtio.net import VirtioNet
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
+from tests.rig.net_driver import FakeWire, OneWire
 from tests.rig.twins import Door, Hand, Twin
 
 MEMORY_START, IO_START = 0xC0000000, 0xC000
@@ -310,6 +312,30 @@ def _writeback(function: VirtioPci) -> Hand:
     return lambda n: function.write(0x3020, 1, n & 1)
 
 
+def _net(now: int) -> Twin:
+    wire = FakeWire()
+    device = VirtioNet("user", OneWire(wire), mac="52:54:00:12:34:56")
+    wires = lambda function: lambda n: wire.give(bytes(6) + bytes(14 + n % 50))  # noqa: E731
+    link = lambda function: lambda n: device.set_link(n % 4 != 0)  # noqa: E731
+    twin = virtio(now, lambda: VirtioPci(device), wires, link)
+    memory = twin.memory
+    assert memory is not None
+
+    def control(n: int) -> None:
+        """What the driver says: eight bytes that are a command, in every buffer that it sends."""
+        command = bytes((n & 1, n >> 1 & 3)) + bytes((n >> 3 & 1, 0, 0, 0, n >> 4 & 1, 9))
+        for number in range(RING_SIZE):
+            memory.write(0x100000 + 64 * number, command)
+
+    def begin_again() -> None:
+        """Somebody puts the cable in, which stays pulled over a reset."""
+        device.set_link(True)
+        wire.waiting.clear()
+
+    twin.hands, twin.let_go = [*twin.hands, control, control], begin_again
+    return twin
+
+
 class MsiFunction(PciDevice):
     """One that has MSI with several vectors, masked one by one."""
 
@@ -334,6 +360,7 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "virtio_blk": lambda now: virtio(
         now, lambda: VirtioPci(VirtioBlk(Path("still"), StillDisks(), queues=2)), _writeback
     ),
+    "virtio_net": _net,
     "virtio_keyboard_aero": _input(VirtioKeyboard, "aero"),
     "virtio_keyboard": _input(VirtioKeyboard, "standard"),
     "virtio_mouse": _input(VirtioMouse, "standard"),

@@ -20,6 +20,7 @@ DRIVER = CACHE / "guest" / "doubler.cpio"  # doubler.ko, to go behind another in
 INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that scripts/guest-images lists
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
+INITRAMFS_NET = CACHE / "guest" / "initramfs-net.gz"  # and virtio_net
 INITRAMFS_VFIO = CACHE / "guest" / "initramfs-vfio.gz"  # and uio_pci_generic
 
 PATIENT = "lpj=10000000"

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pyvmm.machine.machine import Machine
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.testing.pci import Board, Config
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.pci import VirtioPci
@@ -178,6 +180,15 @@ class PackedDriver:
 
 
 Driver = SplitDriver | PackedDriver
+
+
+class BoardOf(Board):
+    """A machine's, as a driver reaches it that runs on none of its vCPUs."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.memory_bus = machine.board.mmio
+        self.ram = machine.memory
+        self.doorbells = FakeDoorbells()
 
 
 @dataclass

@@ -29,6 +29,10 @@ NOT_STATE = {
         (f"_Vector.{name}" for name in ("_open", "_message", "_interrupts", "_routed")),
         "what the registers say, by sync()",
     ),
+    **dict.fromkeys(
+        (f"FakeWire.{name}" for name in ("sent", "received", "dropped", "out", "waiting")), "frames, which may be lost"
+    ),
+    "FakeWire.receive": "who listens, as driver_ok says",
     "Bar.claim": "BARs are placed as configuration space says",
     "PciTestdev.current": "kept as _running",
     "Ps2Mouse._samples": "kept as _movement",

@@ -100,6 +100,19 @@ def test_disks_are_devices_in_the_order_of_the_words(capsys: pytest.CaptureFixtu
         assert "names no file or block device" in capsys.readouterr().err
 
 
+def test_networks_are_devices_too(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--net", "user,forward=tcp:2222:22", "--disk", "a.img", "--net", "socket:/tmp/w,model=virtio,mtu=9000"]
+    assert config(*words).devices == (
+        "virtio-net,to=user,forward=tcp:2222:22",
+        "virtio-blk,path=a.img",
+        "virtio-net,to=socket:/tmp/w,mtu=9000",
+    )
+    for text, said in (("", "names no network"), (",mtu=9000", "names no network"), ("user,model=rtl", "no card rtl")):
+        with pytest.raises(SystemExit):
+            config("--net", text)
+        assert said in capsys.readouterr().err
+
+
 def test_everything() -> None:
     assert config(
         *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4", "--cpu", "host,-avx"],

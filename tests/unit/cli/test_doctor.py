@@ -20,6 +20,7 @@ from pyvmm.cli.doctor import (
     input_findings,
     kvm_findings,
     memory_findings,
+    network_findings,
     vfio_findings,
 )
 from pyvmm.errors import UserError
@@ -116,6 +117,20 @@ def test_input_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "group input" in finding.hint
 
 
+def test_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    user, tap = network_findings(tmp_path / "tun")
+    assert (user.hint, tap.hint) == ("optional; apt-get install passt", "optional; as root, modprobe tun")
+    (tmp_path / "passt").touch(0o755)
+    (tmp_path / "tun").touch(0o600)
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    user, tap = network_findings(tmp_path / "tun")
+    assert str(user).endswith(str(tmp_path / "passt")) and "ip tuntap add tap0 mode tap user $USER" in tap.hint
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    _, tap = network_findings(tmp_path / "tun")
+    assert tap.hint.startswith("optional; as root, chmod 666") and tap.ok
+
+
 def test_vfio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
     assert "no IOMMU groups" in finding.text and "intel_iommu=on" in finding.hint
@@ -171,7 +186,7 @@ def test_the_command(
 ) -> None:
     nothing: Callable[..., list[Finding]] = lambda *_: []  # noqa: E731
     monkeypatch.setattr(doctor, "kvm_findings", lambda: [Finding("/dev/kvm", "text", ok, "" if ok else "do this")])
-    for name in ("memory_findings", "input_findings", "vfio_findings", "display_findings"):
+    for name in ("memory_findings", "network_findings", "input_findings", "vfio_findings", "display_findings"):
         monkeypatch.setattr(doctor, name, nothing)
     assert doctor.doctor() == status
     out = capsys.readouterr().out

@@ -1,0 +1,293 @@
+"""virtio-net: a network card on a wire of this host (virtio 1.2, section 5.1; docs/networks.md).
+
+Queues: receiveq, transmitq, and one for commands. Before each frame is a struct virtio_net_hdr of 12 bytes: flags,
+gso_type, le16 hdr_len, gso_size, csum_start, csum_offset, num_buffers. With MRG_RXBUF a frame fills as many buffers
+as it needs. A wire that is an OffloadWire fills in and reads the rest of the header; for another it is zero.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Final
+
+from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME, VNET_HEADER, Carrier, Networks, OffloadWire
+from pyvmm.errors import UserError, printable
+from pyvmm.trace import OFF, Channel
+from pyvmm.virtio.abi import VIRTIO_ID_NET
+from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
+from pyvmm.virtio.net_filter import ETH_ALEN, Filter
+from pyvmm.virtio.queue import VirtQueue
+from pyvmm.virtio.ring import Chain
+
+# linux/virtio_net.h
+VIRTIO_NET_F_MTU: Final = 3
+VIRTIO_NET_F_MAC: Final = 5
+VIRTIO_NET_F_MRG_RXBUF: Final = 15
+VIRTIO_NET_F_STATUS: Final = 16
+VIRTIO_NET_F_CTRL_VQ: Final = 17
+VIRTIO_NET_F_CTRL_RX: Final = 18
+VIRTIO_NET_F_CTRL_RX_EXTRA: Final = 20
+VIRTIO_NET_F_GUEST_ANNOUNCE: Final = 21
+VIRTIO_NET_F_CTRL_MAC_ADDR: Final = 23
+
+VIRTIO_NET_S_LINK_UP: Final = 1
+VIRTIO_NET_S_ANNOUNCE: Final = 2
+
+VIRTIO_NET_CTRL_RX: Final = 0
+VIRTIO_NET_CTRL_MAC: Final = 1
+VIRTIO_NET_CTRL_MAC_TABLE_SET: Final = 0
+VIRTIO_NET_CTRL_MAC_ADDR_SET: Final = 1
+VIRTIO_NET_CTRL_ANNOUNCE: Final = 3
+VIRTIO_NET_CTRL_ANNOUNCE_ACK: Final = 0
+VIRTIO_NET_OK: Final = 0
+VIRTIO_NET_ERR: Final = 1
+
+CONFIG: Final = struct.Struct("<6sHHH")
+"""struct virtio_net_config up to mtu: mac, status, max_virtqueue_pairs, mtu."""
+STATUS_AT: Final = 6
+NUM_BUFFERS_AT: Final = 10
+EMPTY_HEADER: Final = bytes(VNET_HEADER)
+
+RING: Final = 256
+CONTROL_RING: Final = 64
+RECEIVE, TRANSMIT, CONTROL = range(3)
+MAX_PIECES: Final = 1024
+"""Descriptors that a frame is spread over; a driver with buffers of a page needs 17."""
+MAX_COMMAND: Final = 1 << 16
+"""Bytes of a command that are read: tables of some ten thousand addresses."""
+FEATURES: Final = (
+    VIRTIO_NET_F_MAC,
+    VIRTIO_NET_F_STATUS,
+    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_CTRL_VQ,
+    VIRTIO_NET_F_CTRL_RX,
+    VIRTIO_NET_F_CTRL_RX_EXTRA,
+    VIRTIO_NET_F_GUEST_ANNOUNCE,
+    VIRTIO_NET_F_CTRL_MAC_ADDR,
+)
+
+
+def parse_mac(text: str) -> bytes:
+    """52:54:00:12:34:56. Raises ValueError for what is no address of one card."""
+    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
+        raise ValueError(f"mac={printable(text)}: write it as 52:54:00:12:34:56")
+    address = bytes.fromhex(text.replace(":", ""))
+    if address[0] & 1 or not any(address):
+        raise ValueError(f"mac={text}: that is no address of one card: let it begin with 52:54:00")
+    return address
+
+
+def random_mac() -> bytes:
+    """Of those that QEMU's guests have, too: two machines on a wire differ."""
+    return b"\x52\x54\x00" + os.urandom(3)
+
+
+class VirtioNet(VirtioDevice):
+    """A network card: to=user, tap or socket:PATH (docs/networks.md).
+
+    Under the machine lock `set_link()` pulls the cable out and puts it in; `wire` has the counts.
+    """
+
+    device_id = VIRTIO_ID_NET
+    queue_sizes = (RING, RING, CONTROL_RING)
+    class_code = 0x020000
+    STATE: ClassVar[tuple[str, ...]] = ("mac", "plugged", "announcing", "filter", "home")
+
+    def __init__(
+        self,
+        to: str,
+        networks: Networks,
+        *,
+        mac: str | None = None,
+        mtu: int | None = None,
+        name: str | None = None,
+        forward: str | None = None,
+        dump: Path | None = None,
+        trace: Channel = OFF,
+    ) -> None:
+        super().__init__(trace)
+        try:
+            self._own_mac = random_mac() if mac is None else parse_mac(mac)
+        except ValueError as error:
+            raise UserError(f"net {printable(to)}: {error}") from None
+        self.mac = self._own_mac
+        """The driver may set another until the next reset."""
+        self.plugged = True
+        """The cable is in the card."""
+        self.announcing = False
+        """The driver is asked to tell the network where it is now."""
+        self.filter = Filter()
+        self._home = networks.home
+        self.wire = networks.open(to, headers=True, name=name, forward=forward, mtu=mtu, dump=dump)
+        wire = self.wire
+        self._offloads: OffloadWire | None = wire if isinstance(wire, OffloadWire) else None
+        self._carrier: Carrier | None = wire if isinstance(wire, Carrier) else None
+        if self._carrier is not None:
+            self._carrier.link_changed = self._update_status
+        wanted = [*FEATURES, *([VIRTIO_NET_F_MTU] if mtu is not None else [])]
+        self.features = RING_FEATURES | sum(1 << feature for feature in wanted)
+        self.features |= 0 if self._offloads is None else self._offloads.offloads
+        self._mtu = mtu or 0
+        self.config = self._make_config()
+
+    # Configuration
+
+    def _negotiated(self, feature: int) -> bool:
+        return bool(self.driver_features >> feature & 1)
+
+    @property
+    def link(self) -> bool:
+        """Whether the cable is plugged in and somebody is at its other end."""
+        return self.plugged and (self._carrier is None or self._carrier.connected)
+
+    def set_link(self, up: bool) -> None:
+        """Pull the cable out of the card, or put it in again. Under the machine lock: machine.call()."""
+        self.plugged = up
+        self._update_status()
+
+    def _make_config(self) -> bytes:
+        status = VIRTIO_NET_S_LINK_UP if self.link else 0
+        status |= VIRTIO_NET_S_ANNOUNCE if self.announcing else 0
+        return CONFIG.pack(self.mac, status, 1, self._mtu)
+
+    def _update_status(self) -> None:
+        config = self._make_config()
+        if config != self.config:
+            self.config = config
+            self.config_changed()
+
+    # Frames
+
+    def handle_queue(self, queue: VirtQueue) -> None:
+        if queue.index == RECEIVE:
+            queue.set_kicks(False)  # until a frame finds no room
+            self.wire.ready()
+        elif queue.index == TRANSMIT:
+            link, offload, send, wire = self.link, self._offloads is not None, self.wire.send, self.wire
+            for chain in queue:
+                if link and VNET_HEADER + HEADER_SIZE <= chain.readable_size <= VNET_HEADER + MAX_FRAME:
+                    readable = chain.readable
+                    data = bytes(readable[0]) if len(readable) == 1 else b"".join(readable)
+                    send(data if offload else memoryview(data)[VNET_HEADER:])
+                else:
+                    wire.dropped += 1
+                queue.push(chain, 0)
+        else:
+            for chain in queue:
+                self._obey(queue, chain)
+
+    def _receive(self, frame: bytes) -> bool:
+        """A frame of the wire's, with a header where that is an OffloadWire; False where there is no room for it."""
+        queue = self.queues[RECEIVE]
+        data = frame if self._offloads is not None else EMPTY_HEADER + frame
+        if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
+            return True
+        chains: list[Chain] = []
+        room = slots = pieces = 0
+        merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
+        while room < len(data):
+            chain = queue.pop_or_ask()
+            if chain is None:
+                queue.put_back(chains)
+                return False
+            chains.append(chain)
+            room += chain.writable_size
+            slots += chain.slots
+            pieces += chain.descriptors
+            most = not merge or slots >= queue.size or pieces >= MAX_PIECES
+            if most and room < len(data):  # such a driver can never hold it
+                queue.put_back(chains)
+                self.wire.dropped += 1
+                return True
+        self._fill(queue, chains, data)
+        return True
+
+    def _fill(self, queue: VirtQueue, chains: list[Chain], data: bytes) -> None:
+        whole = bytearray(data)
+        struct.pack_into("<H", whole, NUM_BUFFERS_AT, len(chains))
+        rest = memoryview(whole)
+        for chain in chains:
+            written = 0
+            for view in chain.writable:
+                part = rest[: len(view)]
+                view[: len(part)] = part
+                rest = rest[len(part) :]
+                written += len(part)
+                if not rest:
+                    break
+            queue.push(chain, written)
+        queue.notify()
+
+    # Commands
+
+    def _obey(self, queue: VirtQueue, chain: Chain) -> None:
+        """struct virtio_net_ctrl: class, command, what it says; and a byte for the answer (section 5.1.6.5)."""
+        if not chain.writable:
+            queue.fail("a command without room for its answer")
+            return
+        done = False
+        if 2 <= chain.readable_size <= MAX_COMMAND:
+            text = chain.read(MAX_COMMAND)
+            done = self._do(text[0], text[1], text[2:])
+        chain.writable[0][0] = VIRTIO_NET_OK if done else VIRTIO_NET_ERR
+        queue.push(chain, 1)
+
+    def _do(self, kind: int, command: int, data: bytes) -> bool:
+        """Whether it is done."""
+        if self.trace.enabled:
+            self.trace(f"command {kind}.{command}, {len(data)} bytes")
+        has, what = self._negotiated, (kind, command)
+        if kind == VIRTIO_NET_CTRL_RX and has(VIRTIO_NET_F_CTRL_RX):
+            return len(data) == 1 and self.filter.set_mode(command, bool(data[0]))
+        if what == (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_TABLE_SET) and has(VIRTIO_NET_F_CTRL_RX):
+            return self.filter.set_tables(data)
+        if what == (VIRTIO_NET_CTRL_MAC, VIRTIO_NET_CTRL_MAC_ADDR_SET) and has(VIRTIO_NET_F_CTRL_MAC_ADDR):
+            if len(data) != ETH_ALEN or data[0] & 1:
+                return False
+            self.mac = data
+        elif what == (VIRTIO_NET_CTRL_ANNOUNCE, VIRTIO_NET_CTRL_ANNOUNCE_ACK) and has(VIRTIO_NET_F_GUEST_ANNOUNCE):
+            self.announcing = False
+        else:
+            return False
+        self.config = self._make_config()
+        return True
+
+    # Life
+
+    @property
+    def home(self) -> bytes:
+        """Where it is: one that is restored elsewhere tells the network."""
+        return self._home
+
+    @home.setter
+    def home(self, saved: bytes) -> None:
+        if saved != self._home:
+            self.announcing = True
+
+    def driver_ok_changed(self, ok: bool) -> None:
+        self._tell_wire()
+
+    def reset(self) -> None:
+        self.mac = self._own_mac
+        self.announcing = False
+        self.filter.reset()
+        self.config = self._make_config()
+        self._tell_wire()
+
+    def restored(self) -> None:
+        self.announcing = self.announcing and self.driver_ok and self._negotiated(VIRTIO_NET_F_GUEST_ANNOUNCE)
+        self._tell_wire()
+        self.transport.defer(self._update_status)
+
+    def _tell_wire(self) -> None:
+        receive: Callable[[bytes], bool] | None = self._receive if self.driver_ok else None
+        if self._offloads is not None:
+            self._offloads.offload(self.driver_features if self.driver_ok else 0)
+        self.wire.listen(receive)
+
+    def close(self) -> None:
+        self.wire.close()

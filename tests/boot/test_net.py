@@ -1,0 +1,314 @@
+"""Networks under a current Linux: passt and a TAP interface, data both ways, and what becomes of them when the cable,
+the machine or the back end goes. The lab has a dummy interface with a default route, and all stays in there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import signal
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from pyvmm.config import MachineConfig
+from pyvmm.testing.patience import PATIENCE
+from tests.rig.guest import USERSPACE, Guest, warnings
+from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_NET
+
+MIB = 1 << 20
+DATA = hashlib.shake_128(b"five megabytes").digest(5 * MIB)
+LITTLE = DATA[: MIB // 4]
+"""For the second time and on: the lab's processor is a slow one."""
+NAME = "a-host.pyvmm.test"
+ADDRESS = "203.0.113.77"
+"""What DNS says of NAME."""
+HOST, GATEWAY, HOST6, GATEWAY6 = "192.0.2.2", "192.0.2.1", "2001:db8::2", "2001:db8::1"
+TAP, TAP_HOST, TAP_GUEST, TAP_HOST6, TAP_GUEST6 = "pvt0", "198.51.100.1", "198.51.100.2", "fd00::1", "fd00::2"
+GIVE, GIVE_LITTLE, TAKE, MANY, DNS, FORWARDED = 5000, 5001, 5002, 5003, 53, 2222
+
+OPEN: Final = "0<>/tmp/open"
+"""An input without an end: nc would close its half of the connection, at which passt of 2023 stops."""
+DHCP: Final = r"""mkdir -p /etc; echo '#!/bin/sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev $interface
+ip route add default via $router
+for server in $dns; do echo nameserver $server; done >/etc/resolv.conf' >/tmp/dhcp.sh
+chmod +x /tmp/dhcp.sh; [ -e /tmp/open ] || mkfifo /tmp/open; ip link set lo up; ip link set eth0 up
+udhcpc -q -n -t 10 -i eth0 -s /tmp/dhcp.sh 2>&1"""
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+class Servers:
+    """What this host answers, on every address that it has."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        """The checksums of what was sent to TAKE."""
+        self.size = 0
+        """How many bytes are to come there: nobody closes a half of a connection before the whole."""
+        self.came = threading.Condition()
+        self.busiest = 0
+        """The most connections to MANY at once."""
+        self._now = 0
+        give, give_little = partial(self._give, DATA), partial(self._give, LITTLE)
+        for port, serve in ((GIVE, give), (GIVE_LITTLE, give_little), (TAKE, self._take), (MANY, self._many)):
+            listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=100)
+            threading.Thread(target=self._accept, args=(listener, serve), daemon=True).start()
+        threading.Thread(target=self._dns, daemon=True).start()
+
+    def _accept(self, listener: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=self._with, args=(connection, serve), daemon=True).start()
+
+    def _with(self, connection: socket.socket, serve: Callable[[socket.socket], None]) -> None:
+        with connection, contextlib.suppress(OSError):
+            serve(connection)
+
+    def _give(self, data: bytes, connection: socket.socket) -> None:
+        connection.sendall(data)
+
+    def _take(self, connection: socket.socket) -> None:
+        digest = hashlib.md5()
+        rest = self.size
+        while rest and (data := connection.recv(1 << 16)):
+            digest.update(data)
+            rest -= len(data)
+        with self.came:
+            self.taken.append(digest.hexdigest())
+            self.came.notify_all()
+
+    def _many(self, connection: socket.socket) -> None:
+        """Answers when fifty are there: all of them are open at once."""
+        with self.came:
+            self._now += 1
+            self.busiest = max(self.busiest, self._now)
+            self.came.notify_all()
+            self.came.wait_for(lambda: self.busiest >= 50, PATIENCE)
+        connection.sendall(b"x" * 1000)
+        with self.came:
+            self._now -= 1
+
+    def _dns(self) -> None:
+        """A for NAME, no other."""
+        question = b"".join(bytes((len(part),)) + part.encode() for part in [*NAME.split("."), ""])
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as server:
+            server.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            server.bind(("::", DNS))
+            while True:
+                query, peer = server.recvfrom(512)
+                wanted = query[12:].startswith(question + b"\0\1")
+                answer = b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton(ADDRESS) if wanted else b""
+                end = query.index(b"\0", 12) + 5
+                counts = struct.pack(">HHHHH", 0x8180, 1, int(wanted), 0, 0)
+                server.sendto(query[:2] + counts + query[12:end] + answer, peer)
+
+
+class Linux(Guest):
+    """With eth0, which passt has, and eth1, which is a TAP interface with frames of up to 9000 bytes."""
+
+    def __init__(self, directory: Path, cmdline: str = "") -> None:
+        self.dump = directory / "tap.pcap"
+        self.lines: list[str] = []
+        super().__init__(
+            MachineConfig(
+                memory=256 * MIB,
+                kernel=CLOUD_KERNEL,
+                initrd=INITRAMFS_NET,
+                cmdline=f"console=ttyS0 quiet {cmdline}",
+                devices=(
+                    f"virtio-net,to=user,id=user,forward=tcp:{FORWARDED}:22",
+                    f"virtio-net,to=tap,name={TAP},mtu=9000,id=tap,mac=52:54:00:00:00:07,dump={self.dump}",
+                ),
+            )
+        )
+        self.machine.events.add(lambda event: self.lines.append(event.message) if event.kind == "io-error" else None)
+        self.expect(USERSPACE)
+        self.expect("# ")
+
+    def set_up(self) -> None:
+        assert "lease of" in self.shell(DHCP)
+        self.shell(f"ip addr add {TAP_GUEST}/24 dev eth1; ip -6 addr add {TAP_GUEST6}/64 dev eth1")
+        self.shell("ip link set eth1 up")
+
+    def exchange(self, host: str, servers: Servers, port: int = GIVE_LITTLE) -> None:
+        """The same data there and back over TCP."""
+        data = DATA if port == GIVE else LITTLE
+        expected = hashlib.md5(data).hexdigest()
+        assert self.shell(f"nc {host} {port} {OPEN} >/tmp/data; md5sum /tmp/data").split()[0] == expected
+        servers.taken.clear()
+        servers.size = len(data)
+        self.shell(f"cat /tmp/data >/tmp/open & nc {host} {TAKE} {OPEN}; wait")
+        with servers.came:
+            assert servers.came.wait_for(lambda: bool(servers.taken), PATIENCE)
+            assert servers.taken == [expected]
+
+    def carrier(self, card: str) -> str:
+        return self.shell(f"cat /sys/class/net/{card}/carrier").strip()
+
+    def until_carrier(self, card: str, carrier: str) -> None:
+        self.until(lambda: self.carrier(card) == carrier, f"carrier {carrier} of {card}")
+
+
+@pytest.fixture(scope="module")
+def servers() -> Servers:
+    """And the lab's network."""
+    ip("link", "set", "lo", "up")
+    ip("link", "add", "pvd0", "type", "dummy")
+    ip("addr", "add", f"{HOST}/24", "dev", "pvd0")
+    ip("-6", "addr", "add", f"{HOST6}/64", "dev", "pvd0", "nodad")
+    ip("link", "set", "pvd0", "up")
+    ip("route", "add", "default", "via", GATEWAY)
+    ip("-6", "route", "add", "default", "via", GATEWAY6, "dev", "pvd0")
+    Path("/etc/resolv.conf").unlink(missing_ok=True)
+    Path("/etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
+    ip("tuntap", "add", TAP, "mode", "tap", "vnet_hdr")
+    ip("addr", "add", f"{TAP_HOST}/24", "dev", TAP)
+    ip("-6", "addr", "add", f"{TAP_HOST6}/64", "dev", TAP, "nodad")
+    return Servers()
+
+
+@pytest.fixture(scope="module")
+def guest(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
+    with Linux(tmp_path_factory.mktemp("net")) as guest:
+        guest.set_up()
+        yield guest
+
+
+def test_linux_finds_them(guest: Linux) -> None:
+    assert guest.shell("cat /sys/class/net/eth1/address").strip() == "52:54:00:00:00:07"
+    assert guest.shell("cat /sys/class/net/eth0/address").startswith("52:54:00:")
+    assert [guest.carrier(card) for card in ("eth0", "eth1")] == ["1", "1"]
+    assert guest.shell("cat /sys/class/net/eth1/mtu").strip() == "9000"
+    features = [guest.shell(f"cat /sys/class/net/{card}/device/features").strip() for card in ("eth0", "eth1")]
+    assert [text[0] + text[11] for text in features] == ["00", "11"], "passt offloads nothing, the kernel does"
+    assert HOST in guest.shell("ip addr show dev eth0")
+
+
+def test_names_over_udp(guest: Linux) -> None:
+    assert ADDRESS in guest.shell(f"nslookup {NAME}", status=None)
+    assert ADDRESS in guest.shell(f"nslookup {NAME} {TAP_HOST}", status=None)
+
+
+@pytest.mark.parametrize("host", [GATEWAY, TAP_HOST])
+def test_five_megabytes_each_way(guest: Linux, servers: Servers, host: str) -> None:
+    guest.exchange(host, servers, GIVE)
+
+
+def test_ipv6(guest: Linux, servers: Servers) -> None:
+    guest.exchange(TAP_HOST6, servers)
+    guest.until(lambda: "2001:db8:" in guest.shell("ip -6 addr show dev eth0"), "an address by NDP")
+    guest.exchange(GATEWAY6, servers)
+
+
+def test_fifty_connections_at_once(guest: Linux, servers: Servers) -> None:
+    guest.shell(f"for n in $(seq 50); do nc {GATEWAY} {MANY} {OPEN} >/tmp/n$n & done 2>/dev/null; wait")
+    assert servers.busiest >= 50
+    assert guest.shell("cat /tmp/n* | wc -c").strip() == "50000"
+
+
+def test_who_connects_to_a_port_of_the_host_reaches_the_guest(guest: Linux) -> None:
+    guest.shell("(nc -l -p 22 -e tr a-z A-Z >/dev/null 2>&1 &); until netstat -tln | grep -q :22; do :; done")
+    with socket.create_connection(("127.0.0.1", FORWARDED)) as connection:
+        connection.sendall(b"the guest\n")  # passt of 2023 opens its side with the first data
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.makefile().read() == "THE GUEST\n"
+
+
+def test_jumbo_frames_and_the_file_that_shows_them(guest: Linux) -> None:
+    assert " 0% packet loss" in guest.shell(f"ping -c 2 -s 8900 {TAP_HOST}")
+    data = guest.dump.read_bytes()
+    assert data[:4] == struct.pack("<I", 0xA1B23C4D)
+    at, echoes = 24, 0
+    while at < len(data):
+        length = struct.unpack_from("<I", data, at + 8)[0]
+        frame = data[at + 16 : at + 16 + length]
+        assert len(frame) == length
+        echoes += length == 14 + 20 + 8 + 8900 and frame[12:14] == b"\x08\x00" and frame[23] == 1
+        at += 16 + length
+    assert echoes == 4, "two out, two back, each in one frame"
+
+
+def test_link_down_and_up(guest: Linux, servers: Servers) -> None:
+    for name, card in (("user", "eth0"), ("tap", "eth1")):
+        device: Any = guest.machine.board.devices[name]
+        for up in (False, True):
+            guest.machine.call(partial(device.set_link, up))
+            guest.until_carrier(card, str(int(up)))
+    guest.exchange(TAP_HOST, servers)
+
+
+def test_back_to_a_snapshot_and_on(guest: Linux, servers: Servers) -> None:
+    snapshot = guest.machine.snapshot()
+    for _ in range(2):
+        guest.exchange(GATEWAY, servers)
+        guest.exchange(TAP_HOST, servers)
+        guest.machine.restore(snapshot)
+
+
+def test_nothing_of_it_was_worth_a_warning(guest: Linux) -> None:
+    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+    assert guest.lines == []
+
+
+def test_restored_elsewhere_it_tells_the_network_where_it_is(guest: Linux, tmp_path: Path) -> None:
+    """And the back ends of a machine that has ended are free again."""
+    file = tmp_path / "snapshot"
+    guest.machine.snapshot().save(file)
+    guest.close()
+    with Guest.restored(file) as other:
+        other.send("\n")
+        other.expect("# ")
+        text = other.shell(f"nc {TAP_HOST} {GIVE_LITTLE} {OPEN} | md5sum")
+        assert text.split()[0] == hashlib.md5(LITTLE).hexdigest()
+    assert passts() == []
+    arp = bytes.fromhex("52540000000708060001080006040001525400000007") + socket.inet_aton(TAP_GUEST)
+    told = arp + bytes(6) + socket.inet_aton(TAP_GUEST), arp + b"\xff" * 6 + socket.inet_aton(TAP_GUEST)
+    assert any(one in guest.dump.read_bytes() for one in told), "it asks for its own address, and the file is made anew"
+
+
+def passts() -> list[int]:
+    """The processes of passt that have not ended."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            text = status.read_text()
+            if "(passt" in text and text.rpartition(")")[2].split()[0] != "Z":
+                found.append(int(text.partition(" ")[0]))
+    return found
+
+
+def test_without_msi_after_reboot_after_reset_and_without_its_back_ends(servers: Servers, tmp_path: Path) -> None:
+    with Linux(tmp_path, "pci=nomsi") as guest:
+        guest.set_up()
+        guest.exchange(GATEWAY, servers)
+        guest.exchange(TAP_HOST, servers)
+        for by_itself in (True, False):
+            if by_itself:
+                guest.send("reboot -f\n")
+            else:
+                guest.machine.reset()
+            guest.expect(USERSPACE)
+            guest.expect("# ")
+            guest.set_up()
+            guest.exchange(GATEWAY, servers)
+            guest.exchange(TAP_HOST, servers)
+        (passt,) = passts()
+        os.kill(passt, signal.SIGKILL)
+        guest.until_carrier("eth0", "0")
+        assert guest.lines == ["net user: passt has ended: the guest's link is down"]
+        ip("link", "del", TAP)
+        guest.until_carrier("eth1", "0")
+        assert guest.lines[1:] == [f"net tap,name={TAP}: the interface has gone: the guest's link is down"]
+        assert guest.shell("echo $((6 * 7))").strip() == "42"

@@ -1,0 +1,203 @@
+"""A guest's driver of virtio-net, as a model; and a wire that a test holds the other end of."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyvmm.backends.wire import VNET_HEADER, Wire
+from pyvmm.machine.machine import Machine
+from pyvmm.virtio.net import CONTROL, RECEIVE, TRANSMIT, VirtioNet
+from pyvmm.virtio.pci import VirtioPci
+from tests.rig.virtio_driver import BoardOf, Driver, Virtio
+
+VERSION_1, EVENT_IDX, INDIRECT, PACKED = 1 << 32, 1 << 29, 1 << 28, 1 << 34
+MAC = b"\x52\x54\x00\x12\x34\x56"
+PEER = b"\x52\x54\x00\x00\x00\x01"
+BUFFERS = 0x100000
+"""Where buffers lie in RAM, each in a room of its own."""
+ROOM = 0x1000
+
+
+def frame(payload: bytes | int = b"", to: bytes = MAC) -> bytes:
+    """A whole frame; *payload* may be a length."""
+    body = payload if isinstance(payload, bytes) else bytes(n & 0xFF for n in range(payload))
+    return to + PEER + b"\x88\xb5" + body
+
+
+class FakeWire:
+    """Keeps what is sent, and gives what it is told, as a Wire must."""
+
+    def __init__(self) -> None:
+        self.sent = self.received = self.dropped = 0
+        self.out: list[bytes] = []
+        self.waiting: list[bytes] = []
+        """What there was no room for yet."""
+        self.receive: Callable[[bytes], bool] | None = None
+        self.connected = True
+        self.link_changed: Callable[[], None] = lambda: None
+        self.closed = False
+
+    def send(self, frame: bytes | bytearray | memoryview) -> None:
+        self.sent += 1
+        self.out.append(bytes(frame))
+
+    def listen(self, receive: Callable[[bytes], bool] | None) -> None:
+        self.receive = receive
+
+    def give(self, frame: bytes) -> None:
+        self.waiting.append(frame)
+        self.ready()
+
+    def ready(self) -> None:
+        while self.waiting and self.receive is not None and self.receive(self.waiting[0]):
+            del self.waiting[0]
+            self.received += 1
+
+    def connect(self, connected: bool) -> None:
+        self.connected = connected
+        self.link_changed()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class FakeOffloadWire(FakeWire):
+    """With a header before each frame."""
+
+    offloads = 1 << 0 | 1 << 1 | 1 << 7 | 1 << 11
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken: list[int] = []
+
+    def offload(self, features: int) -> None:
+        self.taken.append(features & self.offloads)
+
+
+class OneWire:
+    """The Networks that has it."""
+
+    def __init__(self, wire: FakeWire, home: bytes = b"here") -> None:
+        self.wire = wire
+        self.home = home
+        self.asked: dict[str, object] = {}
+
+    def open(
+        self,
+        to: str,
+        *,
+        headers: bool = False,
+        name: str | None = None,
+        forward: str | None = None,
+        mtu: int | None = None,
+        dump: Path | None = None,
+    ) -> Wire:
+        self.asked = {"to": to, "headers": headers, "name": name, "forward": forward, "mtu": mtu, "dump": dump}
+        return self.wire
+
+
+class NetDriver:
+    """Of one card, on a board of its own."""
+
+    def __init__(
+        self,
+        wire: FakeWire | None = None,
+        *,
+        features: int = 0,
+        without: int = 0,
+        size: int | None = None,
+        home: bytes = b"here",
+        **words: Any,
+    ) -> None:
+        """*features* beside those of a card, *without* some; *size* of its rings."""
+        self.wire = wire or FakeWire()
+        self.networks = OneWire(self.wire, home)
+        device = VirtioNet("user", self.networks, **{"mac": "52:54:00:12:34:56", **words})
+        self._drive(device, Virtio.of(device), VERSION_1 | features | device.features & 0xFFFFFF & ~without, size)
+
+    def _drive(self, device: VirtioNet, virtio: Virtio, features: int, size: int | None = None) -> None:
+        self.device, self.virtio, self.ram = device, virtio, virtio.board.ram
+        self.features = features
+        self.queues: list[Driver] = virtio.setup(features, size)
+        self.given: dict[int, list[tuple[int, int]]] = {}
+        """Of a chain that waits for a frame, its buffers."""
+        self._rooms = 0
+
+    @classmethod
+    def of_machine(cls, machine: Machine, name: str = "virtio-net") -> NetDriver:
+        """Of a card that a machine has, whose guest leaves it alone; all inside machine.call()."""
+        device = machine.board.devices[name]
+        function = next(f for f in machine.board.pci.all_functions() if getattr(f, "device", None) is device)
+        assert isinstance(function, VirtioPci) and isinstance(device, VirtioNet)
+        board = BoardOf(machine)
+        config = board.ecam(0, int(function.name[:2], 16))
+        driver = cls.__new__(cls)
+        bars = [config.read(at, 4) & ~0xF for at in (0x10, 0x18)]
+        config.write(4, 2, 6)
+        driver._drive(device, Virtio(board, function, config, *bars), VERSION_1 | device.features & 0xFFFFFF)
+        return driver
+
+    def config(self, offset: int, size: int) -> int:
+        return self.virtio.read(0x3000 + offset, size)
+
+    def mac(self) -> bytes:
+        return bytes(self.config(at, 1) for at in range(6))
+
+    def status(self) -> int:
+        return self.config(6, 2)
+
+    def _room(self, count: int = 1) -> int:
+        at = BUFFERS + self._rooms % 2048 * ROOM
+        self._rooms += count
+        return at
+
+    def offer(self, *lengths: int, kick: bool = True) -> None:
+        """A buffer to receive into, of pieces of so many bytes."""
+        pieces = [(self._room(-(-length // ROOM)), length) for length in lengths]
+        chain = self.queues[RECEIVE].add([(at, length, True) for at, length in pieces])
+        assert chain is not None
+        self.given[chain] = pieces
+        if kick:
+            self.virtio.kick(RECEIVE)
+
+    def received(self) -> list[bytes]:
+        """What is in each buffer that came back, header included."""
+        found = []
+        for chain, length in self.queues[RECEIVE].used():
+            data = b"".join(self.ram.read(at, size) for at, size in self.given.pop(chain))
+            found.append(data[:length])
+        return found
+
+    def frames(self) -> list[bytes]:
+        """Whole frames, put together as num_buffers says."""
+        found, buffers = [], self.received()
+        while buffers:
+            (count,) = struct.unpack_from("<H", buffers[0], 10)
+            assert 1 <= count <= len(buffers)
+            found.append(b"".join(buffers[:count])[VNET_HEADER:])
+            del buffers[:count]
+        return found
+
+    def send(self, data: bytes, pieces: int = 1, header: bytes = bytes(VNET_HEADER)) -> None:
+        whole = header + data
+        at = self._room(-(-max(1, len(whole)) // ROOM))
+        self.ram.write(at, whole)
+        step = max(1, -(-len(whole) // pieces))
+        chain = self.queues[TRANSMIT].add(
+            [(at + n, min(step, len(whole) - n), False) for n in range(0, len(whole) or 1, step)]
+        )
+        assert chain is not None
+        self.virtio.kick(TRANSMIT)
+
+    def command(self, kind: int, command: int, data: bytes = b"") -> int:
+        """Its answer."""
+        at = self._room(-(-(len(data) + 3) // ROOM))
+        self.ram.write(at, bytes((kind, command)) + data + b"\xee")
+        end = at + 2 + len(data)
+        assert self.queues[CONTROL].add([(at, 2 + len(data), False), (end, 1, True)]) is not None
+        self.virtio.kick(CONTROL)
+        assert len(self.queues[CONTROL].used()) == 1
+        return self.ram.read_int(end, 1)
