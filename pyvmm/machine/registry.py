@@ -29,12 +29,14 @@ from pyvmm.machine.loading import NOT_INITIALIZED, blaming, is_initialized, load
 from pyvmm.pci.device import PciDevice
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
+from pyvmm.virtio.vhost import Vhost
 
 BUILTIN: Final = {
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
     "vfio": "pyvmm.vfio.function:VfioPci",
+    "vhost-vsock": "pyvmm.virtio.vsock:VhostVsock",
     "virtio-blk": "pyvmm.virtio.blk:VirtioBlk",
     "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
     "virtio-mouse": "pyvmm.virtio.input:VirtioMouse",
@@ -53,6 +55,7 @@ SERVICES: Final[Mapping[str, Any]] = {
     "IsaLines": IsaLines,
     "Loop": Loop,
     "Passthrough": Passthrough,
+    "Vhost": Vhost,
 }
 """The types that are given, by the names that an annotation may use without importing them."""
 

@@ -23,6 +23,7 @@ from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
+from pyvmm.virtio.vhost import Vhost
 
 ROOT_PORT = "root-port"
 
@@ -86,6 +87,7 @@ class Slots:
             IsaLines: lambda: isa_lines(board.irqchip),
             Loop: lambda: board.loop,
             Passthrough: lambda: board.passthrough,
+            Vhost: lambda: board.vhost,
         }
 
     def _disks(self) -> Disks:
