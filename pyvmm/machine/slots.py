@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.sockets import Sockets
 from pyvmm.board import layout
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import isa_lines
@@ -87,6 +88,7 @@ class Slots:
             IsaLines: lambda: isa_lines(board.irqchip),
             Loop: lambda: board.loop,
             Passthrough: lambda: board.passthrough,
+            Sockets: lambda: Sockets(board.loop, look_only=isinstance(board.vm, FakeVm)),
             Vhost: lambda: board.vhost,
         }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.sockets import Sockets
 from pyvmm.clock import Clock, FakeClock
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.irq import FakeIrq
+from pyvmm.loop import Loop
 from pyvmm.machine.registry import Services, make
 from pyvmm.trace import OFF, Channel
 
@@ -18,6 +21,7 @@ SERVICES: Services = {
     Disks: lambda: Disks(lambda call: None),
     FlushPage: lambda: lambda gpa: None,
     IsaLines: lambda: [FakeIrq() for _ in range(16)],
+    Sockets: lambda: Sockets(Loop(nullcontext())),
 }
 
 
