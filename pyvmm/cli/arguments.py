@@ -331,7 +331,7 @@ def make_parser() -> Parser:
         "virtio-console,port.pyvmm.agent=socket:SOCKET; its input, outputs and exit status are those of pyvmm exec.",
     )
     execute.add_argument("socket", metavar="SOCKET", help="the Unix socket of the agent's port")
-    execute.add_argument("misplaced", nargs="*", help=argparse.SUPPRESS)  # a command without its --
+    execute.add_argument("misplaced", nargs="*", metavar="CMD", help=argparse.SUPPRESS)  # a command without its --
     execute.add_argument(
         "--wait",
         type=_checked(parse_seconds),

@@ -160,6 +160,18 @@ def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterato
         yield Finding("VFIO", f"{limit // KIB} KiB may be locked", hint=hint)
 
 
+def vhost_findings(dev: Path = Path("/dev")) -> Iterator[Finding]:
+    """What of virtio the host's kernel can serve by itself."""
+    file = dev / "vhost-vsock"
+    if not file.exists():
+        hint = "optional; as root, modprobe vhost_vsock: sockets between guest and host, --device vhost-vsock,cid=N"
+        yield Finding("vhost", "no vhost-vsock", hint=hint)
+    elif not os.access(file, os.R_OK | os.W_OK):
+        yield Finding("vhost", f"no permission for {file}", hint=f"optional; as root, chmod 666 {file}")
+    else:
+        yield Finding("vhost", "vhost-vsock")
+
+
 def display_findings(display: str | None) -> Iterator[Finding]:
     if not display:
         yield Finding(
@@ -180,7 +192,14 @@ def doctor() -> int:
     """Print the findings; 0 if guests can run here, else 2."""
     good = True
     display = os.environ.get("DISPLAY")
-    parts = (kvm_findings(), memory_findings(), input_findings(), vfio_findings(), display_findings(display))
+    parts = (
+        kvm_findings(),
+        memory_findings(),
+        input_findings(),
+        vfio_findings(),
+        vhost_findings(),
+        display_findings(display),
+    )
     for findings in parts:
         for finding in findings:
             print(finding)

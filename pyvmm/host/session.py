@@ -106,7 +106,7 @@ class Session:
         self._follow_foreground()
 
     def _terminal_port(self) -> tuple[SerialPort, Callable[[bool], None]]:
-        """Where what is typed goes, COM1 or a hvc0 that has the terminal, and what holds back all that is shown."""
+        """Where what is typed goes, COM1 and a hvc0 that has the terminal, and what holds back all that is shown."""
         throttle = self.machine.life.cpus.throttle
         self._hvc = self._find_hvc()
         if self._hvc is None or self._hvc.terminal is None:
@@ -123,7 +123,9 @@ class Session:
             else:
                 port.release()
 
-        return port, hold
+        from pyvmm.host.terminal_port import TerminalPort
+
+        return TerminalPort(port, self.machine.board.com1), hold
 
     def _find_hvc(self) -> ConsolePorts | None:
         if "pyvmm.virtio.console_ports" not in sys.modules:  # which nobody has asked for

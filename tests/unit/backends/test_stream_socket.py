@@ -328,6 +328,6 @@ def test_what_comes_is_a_part_of_what_was_sent_in_its_order(
     rig.close()
 
 
-def _is_part(part: bytes, whole: bytes) -> bool:
+def _is_part(part: bytearray, whole: bytearray) -> bool:
     rest = iter(whole)
     return all(byte in rest for byte in part)
