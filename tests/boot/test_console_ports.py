@@ -63,7 +63,7 @@ class Linux(Guest):
         self.devices = dict(line.split() for line in names.splitlines())
         for name in ("echo", "tap"):
             self.send_back(name)
-        self.shell(f"/vsock_echo {VSOCK_PORT} >/tmp/vsock &")
+        self.shell(f"(/vsock_echo {VSOCK_PORT} >/tmp/vsock &)")
         self.until(lambda: "listening" in self.shell("cat /tmp/vsock"), "the vsock server")
 
     def send_back(self, name: str) -> None:
@@ -136,7 +136,7 @@ def test_hvc0(guest: Linux) -> None:
     with socket.socket(socket.AF_UNIX) as wire:
         wire.settimeout(SECONDS)
         wire.connect(str(guest.hvc))
-        guest.shell("(read line; echo $line | tr a-z A-Z; stty size) <>/dev/hvc0 >/dev/hvc0 &")
+        guest.shell("((read line; echo $line | tr a-z A-Z; stty size) </dev/hvc0 >/dev/hvc0 &)")
         wire.sendall(b"typed there\n")
         came = b""
         while b"25 80" not in came and b"80 25" not in came:  # Linux before 6.16 takes columns for rows
