@@ -35,7 +35,7 @@ class MemoryTable:
 
 
 class BoardVhost:
-    """See virtio.vhost.Vhost."""
+    """See virtio.vhost.RingServers."""
 
     def __init__(self, memory: GuestMemory, loop: Loop) -> None:
         self._memory = memory

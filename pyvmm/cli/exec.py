@@ -10,9 +10,9 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
+from pyvmm.agent import AgentError, Conversation
 from pyvmm.cli.stdio import complain
 from pyvmm.errors import UserError, printable
-from pyvmm.testing.agent import AgentError, Conversation
 
 CHUNK: Final = 64 << 10
 GONE: Final = 3

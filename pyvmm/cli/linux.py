@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pyvmm.agent import PORT
 from pyvmm.boot.initramfs import Added, Initramfs
 from pyvmm.boot.kernel_modules import KernelModules
 from pyvmm.boot.linux_kernel import check_readable, host_kernel, modules_folder, release_of
@@ -17,7 +18,6 @@ from pyvmm.cli.run import runs_linux
 from pyvmm.config import Module
 from pyvmm.errors import UserError
 from pyvmm.host.streams import NAMES, Streams
-from pyvmm.testing.agent import PORT
 from pyvmm.virtio.console import VirtioConsole
 
 CMDLINE: Final = "console=ttyS0 quiet panic=-1"

@@ -19,8 +19,8 @@ from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
 from pyvmm.machine.payload import Payload
 from pyvmm.machine.snapshot import Snapshots
-from pyvmm.machine.tap import Tap
 from pyvmm.machine.verdicts import Verdicts
+from pyvmm.tap import Tap
 from pyvmm.trace import Sink, Trace
 from pyvmm.vcpu.cpuid import guest_cpuid, phys_bits
 from pyvmm.vcpu.group import VcpuGroup

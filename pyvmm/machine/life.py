@@ -20,7 +20,7 @@ from pyvmm.errors import UserError, one_line
 from pyvmm.loop import Loop
 from pyvmm.machine.event import Kind, MachineEvent, State
 from pyvmm.machine.outcome import End, Outcome
-from pyvmm.machine.tap import Tap
+from pyvmm.tap import Tap
 
 if TYPE_CHECKING:
     from concurrent.futures import Future

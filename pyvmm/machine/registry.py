@@ -31,14 +31,14 @@ from pyvmm.machine.loading import NOT_INITIALIZED, blaming, is_initialized, load
 from pyvmm.pci.device import PciDevice
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
-from pyvmm.virtio.vhost import Vhost
+from pyvmm.virtio.vhost import RingServers
 
 BUILTIN: Final = {
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
     "vfio": "pyvmm.vfio.function:VfioPci",
-    "vhost-vsock": "pyvmm.virtio.vsock:VhostVsock",
+    "vhost-vsock": "pyvmm.virtio.vsock:VirtioVsock",
     "virtio-blk": "pyvmm.virtio.blk:VirtioBlk",
     "virtio-console": "pyvmm.virtio.console_ports:ConsolePorts",
     "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
@@ -59,7 +59,7 @@ SERVICES: Final[Mapping[str, Any]] = {
     "Loop": Loop,
     "Passthrough": Passthrough,
     "Sockets": Sockets,
-    "Vhost": Vhost,
+    "RingServers": RingServers,
 }
 """The types that are given, by the names that an annotation may use without importing them."""
 

@@ -24,7 +24,7 @@ from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
-from pyvmm.virtio.vhost import Vhost
+from pyvmm.virtio.vhost import RingServers
 
 ROOT_PORT = "root-port"
 
@@ -89,7 +89,7 @@ class Slots:
             Loop: lambda: board.loop,
             Passthrough: lambda: board.passthrough,
             Sockets: lambda: Sockets(board.loop, look_only=isinstance(board.vm, FakeVm)),
-            Vhost: lambda: board.vhost,
+            RingServers: lambda: board.vhost,
         }
 
     def _disks(self) -> Disks:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyvmm.agent import PORT, AgentError, CommandEnded, Conversation
 from pyvmm.machine.machine import Machine
-from pyvmm.testing.agent import PORT, AgentError, Conversation, Ended
 from pyvmm.testing.patience import LOOK_S, PATIENCE, Patience
 
 if TYPE_CHECKING:
@@ -39,11 +39,11 @@ class GuestAgent:
         vcpus = self._machine.vcpus
         return Patience(seconds, os.getpid(), lambda: (conversation[0], sum(vcpu.exits for vcpu in vcpus) >> 8))
 
-    def run(self, words: Sequence[str | bytes], stdin: bytes = b"", timeout: float = PATIENCE) -> Ended:
+    def run(self, words: Sequence[str | bytes], stdin: bytes = b"", timeout: float = PATIENCE) -> CommandEnded:
         """Run a program with its arguments, and wait for its end."""
         written = self.run_in_order(words, stdin, timeout)
         status, pieces = written
-        return Ended(status, *(b"".join(data for number, data in pieces if number == n) for n in (1, 2)))
+        return CommandEnded(status, *(b"".join(data for number, data in pieces if number == n) for n in (1, 2)))
 
     def run_in_order(
         self, words: Sequence[str | bytes], stdin: bytes, timeout: float
@@ -90,6 +90,6 @@ class GuestAgent:
         self._checked(path, ended)
         return ended.stdout
 
-    def _checked(self, path: str, ended: Ended) -> None:
+    def _checked(self, path: str, ended: CommandEnded) -> None:
         if ended.status:
             raise AgentError(f"{path}: {ended.stderr.decode(errors='replace').strip() or ended.status}")

@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from pyvmm.agent import AgentError
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.screen.screen import Screen
-from pyvmm.testing.agent import AgentError
 from pyvmm.testing.guest_agent import GuestAgent, find_tap
 from pyvmm.testing.patience import LOOK_S, PATIENCE
 from pyvmm.testing.serial import Serial

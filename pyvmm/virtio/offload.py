@@ -1,7 +1,7 @@
 """Queues that somebody else serves: vhost in the kernel, by ring addresses, a kick and a call eventfd each.
 
     class VhostThing(VirtioDevice):
-        def __init__(self, vhost: Vhost) -> None:
+        def __init__(self, vhost: RingServers) -> None:
             self._server = vhost.thing()
             self._offload = Offload(vhost, self._server, self._begin, self._end)
             super().__init__()
@@ -26,7 +26,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.virtio.abi import VIRTIO_F_RING_PACKED, VIRTIO_RING_F_EVENT_IDX
 from pyvmm.virtio.queue import VirtQueue
 from pyvmm.virtio.ring import Chain, QueueError, Ring, ring_area
-from pyvmm.virtio.vhost import RingServer, Vhost
+from pyvmm.virtio.vhost import RingServer, RingServers
 
 NO_FD: Final = -1
 
@@ -35,7 +35,7 @@ class OffloadedRing:
     """A split ring, see split.SplitRing, of which we know where it is and how far it was when it was taken back."""
 
     def __init__(
-        self, memory: GuestMemory, vhost: Vhost, size: int, desc: int, avail: int, used: int, event: int
+        self, memory: GuestMemory, vhost: RingServers, size: int, desc: int, avail: int, used: int, event: int
     ) -> None:
         """*event* is 2 where the rings end with an event index. Raises QueueError."""
         if not 0 < size <= 32768 or size & (size - 1):
@@ -71,7 +71,7 @@ class OffloadedQueue(VirtQueue):
 
     kick_fd: int
 
-    def __init__(self, index: int, max_size: int, offload: Offload, vhost: Vhost) -> None:
+    def __init__(self, index: int, max_size: int, offload: Offload, vhost: RingServers) -> None:
         self._offload = offload
         self._vhost = vhost
         self._paused = False
@@ -145,7 +145,9 @@ class Offload:
     """The queues of one server, made with queue() in the server's order. *begin* has it serve rings that are set, *end*
     touch them no more; both may raise OSError. All of it under the machine lock."""
 
-    def __init__(self, vhost: Vhost, server: RingServer, begin: Callable[[], None], end: Callable[[], None]) -> None:
+    def __init__(
+        self, vhost: RingServers, server: RingServer, begin: Callable[[], None], end: Callable[[], None]
+    ) -> None:
         self.server = server
         """Another one only while it serves nothing."""
         self.queues: list[OffloadedQueue] = []

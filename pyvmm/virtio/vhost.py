@@ -46,7 +46,7 @@ class Resting(Protocol):
     def go_on(self) -> None: ...
 
 
-class Vhost(Protocol):
+class RingServers(Protocol):
     """Gives servers and eventfds: what an offloaded device is made with."""
 
     def vsock(self) -> VsockServer:

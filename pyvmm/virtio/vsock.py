@@ -11,12 +11,13 @@ import errno
 from typing import ClassVar, Final
 
 from pyvmm.errors import UserError
+from pyvmm.state import Plain, StateError
 from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.abi import VIRTIO_ID_VSOCK, VIRTIO_RING_F_EVENT_IDX
 from pyvmm.virtio.device import SPLIT_RING_FEATURES, VirtioDevice
 from pyvmm.virtio.offload import Offload, OffloadedQueue
 from pyvmm.virtio.queue import VirtQueue
-from pyvmm.virtio.vhost import Vhost, VsockServer
+from pyvmm.virtio.vhost import RingServers, VsockServer
 
 # linux/virtio_vsock.h, linux/vm_sockets.h
 VIRTIO_VSOCK_F_SEQPACKET: Final = 1
@@ -28,7 +29,7 @@ CID_MAX: Final = 0xFFFFFFFE
 RECEIVE, TRANSMIT, EVENT = 0, 1, 2
 
 
-class VhostVsock(VirtioDevice):
+class VirtioVsock(VirtioDevice):
     """Sockets between guest and host (AF_VSOCK), served by the host's kernel; the guest's address is *cid*."""
 
     device_id = VIRTIO_ID_VSOCK
@@ -36,7 +37,7 @@ class VhostVsock(VirtioDevice):
     queue_sizes = (128, 128, 64)
     STATE: ClassVar[tuple[str, ...]] = ("reset_due",)
 
-    def __init__(self, cid: int, vhost: Vhost, trace: Channel = OFF) -> None:
+    def __init__(self, cid: int, vhost: RingServers, trace: Channel = OFF) -> None:
         if not VMADDR_CID_HOST < cid <= CID_MAX:
             raise UserError(f"vhost-vsock: cid={cid}: a guest has one of 3 to {CID_MAX}, and 2 is the host")
         self._vhost = vhost
@@ -45,7 +46,7 @@ class VhostVsock(VirtioDevice):
         super().__init__(trace)
         ours = SPLIT_RING_FEATURES | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_VSOCK_F_SEQPACKET
         self.features = ours & self._server.get_features()
-        self.config = cid.to_bytes(8, "little")
+        self.config: bytes = cid.to_bytes(8, "little")
         self.reset_due = False
         """The driver is to hear that its connections are gone, and has had no buffer for that."""
 
@@ -93,6 +94,12 @@ class VhostVsock(VirtioDevice):
 
     def reset(self) -> None:
         self.reset_due = False
+
+    def check_saved(self, saved: Plain) -> None:
+        if isinstance(saved, dict) and saved.get("config") != self.config:
+            was = saved.get("config")
+            cid = int.from_bytes(was, "little") if isinstance(was, bytes) else was
+            raise StateError(f"vhost-vsock had cid={cid} in this snapshot, which its guest knows, and must have it")
 
     def restored(self) -> None:
         """What the host's ends have sent since belongs to a time that is not any more: they begin again too."""

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from pyvmm.agent import PORT, AgentError
 from pyvmm.boot.initramfs import AGENT
 from pyvmm.testing import guest_agent
-from pyvmm.testing.agent import PORT, AgentError
 from pyvmm.testing.guest_agent import GuestAgent, find_tap
 from pyvmm.testing.shell import Ran
 from pyvmm.testing.vm import GuestVm

@@ -24,7 +24,7 @@ from pyvmm.virtio.console_ports import ConsolePorts
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
-from pyvmm.virtio.vsock import VhostVsock
+from pyvmm.virtio.vsock import VirtioVsock
 from tests.rig.toys import Toy
 from tests.rig.vhost import FakeVhost
 from tests.rig.virtio_driver import PackedDriver, SplitDriver, Virtio
@@ -80,7 +80,7 @@ class Fuzz:
         self.functions.append(VirtioPci(self.console))
         root.add(self.functions[-1], 6)
         self.vhost = FakeVhost(self.ram)
-        self.functions.append(VirtioPci(VhostVsock(3, self.vhost)))
+        self.functions.append(VirtioPci(VirtioVsock(3, self.vhost)))
         root.add(self.functions[-1], 7)
         self.functions.append(VirtioPci(VirtioRng(lambda count: bytes(count))))
         self.port = port = RootPort()

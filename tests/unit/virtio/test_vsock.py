@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from pyvmm import state
 from pyvmm.errors import UserError
 from pyvmm.pci.msi import FakeMsiRouter
+from pyvmm.state import StateError
 from pyvmm.testing.pci import Board
-from pyvmm.virtio.vsock import VhostVsock
+from pyvmm.virtio.vsock import VirtioVsock
 from tests.rig.vhost import FakeVhost
 from tests.rig.virtio_driver import SplitDriver, Virtio
 
@@ -28,7 +29,7 @@ class Guest:
     def __init__(self, features: int = EVENT_IDX, rooms: int = 8) -> None:
         self.board = Board()
         self.vhost = FakeVhost(self.board.ram)
-        self.device = VhostVsock(5, self.vhost)
+        self.device = VirtioVsock(5, self.vhost)
         self.virtio = Virtio.of(self.device, self.board)
         self.features = features
         self.begin(rooms)
@@ -110,7 +111,7 @@ def test_kicks_reach_the_eventfd_and_not_us(guest: Guest) -> None:
 
 def test_a_kick_by_an_exit_reaches_it_too() -> None:
     board = Board(doorbells=False)
-    device = VhostVsock(7, FakeVhost(board.ram))
+    device = VirtioVsock(7, FakeVhost(board.ram))
     virtio = Virtio.of(device, board)
     virtio.setup(EVENT_IDX)
     fd = device.queues[1].kick_fd or 0
@@ -256,15 +257,23 @@ def test_rings_that_are_not_in_ram_break_it(guest: Guest) -> None:
 @pytest.mark.parametrize("cid", [-1, 0, 1, 2, 0xFFFFFFFF, 1 << 40])
 def test_an_address_that_is_no_guests(cid: int) -> None:
     with pytest.raises(UserError, match="3 to 4294967294"):
-        VhostVsock(cid, FakeVhost(Board().ram))
+        VirtioVsock(cid, FakeVhost(Board().ram))
 
 
 def test_an_address_that_is_taken() -> None:
     vhost = FakeVhost(Board().ram)
-    VhostVsock(9, vhost)
+    VirtioVsock(9, vhost)
     with pytest.raises(UserError, match="cid=9 is another guest's: choose another number"):
-        VhostVsock(9, vhost)
+        VirtioVsock(9, vhost)
     assert vhost.server.closed
+
+
+def test_a_snapshot_of_another_address(guest: Guest) -> None:
+    saved = state.save(guest.virtio.function)
+    guest.virtio.function.check_saved(saved)
+    other = Virtio.of(VirtioVsock(6, FakeVhost(guest.board.ram)))
+    with pytest.raises(StateError, match="vhost-vsock had cid=5 in this snapshot"):
+        other.function.check_saved(saved)
 
 
 ACTIONS = st.sampled_from(

@@ -29,7 +29,7 @@ class AgentError(AssertionError):
     """What came is not what an agent says, or it has begun anew: the guest was reset."""
 
 
-class Ended(NamedTuple):
+class CommandEnded(NamedTuple):
     """How a command ended."""
 
     status: int

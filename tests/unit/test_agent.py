@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.agent import LONGEST, MOST, MOST_WORDS, ROOM, WORDS, AgentError, CommandEnded, Conversation, frame
 from pyvmm.boot.initramfs import AGENT
-from pyvmm.testing.agent import LONGEST, MOST, MOST_WORDS, ROOM, WORDS, AgentError, Conversation, Ended, frame
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 BIG = random.Random(13).randbytes(1 << 20)
 PATIENCE = 120.0
 
@@ -33,10 +33,10 @@ class Agent:
         os.set_blocking(self.wire, False)
         self.port = port
 
-    def run(self, *words: str | bytes, stdin: bytes = b"") -> Ended:
+    def run(self, *words: str | bytes, stdin: bytes = b"") -> CommandEnded:
         return self.carry_on(Conversation(words, stdin))
 
-    def carry_on(self, conversation: Conversation, most: int = 1 << 30) -> Ended:
+    def carry_on(self, conversation: Conversation, most: int = 1 << 30) -> CommandEnded:
         """Until the command has ended, or *most* bytes have come."""
         out: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         send = bytearray()
@@ -49,7 +49,7 @@ class Agent:
             if readable:
                 for number, text in conversation.feed(os.read(self.wire, 1 << 16)):
                     out[number] += text
-        return Ended(-1 if conversation.status is None else conversation.status, bytes(out[1]), bytes(out[2]))
+        return CommandEnded(-1 if conversation.status is None else conversation.status, bytes(out[1]), bytes(out[2]))
 
     def say(self, data: bytes) -> None:
         """As a stranger would; what comes meanwhile is lost."""
@@ -81,13 +81,13 @@ def test_its_bytes_are_what_its_source_builds() -> None:
 
 
 def test_status_and_both_outputs_apart(agent: Agent) -> None:
-    assert agent.run("sh", "-c", "echo out; echo err >&2; exit 42") == Ended(42, b"out\n", b"err\n")
-    assert agent.run("/bin/true") == Ended(0, b"", b"")
-    assert agent.run("sh", "-c", "kill -9 $$") == Ended(137, b"", b"")
-    assert agent.run("printf", "%s|", "a b", "", "ü\n") == Ended(0, "a b||ü\n|".encode(), b"")
+    assert agent.run("sh", "-c", "echo out; echo err >&2; exit 42") == CommandEnded(42, b"out\n", b"err\n")
+    assert agent.run("/bin/true") == CommandEnded(0, b"", b"")
+    assert agent.run("sh", "-c", "kill -9 $$") == CommandEnded(137, b"", b"")
+    assert agent.run("printf", "%s|", "a b", "", "ü\n") == CommandEnded(0, "a b||ü\n|".encode(), b"")
     ended = agent.run("no-such-program")
-    assert ended == Ended(127, b"", b"no-such-program: cannot be executed\n")
-    assert agent.run("/no/such") == Ended(127, b"", b"/no/such: cannot be executed\n")
+    assert ended == CommandEnded(127, b"", b"no-such-program: cannot be executed\n")
+    assert agent.run("/no/such") == CommandEnded(127, b"", b"/no/such: cannot be executed\n")
 
 
 def test_a_command_has_a_session_of_its_own_and_no_signal_blocked(agent: Agent) -> None:
@@ -97,15 +97,15 @@ def test_a_command_has_a_session_of_its_own_and_no_signal_blocked(agent: Agent) 
 
 
 def test_much_in_both_directions(agent: Agent) -> None:
-    assert agent.run("cat", stdin=BIG) == Ended(0, BIG, b"")
-    assert agent.run("sh", "-c", "cat >&2", stdin=BIG) == Ended(0, b"", BIG)
+    assert agent.run("cat", stdin=BIG) == CommandEnded(0, BIG, b"")
+    assert agent.run("sh", "-c", "cat >&2", stdin=BIG) == CommandEnded(0, b"", BIG)
 
 
 def test_a_command_that_reads_nothing(agent: Agent) -> None:
     assert agent.run("true", stdin=BIG).status == 0
-    assert agent.run("sh", "-c", "exec <&-; echo still; sleep 0.1", stdin=BIG) == Ended(0, b"still\n", b"")
-    assert agent.run("head", "-c", "3", stdin=BIG) == Ended(0, BIG[:3], b"")
-    assert agent.run("cat", stdin=b"next") == Ended(0, b"next", b"")
+    assert agent.run("sh", "-c", "exec <&-; echo still; sleep 0.1", stdin=BIG) == CommandEnded(0, b"still\n", b"")
+    assert agent.run("head", "-c", "3", stdin=BIG) == CommandEnded(0, BIG[:3], b"")
+    assert agent.run("cat", stdin=b"next") == CommandEnded(0, b"next", b"")
 
 
 def test_what_runs_on_does_not_hold_the_end_up(agent: Agent) -> None:
@@ -130,7 +130,7 @@ def test_long_and_many_words(agent: Agent) -> None:
 def test_who_comes_after_somebody_that_left_in_the_middle(agent: Agent, cut: int) -> None:
     left = Conversation(["sh", "-c", "cat; sleep 1000"], bytes(range(256)) * 1000)
     agent.say(left.take()[:cut])
-    assert agent.run("echo", "next") == Ended(0, b"next\n", b"")
+    assert agent.run("echo", "next") == CommandEnded(0, b"next\n", b"")
 
 
 def test_who_leaves_while_his_command_runs_ends_it(agent: Agent, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ FRAMES = st.builds(
 def test_the_agent_outlives_whatever_comes(said: list[bytes]) -> None:
     agent = shared()
     agent.say(b"".join(said))
-    assert agent.run("echo", "there") == Ended(0, b"there\n", b"")
+    assert agent.run("echo", "there") == CommandEnded(0, b"there\n", b"")
 
 
 _shared: list[Agent] = []
