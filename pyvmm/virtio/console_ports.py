@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 CONSOLE: Final = "console"
 """What the port of hvc0 is called, where there is one."""
+PIECE: Final = 64 << 10
+"""Bytes that a guest is given at once."""
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -61,7 +63,7 @@ class PortTap:
 
     def connect(self) -> None:
         """Be at the host's end, as one is from the beginning."""
-        self._post(self.port.connect)
+        self._post(self._connect)
 
     def hang_up(self) -> None:
         """Leave: a reader in the guest finds the end behind all that it has been given; what waits is dropped."""
@@ -71,9 +73,19 @@ class PortTap:
         self._waiting += data
         self._give()
 
+    def _connect(self) -> None:
+        self.port.connect()
+        self._give()
+
     def _give(self) -> None:
-        if self._waiting:
-            del self._waiting[: self.port.receive(bytes(self._waiting))]
+        """A piece at a time, for a guest may have any room."""
+        if not self._waiting:
+            return
+        piece = bytes(self._waiting[:PIECE])
+        taken = self.port.receive(piece)
+        del self._waiting[:taken]
+        if self._waiting and taken == len(piece):
+            self._post(self._give)
 
     def _hang_up(self) -> None:
         self.drop()

@@ -130,6 +130,13 @@ def test_a_tap(guest: Guest) -> None:
     assert b"".join(guest.received(4, room=8)) == b"x" * 488
     guest.send(5, b"from the guest")
     assert heard == [b"from the guest"]
+    tap.hang_up()
+    tap.write(b"for who comes next")
+    guest.turn()
+    assert guest.received(4, room=1) == []
+    tap.connect()
+    guest.turn()
+    assert guest.received(4, room=1) == [b"for who comes next"]
     handle.remove()
     guest.send(5, b"more")
     assert heard == [b"from the guest"]
