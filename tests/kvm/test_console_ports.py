@@ -30,7 +30,7 @@ def test_what_is_typed_goes_to_com1_until_the_guest_has_hvc0_open() -> None:
 
 def test_a_socket_is_there_while_the_machine_is(tmp_path: Path) -> None:
     path = tmp_path / "socket"
-    command = [PYVMM, "run", "hello", "--device", f"virtio-console,port.a=socket:{path}"]
+    command: list[str | Path] = [PYVMM, "run", "hello", "--device", f"virtio-console,port.a=socket:{path}"]
     with Console(command, on_pty=True) as console:
         console.expect(GREETING)
         with socket.socket(socket.AF_UNIX) as client:
