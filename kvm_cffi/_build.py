@@ -1,4 +1,4 @@
-"""The kernel's ABI of KVM and VFIO, taken from its headers by the C compiler (cffi API mode), and a small C shim.
+"""The kernel's ABI of KVM, VFIO and vhost, taken from its headers by the C compiler (cffi API mode), and a C shim.
 
 Nothing here is retyped from the headers: constants are `#define NAME ...` and structs end in `...;`, so the compiler
 fills in values, offsets and sizes of the header it finds. The shim holds what is too hot for Python: running a vCPU
@@ -21,7 +21,9 @@ KVM_TRANSLATE KVM_SET_SIGNAL_MASK KVM_GET_TSC_KHZ KVM_SET_TSC_KHZ KVM_GET_XCRS K
 KVM_GET_STATS_FD KVM_GET_NESTED_STATE KVM_SET_NESTED_STATE VFIO_GET_API_VERSION VFIO_CHECK_EXTENSION VFIO_SET_IOMMU
 VFIO_GROUP_GET_STATUS VFIO_GROUP_SET_CONTAINER VFIO_GROUP_GET_DEVICE_FD VFIO_DEVICE_GET_INFO
 VFIO_DEVICE_GET_REGION_INFO VFIO_DEVICE_GET_IRQ_INFO VFIO_DEVICE_SET_IRQS VFIO_DEVICE_RESET VFIO_IOMMU_GET_INFO
-VFIO_IOMMU_MAP_DMA VFIO_IOMMU_UNMAP_DMA
+VFIO_IOMMU_MAP_DMA VFIO_IOMMU_UNMAP_DMA VHOST_GET_FEATURES VHOST_SET_FEATURES VHOST_SET_OWNER VHOST_SET_MEM_TABLE
+VHOST_SET_VRING_NUM VHOST_SET_VRING_ADDR VHOST_SET_VRING_BASE VHOST_GET_VRING_BASE VHOST_SET_VRING_KICK
+VHOST_SET_VRING_CALL VHOST_NET_SET_BACKEND VHOST_VSOCK_SET_GUEST_CID VHOST_VSOCK_SET_RUNNING
 """
 
 CONSTANTS = """
@@ -127,6 +129,12 @@ struct vfio_iova_range { uint64_t start, end; ...; };
 struct vfio_iommu_type1_info_cap_iova_range { uint32_t nr_iovas; struct vfio_iova_range iova_ranges[]; ...; };
 struct vfio_iommu_type1_dma_map { uint32_t argsz, flags; uint64_t vaddr, iova, size; ...; };
 struct vfio_iommu_type1_dma_unmap { uint32_t argsz, flags; uint64_t iova, size; ...; };
+struct vhost_vring_state { unsigned int index, num; ...; };
+struct vhost_vring_file { unsigned int index; int fd; ...; };
+struct vhost_vring_addr { unsigned int index, flags; uint64_t desc_user_addr, used_user_addr, avail_user_addr,
+    log_guest_addr; ...; };
+struct vhost_memory_region { uint64_t guest_phys_addr, memory_size, userspace_addr, flags_padding; ...; };
+struct vhost_memory { uint32_t nregions, padding; struct vhost_memory_region regions[]; ...; };
 """
 
 # Anonymous structs inside a struct cannot be left open in a cdef: events and the run area are read through the shim.

@@ -8,7 +8,7 @@ from kvm_cffi._kvm import ffi, lib
 
 
 class KvmError(OSError):
-    """An ioctl on a descriptor of KVM or VFIO failed; errno and strerror are the kernel's."""
+    """An ioctl on a descriptor of KVM, VFIO or vhost failed; errno and strerror are the kernel's."""
 
     def __init__(self, errno: int, request: str) -> None:
         super().__init__(errno, os.strerror(errno), request)

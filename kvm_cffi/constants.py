@@ -1,4 +1,4 @@
-"""The constants of <linux/kvm.h> and <linux/vfio.h>, with the values of the header this package was compiled with."""
+"""The constants of <linux/kvm.h>, vfio.h and vhost.h, with the values of the headers this package was compiled with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from kvm_cffi._kvm import lib
 
 
 def __getattr__(name: str) -> int:
-    if name.startswith(("KVM_", "VFIO_")):
+    if name.startswith(("KVM_", "VFIO_", "VHOST_")):
         value: int = getattr(lib, name)
         return value
     raise AttributeError(name)

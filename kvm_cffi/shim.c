@@ -15,6 +15,7 @@
 #include <unistd.h>
 #include <linux/kvm.h>
 #include <linux/vfio.h>
+#include <linux/vhost.h>
 
 static int kvm_cffi_ioctl(int fd, unsigned long request, void *argument)
 {

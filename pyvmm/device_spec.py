@@ -37,7 +37,7 @@ class DeviceSpec:
         arguments: dict[str, str | bool] = {}
         for setting in settings:
             key, equals, value = setting.partition("=")
-            if not key.isidentifier() and key not in RESERVED:
+            if not key.partition(".")[0].isidentifier() or key.endswith("."):
                 raise UserError(f"device {text}: {setting!r} is no KEY=VALUE")
             if key in arguments:
                 raise UserError(f"device {text}: {key} is there twice")

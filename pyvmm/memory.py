@@ -63,6 +63,8 @@ class GuestMemory:
         self.written: set[int] | None = None
         """Page numbers that views were given of since somebody began to ask (a snapshot: KVM logs only what the guest
         writes); None while nobody does."""
+        self.all_written = False
+        """Some of RAM was written meanwhile, and nobody knows which pages."""
         self.lasting: set[int] = set()
         """Page numbers that lasting views were ever given of."""
         self._starts: tuple[int, ...] = ()
@@ -159,6 +161,11 @@ class GuestMemory:
         if self.written is not None and length:
             self.written.update(_page_numbers(gpa, length))
         return view
+
+    def written_anywhere(self) -> None:
+        """Somebody outside has written to RAM, and does not say where: every page counts as written."""
+        if self.written is not None:
+            self.all_written = True
 
     def lasting_view(self, gpa: int, length: int) -> memoryview:
         """As view(), for who keeps it and may write through it at any time."""

@@ -191,7 +191,7 @@ class RamPages:
             )
             self._slots.log(region, True)
             done += len(region.buffer)
-        self._memory.written = set()
+        self._memory.written, self._memory.all_written = set(), False
         return Pages(level, copied * PAGE)
 
     def _take_dirty(self, parent: Level) -> Pages:
@@ -278,6 +278,10 @@ class RamPages:
             self._mark(written)
             written.clear()
         self._mark(self._memory.lasting)
+        if self._memory.all_written:
+            self._memory.all_written = False
+            for region, dirty in zip(self._regions, self._dirty, strict=True):
+                dirty[:] = _bitmap((1 << len(region.buffer) // PAGE) - 1, len(dirty))
 
     def _mark(self, numbers: Iterable[int]) -> None:
         bounds = [(region.gpa // PAGE, len(region.buffer) // PAGE) for region in self._regions]

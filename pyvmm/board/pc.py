@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.disks import Disks
     from pyvmm.backends.networks import HostNetworks
     from pyvmm.board.passthrough import BoardPassthrough
+    from pyvmm.board.vhost import BoardVhost
     from pyvmm.virtio.input import VirtioInput
 
 PIO_SIZE: Final = 1 << 16
@@ -251,12 +252,24 @@ class Pc:
 
         return BoardPassthrough(self.vm, self.memory, self.loop, self.irqchip, self.pci)
 
+    @cached_property
+    def vhost(self) -> BoardVhost:
+        """What gives servers of virtqueues in the kernel."""
+        from pyvmm.board.vhost import BoardVhost
+
+        return BoardVhost(self.memory, self.loop)
+
+    def _close_vhost(self) -> None:
+        if "vhost" in self.__dict__:
+            self.vhost.close()
+
     def _close_passthrough(self) -> None:
         if "passthrough" in self.__dict__:
             self.passthrough.close()
 
     def _add_pci(self) -> None:
         self._resources.callback(self._close_passthrough)  # after the functions, which are closed before
+        self._resources.callback(self._close_vhost)
         router: EventfdMsiRouter | NoMsi = NoMsi()
         if self.irqchip.local_apic:
             router = EventfdMsiRouter(self.vm, self.irqchip.gsi, self.loop.post, self.trace.channel("irq"))
@@ -342,6 +355,18 @@ class Pc:
         """Wait until no thread of a back end reads or writes RAM; under the machine lock. Raises UserError."""
         if self.disks is not None:
             self.disks.drain()
+
+    def stand_still(self) -> None:
+        """No back end touches RAM from here to go_on(), as no vCPU does. Under the machine lock. Raises UserError, and
+        they go on."""
+        self.rest()
+        if "vhost" in self.__dict__:
+            self.vhost.rest()
+
+    def go_on(self) -> None:
+        """Under the machine lock."""
+        if "vhost" in self.__dict__:
+            self.vhost.go_on()
 
     def restored(self) -> None:
         """After a load of the parts: the rest is done by the loop, when all of the machine is back."""

@@ -22,6 +22,8 @@ from pyvmm.boot.kernel_modules import KernelModules, module_name, plain, read_mo
 from pyvmm.boot.shared_libraries import LOADER_CACHE, shared_libraries
 
 INIT: Final = Path(__file__).with_name("init")
+AGENT: Final = Path(__file__).with_name("agent")
+"""The program that runs commands for who is at the host's end of a port, its argument; it needs no library."""
 FOLDERS: Final = ("bin", "dev", "etc", "proc", "sys", "tmp", "run", "root", "mnt", "lib/modules", "pyvmm")
 NODES: Final = {"console": (5, 1), "null": (1, 3), "tty": (5, 0)}
 """Major and minor (Documentation/admin-guide/devices.txt): what is there before devtmpfs is; init has its own output on
@@ -61,6 +63,8 @@ class Initramfs:
     added: Sequence[Added] = ()
     terminal: tuple[int, int] | None = None
     """Rows and columns of the shell's terminal."""
+    agent: bool = False
+    """Whether the agent is there, and waits for its port."""
     _archive: Archive = field(default_factory=Archive, init=False)
 
     def build(self) -> bytes:
@@ -80,6 +84,8 @@ class Initramfs:
         if self.command is not None:
             words = " ".join(map(shlex.quote, self.command))
             archive.file("pyvmm/command", f"exec {words}\n".encode(errors="surrogateescape"))
+        if self.agent:
+            archive.file("pyvmm/agent", AGENT.read_bytes(), 0o755)
         if self.terminal is not None:
             archive.file("pyvmm/terminal", b"rows %d cols %d\n" % self.terminal)
         return bytes(archive)

@@ -348,6 +348,22 @@ def make_parser() -> Parser:
     _add_linux(commands)
     acpi = commands.add_parser("acpi", help="write the ACPI tables that such a machine would get", parents=[options])
     acpi.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the tables go, one file each")
+    execute = commands.add_parser(
+        "exec",
+        help="run a command in a guest that runs, by its agent",
+        usage="pyvmm exec [--wait SECONDS] SOCKET -- CMD [ARG...]",
+        description="Run CMD in the guest of a machine that was started with --device "
+        "virtio-console,port.pyvmm.agent=socket:SOCKET; its input, outputs and exit status are those of pyvmm exec.",
+    )
+    execute.add_argument("socket", metavar="SOCKET", help="the Unix socket of the agent's port")
+    execute.add_argument("misplaced", nargs="*", metavar="CMD", help=argparse.SUPPRESS)  # a command without its --
+    execute.add_argument(
+        "--wait",
+        type=_checked(parse_seconds),
+        default=30.0,
+        metavar="SECONDS",
+        help="how long the agent may take to answer (default: 30)",
+    )
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
@@ -405,9 +421,9 @@ def _add_linux(commands: argparse._SubParsersAction[Parser]) -> None:
 
 
 def _split_command(argv: list[str]) -> tuple[list[str], list[str] | None]:
-    """The arguments of `pyvmm linux`, and the words behind the first --, None without it: argparse has ideas of its own
-    about those."""
-    if argv[:1] == ["linux"] and "--" in argv:
+    """The arguments of `pyvmm linux` or `exec`, and the words behind the first --, None without it: argparse has ideas
+    of its own about those."""
+    if argv[:1] in (["linux"], ["exec"]) and "--" in argv:
         at = argv.index("--")
         return argv[:at], argv[at + 1 :]
     return argv, None
@@ -600,6 +616,10 @@ def _command(argv: list[str] | None) -> int:
     argv, words = _split_command(sys.argv[1:] if argv is None else argv)
     with printing():
         arguments = make_parser().parse_args(argv)
+        if arguments.command == "exec":
+            from pyvmm.cli.exec import execute
+
+            return execute(arguments.socket, words or arguments.misplaced, arguments.wait)
         if arguments.command not in ("run", "linux"):
             return _tell(arguments)
         if any(option == "list" or option.endswith(",help") for option in arguments.device):

@@ -177,6 +177,18 @@ def network_findings(tun: Path = Path("/dev/net/tun")) -> Iterator[Finding]:
         yield Finding("net tap", f"{tun}", hint=hint)
 
 
+def vhost_findings(dev: Path = Path("/dev")) -> Iterator[Finding]:
+    """What of virtio the host's kernel can serve by itself."""
+    file = dev / "vhost-vsock"
+    if not file.exists():
+        hint = "optional; as root, modprobe vhost_vsock: sockets between guest and host, --device vhost-vsock,cid=N"
+        yield Finding("vhost", "no vhost-vsock", hint=hint)
+    elif not os.access(file, os.R_OK | os.W_OK):
+        yield Finding("vhost", f"no permission for {file}", hint=f"optional; as root, chmod 666 {file}")
+    else:
+        yield Finding("vhost", "vhost-vsock")
+
+
 def display_findings(display: str | None) -> Iterator[Finding]:
     if not display:
         yield Finding(
@@ -203,6 +215,7 @@ def doctor() -> int:
         network_findings(),
         input_findings(),
         vfio_findings(),
+        vhost_findings(),
         display_findings(display),
     )
     for findings in parts:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pyvmm.agent import PORT
 from pyvmm.boot.initramfs import Added, Initramfs
 from pyvmm.boot.kernel_modules import KernelModules
 from pyvmm.boot.linux_kernel import check_readable, host_kernel, modules_folder, release_of
@@ -22,7 +23,7 @@ from pyvmm.virtio.console import VirtioConsole
 CMDLINE: Final = "console=ttyS0 quiet panic=-1"
 """What the kernel has to say comes on COM1; a kernel that panics resets at once, which ends the machine."""
 STREAM_MODULES: Final = ("virtio_pci", "virtio_console")
-"""What the command's streams need."""
+"""What the command's streams and other ports need."""
 
 
 def prepare(arguments: argparse.Namespace, command: Sequence[str] | None) -> Streams | None:
@@ -63,13 +64,16 @@ def initramfs(arguments: argparse.Namespace, kernel: Path, command: Sequence[str
             f"--modules {','.join(names)}: the modules {whose} are not here: name their folder, --modules-dir"
         )
     modules = KernelModules(folder) if folder is not None else None
-    needed = STREAM_MODULES if command is not None and modules is not None else ()
+    agent = any(f",port.{PORT}" in device for device in arguments.device if isinstance(device, str))
+    ports = any(device.startswith("virtio-console") for device in arguments.device if isinstance(device, str))
+    needed = STREAM_MODULES if (command is not None or ports) and modules is not None else ()
     return Initramfs(
         command=command,
         modules=modules,
         load=[*needed, *names],
         added=[Added.parse(text) for text in arguments.add],
         terminal=_terminal() if command is None else None,
+        agent=agent,
     )
 
 

@@ -146,6 +146,11 @@ class _Run:
         """SIGCONT, after SIGTSTP or after SIGSTOP, which nobody hears of."""
         self._with_terminal("take_again")
 
+    def resized(self, number: int) -> None:
+        """SIGWINCH: the guest's terminal is as large as ours."""
+        if self._session is not None:
+            self._with_terminal("resized")
+
     def _with_terminal(self, what: str) -> None:
         """Call a method of the session, or of the console before there is one, under the machine lock."""
         action = getattr(self._session or self.console, what)
@@ -176,6 +181,7 @@ class _Run:
             **dict.fromkeys(ENDING, self.end),
             signal.SIGTSTP: self.stop,
             signal.SIGCONT: self.go_on,
+            signal.SIGWINCH: self.resized,
         }
         with handled(signals):
             try:

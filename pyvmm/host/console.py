@@ -13,7 +13,7 @@ import select
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from pyvmm.host.nonblocking import Output
+from pyvmm.host.buffered import BufferedOutput
 from pyvmm.host.prompt import Prompt
 from pyvmm.host.tty import EscapeParser, RawTerminal, in_foreground
 from pyvmm.loop import Loop
@@ -44,10 +44,9 @@ class Console:
 
     def __init__(self, fd_in: int, fd_out: int) -> None:
         self._in = fd_in
-        self._out = Output(fd_out)
+        self._output = BufferedOutput(fd_out, HIGH_WATER, self._failed)
         self.lost = ""
         """Why output of the guest was lost, where nobody chose that: a full disk, and not a reader that has gone."""
-        self._output = bytearray()
         self._input = bytearray()
         self._sent = bytearray()
         self._eof = False
@@ -56,9 +55,7 @@ class Console:
         self._escapes = EscapeParser()
         self._loop: Loop | None = None
         self._port: SerialPort | None = None
-        self._flushing = False
         self._reading = False
-        self._held = False
         self._keys: Callable[[bytes], None] | None = None
         self._notes: Callable[[bytes], None] | None = None
         self._prompt: Prompt | None = None
@@ -82,18 +79,17 @@ class Console:
         if self._terminal is None and os.isatty(self._in):
             self._terminal = RawTerminal(self._in)
             self._terminal.take()  # only now, for who handles SIGTSTP must know what to give back
-        self._loop, self._port, self._hold, self._command = loop, port, hold, command
-        self._held = self._flushing = self._reading = False
+        self._loop, self._port, self._command = loop, port, command
+        self._reading = False
         port.on_room = self._feed
-        if self._output:
-            self._flush()
+        self._output.attach(loop, hold)
         self._feed()
 
     def detach(self) -> None:
         """Leave the loop; what is buffered stays for the next attach() or close()."""
         if self._loop is not None:
             self._loop.remove(self._in)
-            self._loop.remove(self._out.fd)
+            self._output.detach()
             self._loop = None
         if self._port is not None:
             self._port.on_room = None
@@ -103,16 +99,13 @@ class Console:
 
     def write(self, data: bytes) -> None:
         """Output of the guest, in its order."""
-        if self._keys is not None:
-            return
-        self._output += data
-        loop = self._loop
-        if loop is not None and not self._flushing:
-            self._flushing = True
-            loop.post(self._flush)
-        if len(self._output) > HIGH_WATER and not self._held and loop is not None:
-            self._held = True
-            self._hold(True)
+        if self._keys is None:
+            self._output.write(data)
+
+    def _failed(self, error: OSError) -> None:
+        """The guest goes on without a console."""
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            self.lost = os.strerror(error.errno or 0)
 
     def say(self, text: bytes) -> None:
         """Words of ours to the user, among the guest's output where that is shown."""
@@ -127,29 +120,6 @@ class Console:
     def ask(self, question: str, answer: Callable[[str | None], None]) -> None:
         """Let the user type a line that is not for the guest; *answer* gets it, None where it is given up."""
         self._prompt = Prompt(question, answer, self.say, whole=self._notes is not None)
-
-    def _flush(self) -> None:
-        if self._loop is None:
-            return
-        if not self._write_out(0):
-            self._loop.add(self._out.fd, self._flush, select.EPOLLOUT)
-            return
-        self._loop.remove(self._out.fd)
-        self._flushing = False
-        if self._held:
-            self._held = False
-            self._hold(False)
-
-    def _write_out(self, patience: int) -> bool:
-        """Write what is taken, waiting up to *patience* ms each time; True when all is written."""
-        try:
-            written = self._out.write(self._output, patience)
-        except OSError as error:  # the guest goes on without a console
-            if error.errno not in (errno.EPIPE, errno.EIO):
-                self.lost = os.strerror(error.errno or 0)
-            written = len(self._output)
-        del self._output[:written]
-        return not self._output
 
     # The user's input
 
@@ -241,9 +211,8 @@ class Console:
         """Write what is left, as far as the reader takes it within a second, and give the terminal back."""
         self.detach()
         try:
-            self._write_out(1000)
+            self._output.close()
         finally:
-            self._out.close()
             terminal, self._terminal = self._terminal, None  # a SIGCONT that comes now takes nothing again
             if terminal is not None:
                 terminal.give_back()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,7 @@ from pyvmm.config import HostConfig
 from pyvmm.errors import UserError
 from pyvmm.host.capture.options import parse_input_option, x11_wanted
 from pyvmm.host.commands import perform, take_snapshot
-from pyvmm.host.console import Console
+from pyvmm.host.console import Console, SerialPort
 from pyvmm.host.hints import SilentSerial, UnheardKeys
 from pyvmm.host.nonblocking import Output
 from pyvmm.host.tty import in_foreground
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pyvmm.host.display.terminal import TerminalScreen
     from pyvmm.host.streams import Streams
     from pyvmm.host.writer import SnapshotWriter
+    from pyvmm.virtio.console_ports import ConsolePorts
 
 LOOK_NS = NS_PER_SECOND // 60
 """How often --type-after and the like look at the screen."""
@@ -52,6 +54,8 @@ class Session:
         self._errors = Output(2)
         self._screen: TerminalScreen | None = None
         self._captured: EvdevCapture | None = None
+        self._hvc: ConsolePorts | None = None
+        """The console whose hvc0 has the terminal."""
         self._look_again = machine.life.loop.timer(self.take_again)
         with ExitStack() as undo:
             undo.callback(self._errors.close)
@@ -88,10 +92,11 @@ class Session:
             self._open.callback(silent.close)
             self._open.callback(machine.serial.add(silent.serial_output).remove)
         notes = self._screen.note if self._screen else None
+        port, hold = self._terminal_port()
         self._console.attach(
             machine.life.loop,
-            machine.board.com1,
-            machine.life.cpus.throttle,
+            port,
+            hold,
             lambda letter: perform(letter, self),
             keys,
             notes,
@@ -99,6 +104,45 @@ class Session:
         self._open.callback(self._console.detach)
         self._open.callback(machine.events.add(self._event).remove)
         self._follow_foreground()
+
+    def _terminal_port(self) -> tuple[SerialPort, Callable[[bool], None]]:
+        """Where what is typed goes, COM1 and a hvc0 that has the terminal, and what holds back all that is shown."""
+        throttle = self.machine.life.cpus.throttle
+        self._hvc = self._find_hvc()
+        if self._hvc is None or self._hvc.terminal is None:
+            return self.machine.board.com1, throttle
+        port = self._hvc.terminal
+        port.output = self._console.write
+        self._open.callback(setattr, port, "output", lambda data: None)
+        self.resized()
+
+        def hold(held: bool) -> None:
+            throttle(held)
+            if held:
+                port.held = True
+            else:
+                port.release()
+
+        from pyvmm.host.terminal_port import TerminalPort
+
+        return TerminalPort(port, self.machine.board.com1), hold
+
+    def _find_hvc(self) -> ConsolePorts | None:
+        if "pyvmm.virtio.console_ports" not in sys.modules:  # which nobody has asked for
+            return None
+        from pyvmm.virtio.console_ports import ConsolePorts
+
+        consoles = (device for device in self.machine.board.devices.values() if isinstance(device, ConsolePorts))
+        return next((console for console in consoles if console.terminal is not None), None)
+
+    def resized(self) -> None:
+        """The terminal may have another size. Under the machine lock."""
+        if self._hvc is not None:
+            try:
+                size = os.get_terminal_size(1)
+            except OSError:
+                return
+            self._hvc.resize(size.columns, size.lines)
 
     def _event(self, event: MachineEvent) -> None:
         if event.kind == "pause-failed":

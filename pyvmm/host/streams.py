@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import signal
 from collections.abc import Callable
 from typing import Final
 
 from pyvmm.errors import UserError
-from pyvmm.host.nonblocking import Output
+from pyvmm.host.buffered import BufferedOutput
 from pyvmm.host.tty import in_foreground
 from pyvmm.loop import Loop
 from pyvmm.machine.outcome import End, Outcome
@@ -25,8 +24,6 @@ NAMES: Final = ("stdin", "stdout", "stderr", "status")
 HIGH_WATER: Final = 256 << 10
 """Bytes that wait for a reader before the command waits too."""
 CHUNK: Final = 64 << 10
-CLOSE_MS: Final = 1000
-"""What a reader gets for each piece of what is left of a machine that has ended otherwise."""
 
 
 class Streams:
@@ -99,61 +96,43 @@ class _Output:
         self.port = port
         port.output = self._write
         self._fd = os.dup(fd)  # of our own: a loop knows a descriptor once
-        self._out = Output(self._fd)
+        self._out = BufferedOutput(self._fd, HIGH_WATER, self._failed)
         self._moved, self._gone = moved, gone
-        self._loop: Loop | None = None
-        self._buffer = bytearray()
         self._lost = False
 
     @property
     def waiting(self) -> bool:
         """Something is still to be written."""
-        return bool(self._buffer)
+        return self._out.waiting
 
     def attach(self, loop: Loop) -> None:
-        self._loop = loop
+        self._out.attach(loop, self._hold, self._moved)
 
     def detach(self) -> None:
-        if self._loop is not None:
-            self._loop.remove(self._out.fd)
-            self._loop = None
+        self._out.detach()
+
+    def _hold(self, held: bool) -> None:
+        if held:
+            self.port.held = True
+        else:
+            self.port.release()
 
     def _write(self, data: bytes) -> None:
-        if self._lost or self._loop is None:
-            return
-        if not self._buffer:
-            self._loop.post(self._flush)
-        self._buffer += data
-        self.port.held = len(self._buffer) > HIGH_WATER
+        if not self._lost:
+            self._out.write(data)
 
-    def _flush(self) -> None:
-        if self._loop is None:
-            return
-        if not self._write_out(0):
-            self._loop.add(self._out.fd, self._flush, select.EPOLLOUT)
-            return
-        self._loop.remove(self._out.fd)
-        self.port.release()
-        self._moved()
-
-    def _write_out(self, patience: int) -> bool:
-        try:
-            written = self._out.write(self._buffer, patience)
-        except OSError as error:
-            written, self._lost = len(self._buffer), True
-            self._gone(error)
-        del self._buffer[:written]
-        return not self._buffer
+    def _failed(self, error: OSError) -> None:
+        self._lost = True
+        self._gone(error)
 
     def close(self) -> None:
-        self.detach()
+        if self._fd < 0:
+            return
         try:
-            self._write_out(CLOSE_MS)
-        finally:
             self._out.close()
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+        finally:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class _Input:

@@ -19,8 +19,8 @@ from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
 from pyvmm.machine.payload import Payload
 from pyvmm.machine.snapshot import Snapshots
-from pyvmm.machine.tap import Tap
 from pyvmm.machine.verdicts import Verdicts
+from pyvmm.tap import Tap
 from pyvmm.trace import Sink, Trace
 from pyvmm.vcpu.cpuid import guest_cpuid, phys_bits
 from pyvmm.vcpu.group import VcpuGroup
@@ -161,7 +161,7 @@ def _build(
     observe_exits(cpus, board, trace)
     time = KernelTime(vm, cpus.vcpus, local_apic=board.irqchip.local_apic, pit=config.irqchip == "kernel")
     verdicts.adopt(cpus, board)
-    life.adopt(cpus, time, restart, board.rest, verdicts.report, verdicts.on_error)
+    life.adopt(cpus, time, restart, board, verdicts.report, verdicts.on_error)
     whole = True
     snapshots = Snapshots(life, board, verdicts, time, Identity(config, cpuid, cpus.vcpus[0].get_tsc_khz()), saved)
     if saved is not None:

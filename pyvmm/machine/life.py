@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from pyvmm import threads
 from pyvmm.clock import GuestClock
@@ -20,7 +20,7 @@ from pyvmm.errors import UserError, one_line
 from pyvmm.loop import Loop
 from pyvmm.machine.event import Kind, MachineEvent, State
 from pyvmm.machine.outcome import End, Outcome
-from pyvmm.machine.tap import Tap
+from pyvmm.tap import Tap
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -38,13 +38,22 @@ REPORTED: Final = (End.PANIC, End.TRIPLE_FAULT, End.INTERNAL_ERROR, End.TIMEOUT)
 """The ends after which somebody will want to see the vCPUs' registers."""
 
 
+class Standing(Protocol):
+    """What stands still with the machine beside its vCPUs; called under the machine lock."""
+
+    def stand_still(self) -> None:
+        """Raises UserError where it cannot, and goes on."""
+
+    def go_on(self) -> None: ...
+
+
 class Life:
     """The states and the threads. The machine says with adopt() what lives."""
 
     cpus: VcpuGroup
     _time: KernelTime
     _restart: Callable[[], None]
-    _rest: Callable[[], None]
+    _board: Standing
     _report: Callable[[], str]
     _on_error: Callable[[BaseException], None]
 
@@ -75,14 +84,14 @@ class Life:
         cpus: VcpuGroup,
         time: KernelTime,
         restart: Callable[[], None],
-        rest: Callable[[], None],
+        board: Standing,
         report: Callable[[], str],
         on_error: Callable[[BaseException], None],
     ) -> None:
-        """*restart* puts board, RAM and vCPUs back to a start while all stand still; *rest* waits until no back end has
-        anything to do, or raises UserError; *report* describes the vCPUs;
+        """*restart* puts board, RAM and vCPUs back to a start while all stand still; *board* has back ends
+        that stand still too, or raises UserError; *report* describes the vCPUs;
         *on_error* ends the machine for what came out of the loop."""
-        self.cpus, self._time, self._restart, self._rest = cpus, time, restart, rest
+        self.cpus, self._time, self._restart, self._board = cpus, time, restart, board
         self._report, self._on_error = report, on_error
 
     @property
@@ -333,7 +342,7 @@ class Life:
         try:
             self.cpus.wait_until_standing()
             with self.lock:
-                self._rest()
+                self._board.stand_still()
         except UserError:
             self.cpus.release()
             raise
@@ -346,6 +355,7 @@ class Life:
         with self.lock:
             self._time.go()
             self.clock.go()
+            self._board.go_on()
         self._standing = False
         self.cpus.release()
 

@@ -26,8 +26,8 @@ from pyvmm.machine.inject import Hands, Keyboard, Mouse, Tablet
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.snapshot import Progress, Snapshot, Snapshots
-from pyvmm.machine.tap import Tap
 from pyvmm.memory import GuestMemory
+from pyvmm.tap import Tap
 from pyvmm.trace import Sink
 
 if TYPE_CHECKING:

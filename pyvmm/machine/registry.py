@@ -3,7 +3,8 @@
 A class's constructor says what it wants. A parameter whose type is a service (clock.Clock, loop.Loop, trace.Channel and
 what a board has) is given; each other one is a KEY=VALUE, which its annotation says how to read: int, float, bool (on,
 off, or the key alone), str, Path, a Literal's choices, or None besides. Without an annotation it is an int where it
-reads as one, else a str.
+reads as one, else a str. What is a Mapping[str, str] is written KEY.NAME=TEXT, or KEY.NAME for an empty text, as often
+as one likes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeGuard
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.sockets import Sockets
 from pyvmm.backends.wire import Networks
 from pyvmm.bus import Device
 from pyvmm.clock import Clock
@@ -30,13 +32,16 @@ from pyvmm.machine.loading import NOT_INITIALIZED, blaming, is_initialized, load
 from pyvmm.pci.device import PciDevice
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
+from pyvmm.virtio.vhost import RingServers
 
 BUILTIN: Final = {
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
     "vfio": "pyvmm.vfio.function:VfioPci",
+    "vhost-vsock": "pyvmm.virtio.vsock:VirtioVsock",
     "virtio-blk": "pyvmm.virtio.blk:VirtioBlk",
+    "virtio-console": "pyvmm.virtio.console_ports:ConsolePorts",
     "virtio-keyboard": "pyvmm.virtio.input:VirtioKeyboard",
     "virtio-mouse": "pyvmm.virtio.input:VirtioMouse",
     "virtio-net": "pyvmm.virtio.net:VirtioNet",
@@ -56,6 +61,8 @@ SERVICES: Final[Mapping[str, Any]] = {
     "Loop": Loop,
     "Networks": Networks,
     "Passthrough": Passthrough,
+    "Sockets": Sockets,
+    "RingServers": RingServers,
 }
 """The types that are given, by the names that an annotation may use without importing them."""
 
@@ -82,8 +89,15 @@ class Key:
     default: object
     """inspect.Parameter.empty where there is none."""
 
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it is written KEY.NAME=TEXT."""
+        return typing.get_origin(self.type) is Mapping
+
     def __str__(self) -> str:
         """As help shows it."""
+        if self.is_mapping:
+            return f"{self.name}.NAME[=TEXT]"
         default = "" if self.default is inspect.Parameter.empty else f"   default {_shown(self.default)}"
         return f"{self.name}={_type_text(self.type)}{default}"
 
@@ -192,7 +206,7 @@ def _type_text(annotation: Any) -> str:
 def _readable(annotation: Any) -> bool:
     """Whether a text can be one."""
     return any(
-        typing.get_origin(one) is typing.Literal or one in (bool, int, float, str, Path, None)
+        typing.get_origin(one) in (typing.Literal, Mapping) or one in (bool, int, float, str, Path, None)
         for one in _without_none(annotation)
     )
 
@@ -249,8 +263,13 @@ def arguments(kind: type, spec: DeviceSpec, services: Services) -> dict[str, Any
     by_name = {key.name: key for key in told}
     values: dict[str, Any] = {}
     for name, text in spec.arguments:
-        if name not in by_name:
-            there_are = f"it has {', '.join(by_name)}" if by_name else "it has none"
+        word, dot, item = name.partition(".")
+        if dot and word in by_name and by_name[word].is_mapping:
+            values.setdefault(word, {})[item] = "" if text is True else text
+            continue
+        if name not in by_name or by_name[name].is_mapping:
+            shown = [f"{key.name}.NAME" if key.is_mapping else key.name for key in told]
+            there_are = f"it has {', '.join(shown)}" if shown else "it has none"
             raise UserError(f"device {spec}: {spec.kind} has no key {name}: {there_are}")
         key = by_name[name]
         try:

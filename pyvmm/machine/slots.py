@@ -6,6 +6,7 @@ from typing import Any
 
 from pyvmm.backends.disks import Disks
 from pyvmm.backends.networks import HostNetworks
+from pyvmm.backends.sockets import Sockets
 from pyvmm.backends.wire import Networks
 from pyvmm.board import layout
 from pyvmm.board.fake_vm import FakeVm
@@ -25,6 +26,7 @@ from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
+from pyvmm.virtio.vhost import RingServers
 
 ROOT_PORT = "root-port"
 
@@ -89,6 +91,8 @@ class Slots:
             Loop: lambda: board.loop,
             Networks: self._networks,
             Passthrough: lambda: board.passthrough,
+            Sockets: lambda: Sockets(board.loop, look_only=isinstance(board.vm, FakeVm)),
+            RingServers: lambda: board.vhost,
         }
 
     def _disks(self) -> Disks:

@@ -13,7 +13,7 @@ from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import DeathWatch
-from pyvmm.machine.tap import Tap
+from pyvmm.tap import Tap
 from pyvmm.vcpu.bios_call import find_bios_call, leave_bios_call
 from pyvmm.vcpu.thread import VcpuThread
 

@@ -189,6 +189,11 @@ class Messages:
         """The eventfd of each vector, or of the first *count*, for an external source of interrupts such as VFIO."""
         return tuple(v.irq.fd if v.irq is not None else None for v in self._vectors[:count])
 
+    def fd(self, vector: int) -> int | None:
+        """The eventfd of one vector; None where there is no such vector."""
+        irq = self._vectors[vector].irq if 0 <= vector < self.count else None
+        return None if irq is None else irq.fd
+
     @property
     def enabled(self) -> bool:
         raise NotImplementedError

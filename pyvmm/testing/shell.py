@@ -20,7 +20,11 @@ class Ran(NamedTuple):
     """What a command printed, and its exit status."""
 
     output: str
+    """Both outputs, as they came."""
     status: int
+    stdout: bytes | None = None
+    """Standard output alone, and standard error; None where both came by the serial port."""
+    stderr: bytes | None = None
 
 
 def run(terminal: Terminal, command: str, timeout: float = PATIENCE) -> Ran:

@@ -7,15 +7,20 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pyvmm.agent import AgentError
 from pyvmm.config import MachineConfig
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.screen.screen import Screen
+from pyvmm.testing.guest_agent import GuestAgent, find_tap
 from pyvmm.testing.patience import LOOK_S, PATIENCE
 from pyvmm.testing.serial import Serial
 from pyvmm.testing.shell import Ran
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.console_ports import PortTap
 
 HELD = "between tests"
 """The reason of the pause between two tests."""
@@ -55,8 +60,42 @@ class GuestVm:
     # For tests
 
     def run(self, command: str, timeout: float = PATIENCE) -> Ran:
-        """What *command* printed in the shell on the serial port, and its exit status."""
-        return self.serial.run(command, timeout)
+        """What *command*, a line for the shell, printed, and its exit status: by the guest's agent, where there is one,
+        both outputs apart; else by the shell on the serial port."""
+        agent = self.agent
+        if agent is None:
+            return self.serial.run(command, timeout)
+        status, pieces = agent.run_in_order(["sh", "-c", command], b"", timeout)
+        output = b"".join(data for _, data in pieces).decode(errors="replace")
+        return Ran(output, status, *(b"".join(data for number, data in pieces if number == n) for n in (1, 2)))
+
+    @property
+    def agent(self) -> GuestAgent | None:
+        """Its agent: run(words, stdin), put(data, path), get(path); None where it has none."""
+        tap = self.agent_port
+        return GuestAgent(self.machine, tap) if tap is not None and tap.guest_open else None
+
+    @property
+    def agent_port(self) -> PortTap | None:
+        """The agent's port, where the machine has one: virtio-console,port.pyvmm.agent"""
+        devices = self.machine.board.devices
+        return find_tap(devices) if devices else None
+
+    def put(self, data: bytes | Path, path: str, mode: int = 0o644) -> None:
+        """Make file *path* in the guest of *data*, or of what is in a file of this host; by its agent."""
+        self._need_agent().put(data, path, mode)
+
+    def get(self, path: str) -> bytes:
+        """What is in file *path* of the guest; by its agent."""
+        return self._need_agent().get(path)
+
+    def _need_agent(self) -> GuestAgent:
+        agent = self.agent
+        if agent is None:
+            raise AgentError(
+                "this guest has no agent: devices=['virtio-console,port.pyvmm.agent'], see docs/consoles.md"
+            )
+        return agent
 
     def send(self, text: str | bytes) -> None:
         """Type *text* on the serial port."""
@@ -101,6 +140,10 @@ class BootedVm(GuestVm):
         while not self.machine.wait(lambda: ready in self.serial.output or ready in self.machine.screen, LOOK_S):
             if self.machine.outcome is not None or patience.is_over:
                 raise self.serial.error(f"the guest was to show {ready!r}, and {self.machine.outcome or 'did not'}")
+        port = self.agent_port
+        while port is not None and not self.machine.wait(lambda: port.guest_open, LOOK_S):
+            if self.machine.outcome is not None or patience.is_over:
+                raise self.serial.error("the machine has a port for an agent, and none in the guest has opened it")
 
     def begin(self) -> None:
         """As it was when it was ready; it runs."""

@@ -49,13 +49,17 @@ class VirtioDevice:
     def __init__(self, trace: Channel = OFF, queue_sizes: tuple[int, ...] | None = None) -> None:
         """*queue_sizes* are those of a device that may have more or fewer queues than its class says."""
         self.trace = trace
-        self.queues = tuple(VirtQueue(index, size) for index, size in enumerate(queue_sizes or self.queue_sizes))
+        self.queues = tuple(self.make_queue(index, size) for index, size in enumerate(queue_sizes or self.queue_sizes))
         self.driver_features = 0
         self.driver_ok = False
         """Whether the driver has set DRIVER_OK and the device is fit to work."""
         self.transport: Transport = NO_TRANSPORT
         for queue in self.queues:
             queue.kicked = partial(self.kick, queue)
+
+    def make_queue(self, index: int, size: int) -> VirtQueue:
+        """Queue *index*, when the device is made; another kind where somebody else serves it (offload.py)."""
+        return VirtQueue(index, size)
 
     def connect(self, transport: Transport) -> None:
         """Called by what carries the device: *transport* leads to its driver."""

@@ -93,6 +93,9 @@ class PciTransport:
         if slot is not None:
             slot.defer(call)
 
+    def call_fd(self, queue: VirtQueue) -> int | None:
+        return self._function.call_fd(queue)
+
 
 class VirtioPci(PciDevice):
     """The PCI function of *device*."""
@@ -140,7 +143,8 @@ class VirtioPci(PciDevice):
         self._queue_select = 0
         for queue in device.queues:
             queue.paused = True
-            bar.add_doorbell(NOTIFY + NOTIFY_OFF_MULTIPLIER * queue.index, Doorbell(queue.kicked))
+            kicked = Doorbell(queue.kicked) if queue.kick_fd is None else Doorbell(fd=queue.kick_fd)
+            bar.add_doorbell(NOTIFY + NOTIFY_OFF_MULTIPLIER * queue.index, kicked)
         device.connect(PciTransport(self))
 
     def _add_virtio_capability(
@@ -285,6 +289,10 @@ class VirtioPci(PciDevice):
         """Tell the driver that *queue* has used buffers."""
         self._interrupt(queue.vector, VIRTIO_PCI_ISR_QUEUE)
 
+    def call_fd(self, queue: VirtQueue) -> int | None:
+        """The eventfd that interrupts for *queue* without us: that of its MSI-X vector, if it has one."""
+        return self.vectors.fd(queue.vector) if self.vectors.enabled else None
+
     def config_changed(self) -> None:
         """Tell the driver that the device configuration has changed."""
         self.config_generation = (self.config_generation + 1) & 0xFF
@@ -389,6 +397,7 @@ class VirtioPci(PciDevice):
     def _write_queue_field(self, queue: VirtQueue, name: str, value: int) -> None:
         if name == "queue_msix_vector":
             queue.vector = self._vector(value)
+            queue.call_changed()
         elif queue.enabled:
             return  # section 4.1.4.3.2: what an enabled queue is made of does not change until a reset
         elif name == "queue_size":
@@ -421,7 +430,11 @@ class VirtioPci(PciDevice):
         return super().config_read(offset, size)
 
     def config_write(self, offset: int, size: int, value: int) -> None:
+        enabled = self.vectors.enabled
         super().config_write(offset, size, value)
+        if self.vectors.enabled != enabled:
+            for queue in self.device.queues:
+                queue.call_changed()
         data = self._cfg_access + _PCI_CFG_DATA
         if offset < data + 4 and offset + size > data:
             target = self._cfg_target()

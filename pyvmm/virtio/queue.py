@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from pyvmm.memory import GuestMemory
 from pyvmm.trace import OFF, Channel
@@ -39,6 +39,9 @@ class Transport(Protocol):
     def defer(self, call: Callable[[], None]) -> None:
         """Run *call* a little later, once, under the machine lock."""
 
+    def call_fd(self, queue: VirtQueue) -> int | None:
+        """An eventfd that does what interrupt() does, until the queue's call_changed(); None where there is none."""
+
 
 class NoTransport:
     """Where a device is that has no transport yet: its driver is not there."""
@@ -50,6 +53,9 @@ class NoTransport:
     def needs_reset(self, why: str) -> None: ...
 
     def defer(self, call: Callable[[], None]) -> None: ...
+
+    def call_fd(self, queue: VirtQueue) -> int | None:
+        return None
 
 
 NO_TRANSPORT: Final = NoTransport()
@@ -66,7 +72,14 @@ class VirtQueue:
     is as if empty, and a call put off to the loop kicks it again.
     """
 
-    STATE = ("size", "enabled", "vector", "desc", "driver", "device", "paused", "progress")
+    # fmt: off
+    STATE: ClassVar[tuple[str, ...]] = (
+        "size", "enabled", "vector", "desc", "driver", "device", "paused", "progress",
+    )
+    # fmt: on
+
+    kick_fd: int | None = None
+    """The eventfd of whoever else serves it, which hears of kicks in our stead."""
 
     def __init__(self, index: int, max_size: int) -> None:
         self.index = index
@@ -249,6 +262,9 @@ class VirtQueue:
         if self._ring is not None and not self.paused:
             self._ring.set_kicks(wanted)
 
+    def call_changed(self) -> None:
+        """Its Transport may have another call_fd() for it."""
+
     def __iter__(self) -> Iterator[Chain]:
         """The chains that are there, until there are none; the driver need not kick meanwhile.
 
@@ -287,6 +303,8 @@ class FakeTransport:
         self.interrupts: list[int] = []
         self.config_changes = 0
         self.broken: list[str] = []
+        self.call_fds: dict[int, int] = {}
+        """By the index of a queue, what leads straight to the driver."""
         self.later: list[Callable[[], None]] = []
 
     def interrupt(self, queue: VirtQueue) -> None:
@@ -300,6 +318,9 @@ class FakeTransport:
 
     def defer(self, call: Callable[[], None]) -> None:
         self.later.append(call)
+
+    def call_fd(self, queue: VirtQueue) -> int | None:
+        return self.call_fds.get(queue.index)
 
     def run_later(self) -> None:
         calls, self.later[:] = self.later[:], []

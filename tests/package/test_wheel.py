@@ -84,3 +84,4 @@ def test_the_command_runs(installed: Path) -> None:
 
 def test_the_init_of_a_linux_guest_is_in(installed: Path) -> None:
     assert (installed / "pyvmm/boot/init").read_bytes() == (ROOT / "pyvmm/boot/init").read_bytes()
+    assert (installed / "pyvmm/boot/agent").read_bytes() == (ROOT / "pyvmm/boot/agent").read_bytes()

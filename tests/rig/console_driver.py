@@ -15,15 +15,22 @@ READY, ADD, PORT_READY, OPEN, NAME = 0, 1, 3, 6, 7
 class ConsoleDriver:
     """A driver with all buffers of all receive queues made available, a page each."""
 
-    def __init__(self, features: int = VERSION_1 | MULTIPORT, names: tuple[str, ...] = ("in", "out")) -> None:
-        self.device = VirtioConsole(names)
+    def __init__(
+        self,
+        features: int = VERSION_1 | MULTIPORT,
+        names: tuple[str, ...] = ("in", "out"),
+        device: VirtioConsole | None = None,
+    ) -> None:
+        """*device*, whose ports somebody has already, or one with ports of *names*."""
+        self.device = device or VirtioConsole(names)
         self.virtio = Virtio.of(self.device)
         self.ram = self.virtio.board.ram
         self.queues: list[Driver] = self.virtio.setup(features)
         self.got: dict[str, bytearray] = {}
         for port in self.device.ports:
             self.got[port.name] = bytearray()
-            port.output = self.got[port.name].extend
+            if device is None or port is getattr(device, "terminal", None):
+                port.output = self.got[port.name].extend
         self.place: dict[tuple[int, int], int] = {}
         self.next = DATA
         for index in (2, *(port.receiveq.index for port in self.device.ports)):

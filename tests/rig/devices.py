@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from pyvmm.backends.disks import Disks
+from pyvmm.backends.sockets import Sockets
 from pyvmm.backends.wire import Networks
 from pyvmm.clock import Clock, FakeClock
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.irq import FakeIrq
+from pyvmm.loop import Loop
 from pyvmm.machine.registry import Services, make
 from pyvmm.trace import OFF, Channel
 from tests.rig.net_driver import FakeWire, OneWire
@@ -21,6 +24,7 @@ SERVICES: Services = {
     FlushPage: lambda: lambda gpa: None,
     IsaLines: lambda: [FakeIrq() for _ in range(16)],
     Networks: lambda: OneWire(FakeWire()),
+    Sockets: lambda: Sockets(Loop(nullcontext())),
 }
 
 

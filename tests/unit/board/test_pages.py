@@ -186,3 +186,19 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder: Callable[..., object] = AnyOrder.TestCase
 AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_what_somebody_wrote_who_does_not_say_where() -> None:
+    with closing(Rig()) as rig:
+        rig.memory.write(0x5000, b"before")
+        taken = rig.pages.take()
+        before = rig.contents()
+        for region in rig.memory.ram:
+            for at in (0, len(region.buffer) // 2, len(region.buffer) - 6):
+                region.buffer[at : at + 6] = b"behind"  # nobody was asked for a view
+        rig.memory.written_anywhere()
+        rig.pages.put_back(taken)
+        assert rig.contents() == before
+        rig.ram.regions[0].buffer[0:1] = b"x"
+        rig.pages.put_back(taken)  # said once it counts once
+        assert rig.contents() != before

@@ -22,6 +22,7 @@ from pyvmm.cli.doctor import (
     memory_findings,
     network_findings,
     vfio_findings,
+    vhost_findings,
 )
 from pyvmm.errors import UserError
 from tests.rig.xserver import start_server
@@ -186,7 +187,8 @@ def test_the_command(
 ) -> None:
     nothing: Callable[..., list[Finding]] = lambda *_: []  # noqa: E731
     monkeypatch.setattr(doctor, "kvm_findings", lambda: [Finding("/dev/kvm", "text", ok, "" if ok else "do this")])
-    for name in ("memory_findings", "network_findings", "input_findings", "vfio_findings", "display_findings"):
+    names = ("memory", "network", "input", "vfio", "vhost", "display")
+    for name in (f"{name}_findings" for name in names):
         monkeypatch.setattr(doctor, name, nothing)
     assert doctor.doctor() == status
     out = capsys.readouterr().out
@@ -229,3 +231,14 @@ def test_a_kernel_without_transparent_huge_pages(tmp_path: Path) -> None:
     found = mm(tmp_path)
     assert len(found) == 2
     assert found[0].ok and found[0].text.startswith("none") and found[0].hint
+
+
+def test_vhost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (missing,) = vhost_findings(tmp_path)
+    assert missing.ok and "modprobe vhost_vsock" in missing.hint
+    (tmp_path / "vhost-vsock").touch()
+    (there,) = vhost_findings(tmp_path)
+    assert there.ok and not there.hint and there.text == "vhost-vsock"
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    (closed,) = vhost_findings(tmp_path)
+    assert "chmod 666" in closed.hint

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.boot.initramfs import AGENT
 from pyvmm.cli import linux
 from pyvmm.cli.arguments import _split_command, main, make_config, make_host_config, make_parser
 from pyvmm.cli.linux import CMDLINE, prepare
@@ -162,3 +163,10 @@ def test_no_busybox(kernel: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["linux", "-k", str(kernel), "--", "true"]) == 2
     assert "no busybox on PATH: install busybox-static" in capsys.readouterr().err
+
+
+def test_the_agent_is_there_where_it_has_a_port(kernel: Path) -> None:
+    _, _, found = prepared("-k", str(kernel), "--device", "virtio-console,port.pyvmm.agent=socket:/x")
+    assert found["pyvmm/agent"].data == AGENT.read_bytes() and found["pyvmm/agent"].mode & 0o111
+    _, _, found = prepared("-k", str(kernel), "--device", "virtio-console,port.other")
+    assert "pyvmm/agent" not in found

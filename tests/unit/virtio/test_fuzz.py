@@ -11,16 +11,22 @@ from __future__ import annotations
 import os
 import random
 import struct
+from contextlib import nullcontext
 
+from pyvmm.backends.sockets import Sockets
+from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
 from pyvmm.testing.pci import Board
-from pyvmm.virtio.console import MAX_MESSAGES, VirtioConsole
+from pyvmm.virtio.console import MAX_MESSAGES
+from pyvmm.virtio.console_ports import ConsolePorts
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet, virtio_input_functions
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
+from pyvmm.virtio.vsock import VirtioVsock
 from tests.rig.toys import Toy
+from tests.rig.vhost import FakeVhost
 from tests.rig.virtio_driver import PackedDriver, SplitDriver, Virtio
 
 OPS = int(os.environ.get("PYVMM_FUZZ_OPS", "6000"))
@@ -28,7 +34,7 @@ SEED = int(os.environ.get("PYVMM_FUZZ_SEED", "1"))
 
 GUARD = 0x1000
 LOW, HIGH, HIGH_GPA = 0x100000, 0x10000, 5 << 30
-RINGS, RINGS_SIZE = 0x10000, 0xD000
+RINGS, RINGS_SIZE = 0x10000, 0x10000
 DATA = 0x40000
 INTERESTING = (0, 1, 2, 3, 4, 7, 8, 15, 16, 63, 64, 65, 0x7F, 0x80, 0xFF, 0x100, 0xFFF, 0x1000, 0x7FFF, 0x8000, 0xFFFF)
 ADDRESSES = (0, RINGS, RINGS + 0x400, RINGS + 0x1002, DATA, LOW - 8, LOW, HIGH_GPA, HIGH_GPA + HIGH - 16, 1 << 40)
@@ -69,9 +75,13 @@ class Fuzz:
         root.add(HostBridge(0xE0000000), 0)
         for number, function in enumerate(self.functions):
             root.add(function, 10, number)
-        self.console = VirtioConsole(("in", "out"))
+        self.loop = Loop(nullcontext())
+        self.console = ConsolePorts(Sockets(self.loop), console="terminal", port={"out": ""})
         self.functions.append(VirtioPci(self.console))
         root.add(self.functions[-1], 6)
+        self.vhost = FakeVhost(self.ram)
+        self.functions.append(VirtioPci(VirtioVsock(3, self.vhost)))
+        root.add(self.functions[-1], 7)
         self.functions.append(VirtioPci(VirtioRng(lambda count: bytes(count))))
         self.port = port = RootPort()
         root.add(port, 4)
@@ -179,6 +189,9 @@ class Fuzz:
             port.hang_up()
         port.held = r.random() < 0.2
         port.release()
+        if r.random() < 0.1:
+            port.connect()
+            self.console.resize(r.randrange(3), 25)
 
     def bar_anywhere(self) -> None:
         function = self.function()
@@ -254,6 +267,12 @@ class Fuzz:
 
     def deferred(self) -> None:
         self.board.run_later()
+        self.vhost.run()
+        (offload,) = self.vhost.resting
+        if self.random.random() < 0.1:
+            offload.rest()
+            assert not self.vhost.server.running
+            offload.go_on()
 
     def healthy(self) -> None:
         """After all that, a bus reset and an honest driver."""
@@ -282,8 +301,8 @@ class Fuzz:
                 self.healthy()
                 self.ram.check()
                 assert len(self.board.memory_bus.ranges) < 64
-                assert len(self.board.doorbells.active) <= 13
-                assert len(self.console.messages) <= MAX_MESSAGES + 8
+                assert len(self.board.doorbells.active) <= 16
+                assert len(self.console.messages) <= MAX_MESSAGES + 12
         self.ram.check()
         self.healthy()
 
