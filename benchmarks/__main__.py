@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import boot, document, doorbell, exits, host, keys, pio, pytests, reset, restore, start, virtio
+from benchmarks import blk, boot, document, doorbell, exits, host, keys, pio, pytests, reset, restore, start, virtio
 from benchmarks.programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -23,6 +23,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
     "start": start.measure,
     "keys": keys.measure,
     "doorbell": doorbell.measure,
+    "blk": blk.measure,
     "reset": reset.measure,
     "restore": restore.measure,
     "pytest": pytests.measure,

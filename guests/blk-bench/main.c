@@ -28,8 +28,8 @@ int guest_main(void)
     for (; begun < depth && begun < REQUESTS && begun < most; begun++) {
         random = random * 1664525 + 1013904223;
         blk_add(begun, type, (random >> 8 & mask) * (BLOCK / 512), BLOCK);
+        blk_kick();
     }
-    blk_kick();
     while (ended < most) {
         blk_wait();
         while ((n = blk_used()) >= 0) {
@@ -39,11 +39,10 @@ int guest_main(void)
             if (begun < most) {
                 random = random * 1664525 + 1013904223;
                 blk_add(n, type, (random >> 8 & mask) * (BLOCK / 512), BLOCK);
+                blk_kick();
                 begun++;
             }
         }
-        if (shown != next_avail)
-            blk_kick();
     }
     uint64_t cycles = rdtsc() - start;
     print(cycles, ' ');

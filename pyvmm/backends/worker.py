@@ -3,8 +3,9 @@
     worker = Worker("disk root.img", work, ended, loop.post)
     worker.submit(item)         # work(item) runs in a thread; then ended([item, …]) in the loop, under the machine lock
 
-Items end in any order. Those that end close together are given to *ended* as one batch. Every method is called under
-the machine lock, which is what keeps the counts right.
+Where that lock is free, the thread itself calls *ended* under it: the loop need not wake up for that. Items end in any
+order. Those that end close together are given to *ended* as one batch. Every method is called under the machine lock,
+which is what keeps the counts right.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pyvmm import threads
 from pyvmm.errors import UserError
 
 T = TypeVar("T")
+RunHere = Callable[[Callable[[], None]], bool]
+"""Runs a call under the machine lock, if that is free, and says whether it did."""
 MOST_THREADS: Final = 4
 """Of one worker. Python runs one of them at a time; more only wait for one another once their files are cached."""
 PATIENCE: Final = 10.0
@@ -37,6 +40,7 @@ class Worker(Generic[T]):
         ended: Callable[[list[T]], None],
         post: Callable[[Callable[[], None]], None],
         most: int = MOST_THREADS,
+        run_here: RunHere | None = None,
     ) -> None:
         self.name = name
         self.pending = 0
@@ -44,6 +48,7 @@ class Worker(Generic[T]):
         self._work = work
         self._tell_ended = ended
         self._post = post
+        self._run_here = run_here
         self._most = most
         self._todo: SimpleQueue[T | None] = SimpleQueue()
         self._ended: deque[T] = deque()
@@ -83,10 +88,19 @@ class Worker(Generic[T]):
             self._ended.append(item)
             del item  # and with it guest RAM, while there is nothing to do
             if not self._told:
-                self._told = True
-                self._post(self._tell)
+                self._tell_here_or_post()
             if self._awaited:
                 self._event.set()
+
+    def _tell_here_or_post(self) -> None:
+        try:
+            if self._run_here is not None and self._run_here(self._tell):
+                return
+        except BaseException as error:
+            self._post(_raiser(error))
+            return
+        self._told = True
+        self._post(self._tell)
 
     def _tell(self) -> None:
         self._told = False

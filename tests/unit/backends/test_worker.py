@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvmm.backends.worker import Worker
+from pyvmm.backends.worker import RunHere, Worker
 from pyvmm.errors import UserError
 
 
 class Rig:
     """A worker whose items are calls; the loop is run by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_here: RunHere | None = None) -> None:
         self.posted: list[Callable[[], None]] = []
         self.batches: list[list[Callable[[], object]]] = []
         self.on_ended: Callable[[], None] = lambda: None
         self.worker: Worker[Callable[[], object]] = Worker(
-            "disk x", lambda item: void(item()), self._ended, self.posted.append
+            "disk x", lambda item: void(item()), self._ended, self.posted.append, run_here=run_here
         )
 
     def _ended(self, batch: list[Callable[[], object]]) -> None:
@@ -41,6 +41,46 @@ def test_items_are_done_in_threads_and_told_in_batches() -> None:
     for call in rig.posted:
         call()
     assert sum(map(len, rig.batches)) == 50
+
+
+def test_a_thread_tells_itself_where_it_may() -> None:
+    lock, told, free = threading.Lock(), threading.Event(), [True]
+
+    def run_here(call: Callable[[], None]) -> bool:
+        if free[0]:
+            with lock:
+                call()
+        return free[0]
+
+    rig = Rig(run_here)
+    rig.on_ended = told.set
+    for number in range(20):
+        with lock:
+            rig.worker.submit(lambda: None)
+        assert told.wait(60)
+        told.clear()
+        assert len(rig.batches) == number + 1 and rig.posted == []
+    free[0] = False
+    done = threading.Event()
+    rig.worker.submit(done.set)
+    assert done.wait(60)
+    rig.worker.drain()
+    assert len(rig.batches) == 21
+    free[0], error = True, ValueError("in a device")
+
+    def fail() -> None:
+        told.set()
+        raise error
+
+    for call in rig.posted:
+        call()
+    told.clear()
+    rig.on_ended = fail
+    rig.worker.submit(lambda: None)
+    assert told.wait(60)
+    rig.worker.close()
+    with pytest.raises(ValueError, match="in a device"):
+        rig.posted[-1]()
 
 
 def test_draining_waits_for_what_is_submitted_meanwhile() -> None:
