@@ -117,14 +117,15 @@ class Disk:
 
     # Requests
 
-    def submit(self, request: Request) -> None:
-        """Have it done; `completed` will have it."""
+    def submit(self, *requests: Request) -> None:
+        """Have them done; `completed` will have them. Several at once wake a thread once."""
         self._given_up = False
         try:
-            self._worker.submit(request)
-        except RuntimeError as error:
-            request.error = OSError(None, f"no thread to do it: {error}")
-            self._ended([request])
+            self._worker.submit(*requests)
+        except (RuntimeError, OSError) as error:
+            for request in requests:
+                request.error = OSError(None, f"no thread to do it: {error}")
+            self._ended(list(requests))
 
     @property
     def busy(self) -> bool:

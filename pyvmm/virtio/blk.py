@@ -194,19 +194,24 @@ class VirtioBlk(VirtioDevice):
             self._give_back(late)
         if self._full(queue):
             return
+        requests: list[Request] = []
         for chain in queue:
-            self._begin(queue, chain)
-            if self._full(queue):
-                break
+            request = self._begin(queue, chain)
+            if request is not None:
+                requests.append(request)
+                if self._full(queue):
+                    break
+        self.disk.submit(*requests)
 
     def _full(self, queue: VirtQueue) -> bool:
         """What is there already waits until something has come back."""
         return self._descriptors[queue.index] >= MAX_DESCRIPTORS
 
-    def _begin(self, queue: VirtQueue, chain: Chain) -> None:
+    def _begin(self, queue: VirtQueue, chain: Chain) -> Request | None:
+        """What the disk is to do; None where that is done already."""
         if not chain.writable:
             queue.fail("a request without a status byte")
-            return
+            return None
         *into, status = chain.writable
         if len(status) > 1:
             into.append(status[:-1])
@@ -214,20 +219,20 @@ class VirtioBlk(VirtioDevice):
         header, data = _split(chain.readable)
         if len(header) < HEADER.size:
             self._refuse(queue, chain, status, VIRTIO_BLK_S_IOERR)
-            return
+            return None
         kind, _, sector = HEADER.unpack(header)
         if self.trace.enabled:
             self.trace(f"type {kind} sector {sector} out {sum(map(len, data))} in {sum(map(len, into))}")
         if kind == VIRTIO_BLK_T_GET_ID:
             self._get_id(queue, chain, into, status)
-            return
+            return None
         request = self._request(kind, sector, data, into)
         if isinstance(request, int):
             self._refuse(queue, chain, status, request)
-            return
+            return None
         request.owner = Ticket(queue, chain, status, request.length + 1 if kind == VIRTIO_BLK_T_IN else 1)
         self._descriptors[queue.index] += chain.descriptors + REQUEST_COST
-        self.disk.submit(request)
+        return request
 
     def _request(self, kind: int, sector: int, data: list[memoryview], into: list[memoryview]) -> Request | int:
         """What the disk is to do, or the status of what it is not."""

@@ -43,6 +43,18 @@ def test_items_are_done_in_threads_and_told_in_batches() -> None:
     assert sum(map(len, rig.batches)) == 50
 
 
+def test_items_that_come_together_are_shared_out() -> None:
+    rig, meet = Rig(), threading.Barrier(4)
+    rig.worker.submit()
+    assert rig.worker.pending == 0 and not rig.worker._threads
+    rig.worker.submit(*[lambda: meet.wait(60)] * 8)
+    rig.worker.drain()
+    assert sum(map(len, rig.batches)) == 8 and len(rig.worker._threads) == 4
+    rig.worker.submit(*[lambda: meet.wait(60)] * 4)  # all of them are woken, by one another
+    rig.worker.drain()
+    rig.worker.close()
+
+
 def test_a_thread_tells_itself_where_it_may() -> None:
     lock, told, free = threading.Lock(), threading.Event(), [True]
 
@@ -105,7 +117,7 @@ def test_what_does_not_end_is_named_and_the_rest_can_be_taken_back() -> None:
         rig.worker.submit(lambda: go_on.wait(60))
     with pytest.raises(UserError, match=r"^disk x does not come to rest within 0 s: its host does not answer$"):
         rig.worker.drain(0)
-    while len(rig.worker._threads) + rig.worker._todo.qsize() > 6:
+    while len(rig.worker._threads) + len(rig.worker._todo) > 6:
         pass
     dropped = rig.worker.drop()
     assert len(dropped) == 2 and rig.worker.pending == 4
