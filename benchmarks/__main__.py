@@ -14,7 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import boot, document, doorbell, exits, host, keys, pio, pytests, reset, restore, start, virtio
+from benchmarks import (
+    blk,
+    blk_lab,
+    boot,
+    document,
+    doorbell,
+    exits,
+    host,
+    keys,
+    pio,
+    pytests,
+    reset,
+    restore,
+    start,
+    virtio,
+)
 from benchmarks.programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -23,6 +38,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
     "start": start.measure,
     "keys": keys.measure,
     "doorbell": doorbell.measure,
+    "blk": blk.measure,
     "reset": reset.measure,
     "restore": restore.measure,
     "pytest": pytests.measure,
@@ -33,8 +49,11 @@ IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "boot-lab": boot.measure,
     "boot-exits": exits.measure,
     "virtio-lab": virtio.measure,
+    "blk-lab": blk_lab.measure,
 }
 """What is measured in the lab, each in a boot of its own."""
+PREPARE: Final[dict[str, Callable[[], None]]] = {"virtio-lab": virtio.prepare, "blk-lab": blk_lab.prepare}
+"""What is done before the lab boots."""
 ROUNDS: Final = 5
 LAB_FAILED: Final = 125
 TRIES: Final = 3
@@ -70,8 +89,8 @@ def measure(names: list[str], rounds: int) -> dict[str, str]:
 
 def measure_in_lab(name: str, rounds: int) -> tuple[str, str]:
     """What was measured in one lab boot, and what the lab says it is. A lab that dies has said nothing."""
-    if name == "virtio-lab":
-        virtio.prepare()
+    if name in PREPARE:
+        PREPARE[name]()
     with tempfile.TemporaryDirectory() as directory:
         command = [str(ROOT / "scripts" / "lab"), "--out", directory, "--", str(PYTHON), "-m", "benchmarks", name]
         command += ["--rounds", str(rounds), "--json", "/run/lab/out/results.json"]

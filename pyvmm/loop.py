@@ -1,6 +1,7 @@
 """One epoll loop for everything that is not a vCPU: descriptors, timers, and calls posted from other threads.
 
-Every callback runs under the machine lock, in the thread that called run(); so a device is never entered twice.
+Every callback runs under the machine lock, in the thread that called run(); so a device is never entered twice. A back
+end's thread that has something for a device may do it itself, under the same lock, where it is free: run_here().
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import heapq
 import itertools
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Final
+from typing import Final, cast
 
 from kvm_cffi import TimerFd
 
@@ -56,6 +58,10 @@ class Loop:
         self._alarm = NEVER
         """When the timerfd goes off: never later than the first timer."""
         self._stopped = False
+        self.lends = False
+        """Whether run_here() may do it: while a machine lives."""
+        self.lent_to: threading.Thread | None = None
+        """Who is in run_here()."""
 
     def now(self) -> int:
         return time.monotonic_ns()
@@ -99,6 +105,22 @@ class Loop:
         """Call back once, soon; from any thread, with or without the machine lock."""
         self._posted.append(callback)
         self._wake()
+
+    def run_here(self, callback: Callback) -> bool:
+        """Call back in this thread, which is not the loop's, if nobody has the machine lock: a wake-up less. Else it
+        returns false, and post() is what is left."""
+        lock = cast(threading.Lock, self._lock)
+        if not self.lends or not lock.acquire(blocking=False):
+            return False
+        try:
+            if not self.lends:
+                return False
+            self.lent_to = threading.current_thread()
+            callback()
+            return True
+        finally:
+            self.lent_to = None
+            lock.release()
 
     def stop(self) -> None:
         """Make run() return; from any thread."""

@@ -157,10 +157,11 @@ class GuestMemory:
     def view(self, gpa: int, length: int) -> memoryview:
         """A writable view of [gpa, gpa+length), to be written through before the guest runs on; raises GuestMemoryError
         unless all of it is RAM of one region."""
-        view = self._view(gpa, length)
         if self.written is not None and length:
+            view = self._view(gpa, length)
             self.written.update(_page_numbers(gpa, length))
-        return view
+            return view
+        return self._view(gpa, length)
 
     def written_anywhere(self) -> None:
         """Somebody outside has written to RAM, and does not say where: every page counts as written."""

@@ -22,6 +22,7 @@ from pyvmm.units import MIB
 
 if TYPE_CHECKING:
     from pyvmm.backends.image import DiskImage, FileImage
+    from pyvmm.backends.worker import RunHere
 
 READ, WRITE, FLUSH, DISCARD, WRITE_ZEROES = range(5)
 _NAMES: Final = ("read", "write", "flush", "discard", "write of zeroes")
@@ -75,6 +76,7 @@ class Disk:
         temporary: bool,
         post: Callable[[Callable[[], None]], None],
         tell: Callable[[str], None],
+        run_here: RunHere | None = None,
     ) -> None:
         """*file* is what *image* is, or stands on. *tell* says a line to the user."""
         from pyvmm.backends.worker import Worker
@@ -87,7 +89,7 @@ class Disk:
         self._file = file
         self._tell = tell
         self._told: set[tuple[int, int | None]] = set()
-        self._worker: Worker[Request] = Worker(self.name, self._work, self._ended, post)
+        self._worker: Worker[Request] = Worker(self.name, self._work, self._ended, post, run_here=run_here)
         self._given_up = False
         """Nobody waits any more for what is under way."""
         self._opened = os.urandom(16)
@@ -115,14 +117,15 @@ class Disk:
 
     # Requests
 
-    def submit(self, request: Request) -> None:
-        """Have it done; `completed` will have it."""
+    def submit(self, *requests: Request) -> None:
+        """Have them done; `completed` will have them. Several at once wake a thread once."""
         self._given_up = False
         try:
-            self._worker.submit(request)
-        except RuntimeError as error:
-            request.error = OSError(None, f"no thread to do it: {error}")
-            self._ended([request])
+            self._worker.submit(*requests)
+        except (RuntimeError, OSError) as error:
+            for request in requests:
+                request.error = OSError(None, f"no thread to do it: {error}")
+            self._ended(list(requests))
 
     @property
     def busy(self) -> bool:
@@ -267,12 +270,14 @@ class Disks:
         post: Callable[[Callable[[], None]], None],
         tell: Callable[[str], None] = lambda line: None,
         look_only: bool = False,
+        run_here: RunHere | None = None,
     ) -> None:
-        """*post* gives the loop a call; *tell* is what a disk has to say to the user; with *look_only* the machine
-        is not to run, and nothing is locked or made."""
+        """*post* gives the loop a call, which *run_here* may do at once; *tell* is what a disk has to say to the user;
+        with *look_only* the machine is not to run, and nothing is locked or made."""
         self._post = post
         self._tell = tell
         self._look_only = look_only
+        self._run_here = run_here
         self._open: list[Disk] = []
 
     def open(
@@ -306,7 +311,15 @@ class Disks:
         except OSError as error:
             file.close()
             raise file.error(f"no place for what is written to it: {error.strerror}") from None
-        disk = Disk(image, file, readonly=readonly, temporary=temporary, post=self._post, tell=self._tell)
+        disk = Disk(
+            image,
+            file,
+            readonly=readonly,
+            temporary=temporary,
+            post=self._post,
+            tell=self._tell,
+            run_here=self._run_here,
+        )
         self._open.append(disk)
         return disk
 

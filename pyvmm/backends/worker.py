@@ -1,25 +1,28 @@
-"""Threads for what may block: a disk's reads and writes. They never take the machine lock, and nobody waits for them.
+"""Threads for what may block: a disk's reads and writes. They never wait for the machine lock, and nobody for them.
 
     worker = Worker("disk root.img", work, ended, loop.post)
     worker.submit(item)         # work(item) runs in a thread; then ended([item, …]) in the loop, under the machine lock
 
-Items end in any order. Those that end close together are given to *ended* as one batch. Every method is called under
-the machine lock, which is what keeps the counts right.
+Where that lock is free, the thread itself calls *ended* under it: the loop need not wake up for that. Items end in any
+order. Those that end close together are given to *ended* as one batch. Every method is called under the machine lock,
+which is what keeps the counts right.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
 from pyvmm import threads
 from pyvmm.errors import UserError
 
 T = TypeVar("T")
+RunHere = Callable[[Callable[[], None]], bool]
+"""Runs a call under the machine lock, if that is free, and says whether it did."""
 MOST_THREADS: Final = 4
 """Of one worker. Python runs one of them at a time; more only wait for one another once their files are cached."""
 PATIENCE: Final = 10.0
@@ -27,8 +30,8 @@ PATIENCE: Final = 10.0
 
 
 class Worker(Generic[T]):
-    """Does *work* with each item, in up to *most* threads, which begin with the first items. *work* raises nothing:
-    what comes out of it all the same is raised in the loop."""
+    """Does *work* with each item, without the lock, in up to *most* threads, which begin with the first items. *work*
+    raises nothing: what comes out of it all the same is raised in the loop."""
 
     def __init__(
         self,
@@ -37,6 +40,7 @@ class Worker(Generic[T]):
         ended: Callable[[list[T]], None],
         post: Callable[[Callable[[], None]], None],
         most: int = MOST_THREADS,
+        run_here: RunHere | None = None,
     ) -> None:
         self.name = name
         self.pending = 0
@@ -44,8 +48,11 @@ class Worker(Generic[T]):
         self._work = work
         self._tell_ended = ended
         self._post = post
+        self._run_here = run_here
         self._most = most
-        self._todo: SimpleQueue[T | None] = SimpleQueue()
+        self._todo: deque[T] = deque()
+        self._bell = -1
+        """An eventfd that wakes a thread. Who rings lets the interpreter go, so the thread need not wait for that."""
         self._ended: deque[T] = deque()
         self._told = False
         """The loop has been asked to look at `_ended`."""
@@ -54,16 +61,19 @@ class Worker(Generic[T]):
         self._awaited = False
         self._event = threading.Event()
 
-    def submit(self, item: T) -> None:
-        """Have it done. RuntimeError where this host gives no thread and there is none."""
-        if self._closed:
+    def submit(self, *items: T) -> None:
+        """Have them done. RuntimeError where this host gives no thread and there is none."""
+        if self._closed or not items:
             return
-        if self.pending >= len(self._threads) < self._most:
+        while self.pending + len(items) > len(self._threads) < self._most:
             self._start()
-        self.pending += 1
-        self._todo.put(item)
+        self.pending += len(items)
+        self._todo.extend(items)
+        os.eventfd_write(self._bell, 1)
 
     def _start(self) -> None:
+        if self._bell < 0:
+            self._bell = os.eventfd(0, os.EFD_CLOEXEC)
         thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         try:
             threads.start(thread)
@@ -75,7 +85,17 @@ class Worker(Generic[T]):
         self._threads.append(thread)
 
     def _main(self) -> None:
-        while (item := self._todo.get()) is not None:
+        while True:
+            try:
+                item = self._todo.popleft()
+            except IndexError:
+                if self._closed:
+                    os.eventfd_write(self._bell, 1)
+                    return
+                os.read(self._bell, 8)
+                continue
+            if self._todo:  # another thread may do that meanwhile
+                os.eventfd_write(self._bell, 1)
             try:
                 self._work(item)
             except BaseException as error:
@@ -83,10 +103,19 @@ class Worker(Generic[T]):
             self._ended.append(item)
             del item  # and with it guest RAM, while there is nothing to do
             if not self._told:
-                self._told = True
-                self._post(self._tell)
+                self._tell_here_or_post()
             if self._awaited:
                 self._event.set()
+
+    def _tell_here_or_post(self) -> None:
+        try:
+            if self._run_here is not None and self._run_here(self._tell):
+                return
+        except BaseException as error:
+            self._post(_raiser(error))
+            return
+        self._told = True
+        self._post(self._tell)
 
     def _tell(self) -> None:
         self._told = False
@@ -102,12 +131,10 @@ class Worker(Generic[T]):
         dropped: list[T] = []
         while True:
             try:
-                item = self._todo.get_nowait()
-            except Empty:
+                dropped.append(self._todo.popleft())
+            except IndexError:
                 self.pending -= len(dropped)
                 return dropped
-            assert item is not None
-            dropped.append(item)
 
     def drain(self, patience: float = PATIENCE) -> None:
         """Wait until all has ended, what `ended` goes on to submit included. UserError after *patience* seconds."""
@@ -135,8 +162,8 @@ class Worker(Generic[T]):
             return
         self._closed = True
         self.drop()
-        for _ in self._threads:
-            self._todo.put(None)
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)
         deadline = time.monotonic() + patience
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -144,6 +171,9 @@ class Worker(Generic[T]):
             raise UserError(f"{self.name} does not end within {patience:g} s: its host does not answer")
         self._threads.clear()
         self._ended.clear()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
 
 
 def _raiser(error: BaseException) -> Callable[[], None]:

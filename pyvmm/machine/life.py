@@ -109,7 +109,9 @@ class Life:
         """Called by the loop or by a vCPU, which have the machine lock while they call anybody; or, where there is no
         loop, by who does its work."""
         current = threading.current_thread()
-        return current in (self._thread, self._instead) or any(thread.is_current for thread in self.cpus.threads)
+        return current in (self._thread, self._instead, self.loop.lent_to) or any(
+            thread.is_current for thread in self.cpus.threads
+        )
 
     def outside(self, what: str) -> None:
         """Raises UserError where *what*, which waits for the machine, is called inside it."""
@@ -250,6 +252,7 @@ class Life:
     def _main(self) -> None:
         try:
             self._emit("started")
+            self.loop.lends = True
             if self._reasons and not self._standing:
                 self._stand_still()
             elif self._standing and not self._reasons:
@@ -266,6 +269,8 @@ class Life:
         finally:
             self.cpus.stop()
             self.cpus.join()
+            with self.lock:
+                self.loop.lends = False
             self._conclude()
 
     def _conclude(self) -> None:

@@ -99,7 +99,8 @@ class Slots:
         """Those of this board, which rest and end with it."""
         board = self._board
         if board.disks is None:
-            board.disks = Disks(board.loop.post, board.io_error, look_only=isinstance(board.vm, FakeVm))
+            loop, look_only = board.loop, isinstance(board.vm, FakeVm)
+            board.disks = Disks(loop.post, board.io_error, look_only=look_only, run_here=loop.run_here)
         return board.disks
 
     def _networks(self) -> HostNetworks:

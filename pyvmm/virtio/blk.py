@@ -130,6 +130,7 @@ class VirtioBlk(VirtioDevice):
             raw=format == "raw",
         )
         self.disk.completed = self._completed
+        self._block = self.disk.block
         self.features = RING_FEATURES | _features(readonly, queues)
         self.config = bytearray(self._config_of(queues))
         self._descriptors = [0] * queues
@@ -193,40 +194,45 @@ class VirtioBlk(VirtioDevice):
             self._give_back(late)
         if self._full(queue):
             return
+        requests: list[Request] = []
         for chain in queue:
-            self._begin(queue, chain)
-            if self._full(queue):
-                break
+            request = self._begin(queue, chain)
+            if request is not None:
+                requests.append(request)
+                if self._full(queue):
+                    break
+        self.disk.submit(*requests)
 
     def _full(self, queue: VirtQueue) -> bool:
         """What is there already waits until something has come back."""
         return self._descriptors[queue.index] >= MAX_DESCRIPTORS
 
-    def _begin(self, queue: VirtQueue, chain: Chain) -> None:
+    def _begin(self, queue: VirtQueue, chain: Chain) -> Request | None:
+        """What the disk is to do; None where that is done already."""
         if not chain.writable:
             queue.fail("a request without a status byte")
-            return
-        *into, last = chain.writable
-        status = last[-1:]
-        if len(last) > 1:
-            into.append(last[:-1])
+            return None
+        *into, status = chain.writable
+        if len(status) > 1:
+            into.append(status[:-1])
+            status = status[-1:]
         header, data = _split(chain.readable)
         if len(header) < HEADER.size:
             self._refuse(queue, chain, status, VIRTIO_BLK_S_IOERR)
-            return
+            return None
         kind, _, sector = HEADER.unpack(header)
         if self.trace.enabled:
             self.trace(f"type {kind} sector {sector} out {sum(map(len, data))} in {sum(map(len, into))}")
         if kind == VIRTIO_BLK_T_GET_ID:
             self._get_id(queue, chain, into, status)
-            return
+            return None
         request = self._request(kind, sector, data, into)
         if isinstance(request, int):
             self._refuse(queue, chain, status, request)
-            return
-        request.owner = Ticket(queue, chain, status, chain.writable_size if kind == VIRTIO_BLK_T_IN else 1)
+            return None
+        request.owner = Ticket(queue, chain, status, request.length + 1 if kind == VIRTIO_BLK_T_IN else 1)
         self._descriptors[queue.index] += chain.descriptors + REQUEST_COST
-        self.disk.submit(request)
+        return request
 
     def _request(self, kind: int, sector: int, data: list[memoryview], into: list[memoryview]) -> Request | int:
         """What the disk is to do, or the status of what it is not."""
@@ -250,8 +256,7 @@ class VirtioBlk(VirtioDevice):
     def _in_range(self, sector: int, length: int) -> bool:
         """Whole blocks of the disk."""
         at = sector * SECTOR
-        block = self.disk.block
-        return at + length <= self._sectors * SECTOR and not at % block and not length % block
+        return at + length <= self._sectors * SECTOR and not at % self._block and not length % self._block
 
     def _clear(self, operation: int, data: list[memoryview], most: int, most_sectors: int) -> Request | int:
         text = b"".join(data) if sum(map(len, data)) <= most * SEGMENT.size else b""
@@ -356,6 +361,8 @@ def _features(readonly: bool, queues: int) -> int:
 
 def _split(readable: Sequence[memoryview]) -> tuple[bytes, list[memoryview]]:
     """The header, read once, and what follows it; a driver lays them out as it likes (section 2.6.4)."""
+    if readable and len(readable[0]) == HEADER.size:  # as most do
+        return bytes(readable[0]), list(readable[1:])
     header, rest = bytearray(), []
     for view in readable:
         wanted = HEADER.size - len(header)

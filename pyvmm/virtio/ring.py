@@ -59,12 +59,12 @@ class Chain:
     @property
     def readable_size(self) -> int:
         """Bytes that the device may read."""
-        return sum(len(view) for view in self.readable)
+        return sum(map(len, self.readable))
 
     @property
     def writable_size(self) -> int:
         """Bytes that the device may write."""
-        return sum(len(view) for view in self.writable)
+        return sum(map(len, self.writable))
 
     def read(self, limit: int) -> bytes:
         """The first *limit* readable bytes, fewer if there are fewer."""
@@ -117,6 +117,8 @@ class Ring(Protocol):
 class ChainBuilder:
     """Collects descriptors of one chain, in order, and judges them."""
 
+    __slots__ = ("_bytes", "_memory", "descriptors", "readable", "writable")
+
     def __init__(self, memory: GuestMemory) -> None:
         self._memory = memory
         self.readable: list[memoryview] = []
@@ -130,21 +132,21 @@ class ChainBuilder:
         self._bytes += length
         if self._bytes > MAX_CHAIN_BYTES:
             raise QueueError("a chain of more than 4 GiB")
+        views = self.readable
         if flags & VRING_DESC_F_WRITE:
-            if length:
-                self.writable.append(self._view(address, length))
+            views = self.writable
         elif self.writable:
             raise QueueError("a readable descriptor after a writable one")
-        elif length:
-            self.readable.append(self._view(address, length))
+        if length:
+            try:
+                views.append(self._memory.view(address, length))
+            except GuestMemoryError as error:
+                raise QueueError(str(error)) from None
 
     def table(self, address: int, length: int) -> memoryview:
         """The indirect table at *address*."""
         if length == 0 or length % DESCRIPTOR.size:
             raise QueueError(f"an indirect table of {length} bytes")
-        return self._view(address, length)
-
-    def _view(self, address: int, length: int) -> memoryview:
         try:
             return self._memory.view(address, length)
         except GuestMemoryError as error:

@@ -4,43 +4,174 @@ from __future__ import annotations
 
 import hashlib
 import os
+import random
+import re
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 
 import pytest
 
 from pyvmm.backends.disks import Disks
+from pyvmm.boot.cpio import Archive
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
+from pyvmm.machine.event import MachineEvent
 from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
 
 MIB = 1 << 20
+BASE = 8 * MIB
+"""Bytes of vdb, and of what pieces are written to."""
+CACHES = {"vda": "writeback", "vde": "none", "vdf": "unsafe"}
+"""The disks that are files which the host keeps."""
+SWITCH = """#!/bin/sh
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+for file in /lib/modules/*.ko; do
+    insmod "$file"
+done
+mount -t ext4 /dev/vdg /mnt
+umount -l /dev
+umount -l /proc
+exec switch_root /mnt /init
+"""
+"""The first process of an initial ramdisk that only leads to the root file system."""
+SUMS = "find . -type f ! -name sums ! -name log | sort | xargs md5sum"
+SCRIPTS = {
+    "make": f"""set -e
+mkfs.ext4 -q /dev/$1
+mount -t ext4 /dev/$1 /mnt
+cp -a /bin/busybox /lib/modules /init /mnt
+cd /mnt
+{SUMS} >/tmp/sums
+cp /tmp/sums .
+cd /
+umount /mnt
+echo 3 >/proc/sys/vm/drop_caches
+mount -t ext4 /dev/$1 /mnt
+cd /mnt
+md5sum -c -s /tmp/sums
+cd /
+umount /mnt
+""",
+    "check": """set -e
+mount -t ext4 /dev/$1 /mnt
+cd /mnt
+md5sum -c -s sums
+echo more >>log
+cd /
+umount /mnt
+""",
+    "load": """i=0
+while [ $i -lt 14 ]; do
+    i=$((i+1))
+    dd if=/tmp/piece of=/dev/vdb bs=64k seek=$((i*5)) conv=notrunc,fsync 2>/dev/null
+    dd if=/dev/vdb iflag=direct bs=64k skip=$((i*5)) count=4 2>/dev/null | cmp -s - /tmp/piece || echo bad $i
+    echo $i
+done >/tmp/log
+touch /tmp/finished
+""",
+    "sums": """echo 3 >/proc/sys/vm/drop_caches
+for i in $(seq 14); do
+    dd if=/dev/vdb bs=64k skip=$((i*5)) count=4 2>/dev/null | md5sum
+done
+""",
+}
+"""What the guest is to do, in /root: to type it all on COM1 takes longer than the rest."""
+
+
+def root_image(image: Path, work: Path, scripts: dict[str, str]) -> None:
+    """A file system of ext4 with what the initial ramdisk has, mkfs.ext4, and *scripts* in /root."""
+    work.mkdir()
+    subprocess.run(f"gzip -dc {INITRAMFS_CLOUD} | cpio -idm --quiet", shell=True, check=True, cwd=work)
+    program = which("mke2fs") or "/sbin/mke2fs"
+    listed = subprocess.run(["ldd", program], check=True, capture_output=True, text=True).stdout
+    subprocess.run(["cp", "-L", "--parents", *re.findall(r"/\S+", listed), work], check=True)
+    subprocess.run(["cp", "-L", program, work / "bin/mkfs.ext4"], check=True)
+    (work / "etc/mtab").symlink_to("/proc/mounts")
+    for name, text in scripts.items():
+        (work / "root" / name).write_text(text)
+    subprocess.run([program, "-q", "-t", "ext4", "-d", work, image, "32M"], check=True)
+
+
+@dataclass
+class Pieces:
+    """Writes to random places, of random sizes, four at a time and past the guest's cache."""
+
+    script: str
+    written: list[tuple[int, int, int]]
+    """Where, from where of vdb, how many bytes."""
+
+    @classmethod
+    def of(cls, disk: str, dice: random.Random) -> Pieces:
+        lines = [
+            "p() {",
+            f"    dd if=/dev/vdb iflag=skip_bytes skip=$1 of=/dev/{disk} oflag=direct,seek_bytes seek=$2 bs=$3 count=1 "
+            "conv=notrunc 2>/dev/null",
+            "}",
+        ]
+        written = []
+        for _ in range(3):
+            line = ""
+            for room in dice.sample(range(BASE // (256 << 10)), 4):  # each in 256 KiB of its own
+                count = dice.choice((1, 2, 7, 8, 31, 128, 256, 512))
+                to, at = 512 * room + dice.randrange(513 - count), dice.randrange(BASE // 512 - count)
+                written.append((512 * to, 512 * at, 512 * count))
+                line += f"p {512 * at} {512 * to} {512 * count} & "
+            lines.append(line + "wait")
+        return cls("\n".join([*lines, "sync\n"]), written)
 
 
 class Linux(Guest):
-    """With vda, which the host keeps; vdb, which is temporary, with two queues; vdc, which is read-only; and vdd,
-    which is a block device of the host."""
+    """Two processors, the root file system on vdg, and disks of each kind:
 
-    def __init__(self, directory: Path, device: Path) -> None:
-        self.kept, self.base, self.fixed = (directory / name for name in ("kept.img", "base.img", "fixed.img"))
-        self.base.write_bytes(bytes(range(256)) * (16 * MIB // 256))
+    vda, vde, vdf   CACHES         vdb   temporary, with two queues, of random bytes
+    vdc   read-only                vdd   a block device of the host
+    vdg   temporary                vdh   larger than what the host has for it
+    """
+
+    def __init__(self, directory: Path, device: Path, small: Path) -> None:
+        names = ("kept.img", "direct.img", "unsafe.img", "base.img", "fixed.img", "root.img")
+        kept, direct, unsafe, self.base, self.fixed, root = (directory / name for name in names)
+        self.files = {"vda": kept, "vde": direct, "vdf": unsafe}
+        self.kept = kept
+        self.content = random.Random(1).randbytes(BASE)
+        self.base.write_bytes(self.content)
         self.fixed.write_bytes(b"fixed" * 1000)
+        dice = random.Random(2)
+        self.pieces = {disk: Pieces.of(disk, dice) for disk in self.files}
+        pieces = {f"pieces-{disk}": pieces.script for disk, pieces in self.pieces.items()}
+        root_image(root, directory / "root", SCRIPTS | pieces)
+        archive = Archive()
+        archive.file("/switch", SWITCH.encode(), 0o755)
+        initrd = directory / "initrd"
+        data = INITRAMFS_CLOUD.read_bytes()
+        initrd.write_bytes(data + bytes(-len(data) % 4) + bytes(archive))
         super().__init__(
             MachineConfig(
                 memory=256 * MIB,
+                cpus=2,
                 kernel=CLOUD_KERNEL,
-                initrd=INITRAMFS_CLOUD,
-                cmdline="console=ttyS0 quiet",
+                initrd=initrd,
+                cmdline="console=ttyS0 quiet rdinit=/switch pyvmm.modules=none",
                 devices=(
-                    f"virtio-blk,path={self.kept},size=32M,serial=kept-by-the-host",
+                    f"virtio-blk,path={kept},size=32M,serial=kept-by-the-host",
                     f"virtio-blk,path={self.base},temporary,queues=2",
                     f"virtio-blk,path={self.fixed},readonly",
                     f"virtio-blk,path={device},cache=none",
+                    f"virtio-blk,path={direct},size=32M,cache=none",
+                    f"virtio-blk,path={unsafe},size=32M,cache=unsafe",
+                    f"virtio-blk,path={root},temporary",
+                    f"virtio-blk,path={small}/full.img,size=16M",
                 ),
             )
         )
+        self.booted()
+
+    def booted(self) -> None:
         self.expect(USERSPACE)
         self.expect("# ")
 
@@ -52,6 +183,11 @@ class Linux(Guest):
         """Of what the guest reads now, with nothing of it cached."""
         self.shell("echo 3 >/proc/sys/vm/drop_caches")
         return self.shell(f"{text} | md5sum").split()[0]
+
+    def files_are_whole(self) -> None:
+        """What test_file_systems left on the disks."""
+        for disk in ("vde", "vdf"):
+            self.shell(f"sh /root/check {disk}")
 
 
 @pytest.fixture(scope="module")
@@ -65,21 +201,44 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory, device: Path) -> Iterator[Linux]:
-    with Linux(tmp_path_factory.mktemp("disks"), device) as guest:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system that has O_DIRECT and holes, as the lab's own has not."""
+    above = tmp_path_factory.mktemp("files")
+    place = above / "ext4"
+    place.mkdir()
+    subprocess.run(["modprobe", "ext4"], check=True)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", above / "file", "320M"], check=True)
+    subprocess.run(["mount", "-o", "loop", above / "file", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    place = tmp_path_factory.mktemp("small")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2M", "tmpfs", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture(scope="module")
+def guest(directory: Path, device: Path, small: Path) -> Iterator[Linux]:
+    with Linux(directory, device, small) as guest:
         yield guest
 
 
 def test_linux_finds_them(guest: Linux) -> None:
     assert guest.queue("vda", "serial") == "kept-by-the-host"
-    assert [guest.queue(disk, "size") for disk in ("vda", "vdb", "vdc")] == ["65536", "32768", "10"]
+    assert [guest.queue(disk, "size") for disk in ("vda", "vdb", "vdc")] == ["65536", str(BASE // 512), "10"]
     assert [guest.queue(disk, "ro") for disk in ("vda", "vdb", "vdc")] == ["0", "0", "1"]
     assert guest.queue("vda", "queue/write_cache") == "write back"
     assert guest.queue("vda", "queue/physical_block_size") == "4096"
     assert guest.queue("vda", "queue/discard_granularity") == "4096"
     assert int(guest.queue("vda", "queue/discard_max_bytes")) > 1 << 30
     assert guest.queue("vdc", "queue/discard_max_bytes") == "0"
-    assert guest.shell("ls /sys/block/vdb/mq").split() == ["0"], "as many as there are processors"
+    assert guest.shell("ls /sys/block/vdb/mq").split() == ["0", "1"], "as many as there are processors"
+    assert " / ext4 " in guest.shell("cat /proc/mounts")
     assert guest.shell("head -c 5000 /dev/vdc | md5sum").split()[0] == hashlib.md5(b"fixed" * 1000).hexdigest()
 
 
@@ -98,15 +257,31 @@ def test_what_is_written_is_in_the_file(guest: Linux) -> None:
         assert hashlib.md5(file.read(3584)).hexdigest() == guest.shell("md5sum /tmp/part").split()[0]
 
 
-def test_a_file_system_is_there_again_after_it_was_unmounted(guest: Linux) -> None:
-    guest.shell("mke2fs -q /dev/vda 2>/dev/null && mount /dev/vda /mnt")
-    guest.shell(
-        "cp -a /bin/busybox /lib/modules /mnt && cd /mnt && find . -type f | sort | xargs md5sum >/tmp/sums; cd /"
-    )
-    guest.shell("umount /mnt && mount /dev/vda /mnt && cd /mnt && md5sum -c -s /tmp/sums; cd /")
-    full = guest.kept.stat().st_blocks
-    guest.shell("rm -r /mnt/busybox /mnt/modules && sync && fstrim /mnt && umount /mnt && blkdiscard /dev/vda")
-    assert guest.kept.stat().st_blocks < full - 2048
+def test_pieces_written_at_once_are_where_they_belong(guest: Linux) -> None:
+    for disk, file in guest.files.items():
+        expected = bytearray(file.read_bytes()[:BASE])
+        for to, at, length in guest.pieces[disk].written:
+            expected[to : to + length] = guest.content[at : at + length]
+        guest.shell(f"sh /root/pieces-{disk}")
+        wanted = hashlib.md5(expected).hexdigest()
+        assert guest.md5(f"dd if=/dev/{disk} bs=1M count={BASE // MIB} 2>/dev/null") == wanted, disk
+        assert file.read_bytes()[:BASE] == expected, disk
+
+
+def test_file_systems(guest: Linux) -> None:
+    for disk, file in guest.files.items():
+        guest.shell(f"sh /root/make {disk}")
+        subprocess.run(["e2fsck", "-fn", file], check=True, capture_output=True)
+
+
+def test_trim_gives_blocks_back(guest: Linux) -> None:
+    for disk, file in guest.files.items():
+        guest.shell(f"mount -t ext4 /dev/{disk} /mnt && dd if=/dev/vdb of=/mnt/more bs=1M count=4 && sync")
+        full = file.stat().st_blocks
+        guest.shell("rm /mnt/more && sync && fstrim /mnt && umount /mnt")
+        assert file.stat().st_blocks < full - 4 * MIB // 512 + 1024, disk
+    guest.shell("blkdiscard /dev/vda")
+    assert guest.kept.stat().st_blocks < 64
     assert guest.queue("vda", "size") == "65536"
 
 
@@ -156,16 +331,89 @@ def test_a_snapshot_has_the_temporary_disk(guest: Linux) -> None:
     assert hashlib.md5(guest.base.read_bytes()).hexdigest() == before
 
 
+def test_snapshots_under_load(guest: Linux) -> None:
+    guest.shell("dd if=/dev/urandom of=/tmp/piece bs=64k count=4 2>/dev/null")
+    guest.shell("touch /tmp/log; (sh /root/load &)")
+
+    def done() -> int:
+        return len(guest.shell("cat /tmp/log").splitlines())
+
+    guest.until(lambda: done() >= 3, "the load")
+    snapshot = guest.machine.snapshot()
+    before = done()
+    for _ in range(2):
+        guest.until(lambda: done() >= before + 3, "the load goes on")
+        guest.machine.restore(snapshot)
+        assert done() < before + 3
+    guest.until(lambda: guest.shell("ls /tmp/finished", status=None).startswith("/tmp"), "the end of the load")
+    assert guest.shell("cat /tmp/log").split() == [str(n + 1) for n in range(14)]
+    piece = guest.shell("md5sum /tmp/piece").split()[0]
+    assert {line.split()[0] for line in guest.shell("sh /root/sums").splitlines()} == {piece}
+
+
 def test_nothing_of_it_was_worth_a_warning(guest: Linux) -> None:
-    log = guest.shell("dmesg -r | grep '^<[0-4]>' | grep -v 'ext2 .* supports timestamps until 2038'", status=None)
+    log = guest.shell("dmesg -r | grep '^<[0-4]>' | grep -v 'supports timestamps until 2038'", status=None)
     assert warnings(log) == []
 
 
-def test_an_error_of_the_host_is_one_of_the_disk(guest: Linux) -> None:
+def test_after_a_reset_in_place_and_a_reboot(guest: Linux) -> None:
+    guest.files_are_whole()
+    guest.machine.reset()
+    guest.booted()
+    guest.files_are_whole()
+    guest.send("reboot -f\n")
+    guest.booted()
+    guest.files_are_whole()
+    for disk in ("vde", "vdf"):
+        subprocess.run(["e2fsck", "-fn", guest.files[disk]], check=True, capture_output=True)
+
+
+def failed(guest: Linux, command: str) -> list[str]:
+    """What the user is told where *command* fails."""
     told: list[str] = []
-    guest.machine.events.add(lambda event: told.append(event.message) if event.kind == "io-error" else None)
+
+    def tell(event: MachineEvent) -> None:
+        if event.kind == "io-error":
+            told.append(event.message)
+
+    added = guest.machine.events.add(tell)
+    assert "Input/output error" in guest.shell(f"{command} 2>&1", status=None)
+    assert guest.shell("echo alive").strip() == "alive"
+    added.remove()
+    return told
+
+
+def test_an_error_of_the_host_is_one_of_the_disk(guest: Linux) -> None:
     os.truncate(guest.kept, MIB)
-    guest.shell("echo 3 >/proc/sys/vm/drop_caches")
-    assert "Input/output error" in guest.shell("dd if=/dev/vda of=/dev/null bs=4k skip=1000 count=1 2>&1", status=None)
-    assert len(told) == 1 and "the file has become shorter" in told[0]
+    (line,) = failed(guest, "dd if=/dev/vda of=/dev/null bs=4k skip=1000 count=1")
+    assert "the file has become shorter" in line
     guest.shell("dd if=/dev/zero of=/dev/vda bs=4k seek=1000 count=1 conv=fsync,notrunc 2>/dev/null")
+    (line,) = failed(guest, "dd if=/dev/zero of=/dev/vdh bs=64k count=100 oflag=direct")
+    assert line.endswith("failed: No space left on device: the guest hears of an I/O error")
+
+
+def test_interrupts_by_wire(tmp_path: Path) -> None:
+    """A disk that the host has filled, under pci=nomsi."""
+    tree, image, dice = tmp_path / "tree", tmp_path / "image", random.Random(3)
+    tree.mkdir()
+    for number in range(20):
+        (tree / f"{number}").write_bytes(dice.randbytes(dice.randrange(1, 300_000)))
+    subprocess.run(f"{SUMS} >sums", shell=True, check=True, cwd=tree)
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", "-d", tree, image, "24M"], check=True)
+    with Guest(
+        MachineConfig(
+            memory=256 * MIB,
+            kernel=CLOUD_KERNEL,
+            initrd=INITRAMFS_CLOUD,
+            cmdline="console=ttyS0 quiet pci=nomsi",
+            devices=(f"virtio-blk,path={image}",),
+        )
+    ) as guest:
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        guest.shell("mount -t ext4 /dev/vda /mnt && cd /mnt && md5sum -c -s sums")
+        guest.shell("mkdir more && cp [0-9]* sums more && sync && echo 3 >/proc/sys/vm/drop_caches")
+        guest.shell("cd more && md5sum -c -s sums && cd / && umount /mnt")
+        table = guest.shell("grep virtio /proc/interrupts")
+        assert "MSI" not in table and "IO-APIC" in table
+    subprocess.run(["e2fsck", "-fn", image], check=True, capture_output=True)

@@ -76,6 +76,7 @@ def mistake(pyvmm: Pyvmm) -> Callable[..., str]:
 
 
 STATUSES = {
+    "blk-bench": 17, "blk-log": 17,
     "debug": 16, "dirty": 16, "doorbell": 16, "fetch-mmio": 6, "hello": 124, "hlt": 124, "hyperv-crash": 17, "int3": 16,
     "internal-error": 6, "irq-window": 16, "kbd-inb60": 124, "keyboard": 124, "mmio": 16, "mmio-cross": 16, "msi": 124,
     "nmi": 124, "pci": 17, "pio": 16, "pio-bench": 16, "ports": 16, "protected": 16, "reset-cf9": 16,
@@ -250,7 +251,7 @@ def test_a_linux_that_will_not_boot_here_is_told_at_the_start(tmp_path: Path) ->
         (["-c", "1000"], "'1000' is no number of vCPUs: 1 to 255"),
         (["-c", "two"], "'two' is no number of vCPUs"),
         (["-k", "bzImage", "hello"], "-k bzImage GUEST hello: a machine boots one of them: leave the other away"),
-        (["nobody"], "there is no guest 'nobody'; there are: debug, "),
+        (["nobody"], "there is no guest 'nobody'; there are: blk-bench, "),
         (["../hello"], "there is no guest '../hello'"),
         (["pio", "hello"], "unrecognized arguments: hello"),
         (["-i", "initrd"], "-i initrd: it goes with a kernel: add -k FILE"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.machine.event import MachineEvent
 from pyvmm.units import MIB
-from tests.rig.blk_driver import IN, OK, OUT, SECTOR, BlkDriver
+from tests.rig.blk_driver import FLUSH, IN, OK, OUT, SECTOR, BlkDriver
 from tests.rig.board import SPIN, Board
 
 A, B, C = b"a" * SECTOR, b"b" * SECTOR, b"c" * SECTOR
@@ -175,6 +176,30 @@ def test_an_error_of_the_host_is_an_event(path: Path) -> None:
         assert machine.call(lambda: disk.do(OUT, 1, A))[0] == OK
         (line,) = (event.message for event in told if event.kind == "io-error")
         assert line.startswith(f"disk {path}: a read of 512 bytes at 0x200 failed: the file has become shorter")
+
+
+def test_who_hears_of_a_disk_is_inside_the_machine(path: Path) -> None:
+    """In whichever thread: to wait there for the machine would be for good."""
+    with made(path, "") as machine:
+        inside: list[bool] = []
+        heard = threading.Event()
+
+        def hear(event: MachineEvent) -> None:
+            if event.kind == "io-error":
+                inside.append(machine.life.inside)
+                heard.set()
+
+        machine.events.add(hear)
+        machine.start()
+        disk = driver(machine)
+        os.truncate(path, SECTOR)
+        for kind, out, into in ((IN, b"", SECTOR), (FLUSH, b"", 0)):
+            disk.device.disk._file._lost = errno.EIO  # the flush fails too
+            machine.call(lambda kind=kind, out=out, into=into: disk.add(kind, 8, out, into))  # type: ignore[misc]
+            machine.call(disk.kick)
+            assert heard.wait(60)
+            heard.clear()
+        assert inside == [True, True]
 
 
 def test_nothing_is_left_of_them(path: Path) -> None:

@@ -285,8 +285,9 @@ class StillDisk(Disk):
 
     size, block, busy = 1 << 20, 512, False
 
-    def submit(self, request: Request) -> None:
-        self.completed([request])
+    def submit(self, *requests: Request) -> None:
+        if requests:
+            self.completed(list(requests))
 
     def give_up(self) -> list[Request]:
         return []

@@ -121,3 +121,23 @@ def test_a_descriptor_that_takes_the_number_of_one_that_was_ready(loop: Loop) ->
     for end, other in (*pipes, (quiet, keep)):
         os.close(end)
         os.close(other)
+
+
+def test_who_is_lent_the_lock_runs_at_once(loop: Loop) -> None:
+    ran: list[threading.Thread | None] = []
+
+    def call() -> None:
+        assert loop._lock.locked()  # type: ignore[attr-defined]
+        ran.append(loop.lent_to)
+
+    assert not loop.run_here(call) and ran == []
+    loop.lends = True
+    with loop._lock:
+        assert not loop.run_here(call) and ran == []
+    assert loop.run_here(call) and ran == [threading.current_thread()]
+    with pytest.raises(ZeroDivisionError):
+        loop.run_here(lambda: void(1 // 0))
+    assert loop.lent_to is None and loop.run_here(call)
+
+
+def void(value: object) -> None: ...

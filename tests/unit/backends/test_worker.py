@@ -7,19 +7,19 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvmm.backends.worker import Worker
+from pyvmm.backends.worker import RunHere, Worker
 from pyvmm.errors import UserError
 
 
 class Rig:
     """A worker whose items are calls; the loop is run by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_here: RunHere | None = None) -> None:
         self.posted: list[Callable[[], None]] = []
         self.batches: list[list[Callable[[], object]]] = []
         self.on_ended: Callable[[], None] = lambda: None
         self.worker: Worker[Callable[[], object]] = Worker(
-            "disk x", lambda item: void(item()), self._ended, self.posted.append
+            "disk x", lambda item: void(item()), self._ended, self.posted.append, run_here=run_here
         )
 
     def _ended(self, batch: list[Callable[[], object]]) -> None:
@@ -41,6 +41,58 @@ def test_items_are_done_in_threads_and_told_in_batches() -> None:
     for call in rig.posted:
         call()
     assert sum(map(len, rig.batches)) == 50
+
+
+def test_items_that_come_together_are_shared_out() -> None:
+    rig, meet = Rig(), threading.Barrier(4)
+    rig.worker.submit()
+    assert rig.worker.pending == 0 and not rig.worker._threads
+    rig.worker.submit(*[lambda: meet.wait(60)] * 8)
+    rig.worker.drain()
+    assert sum(map(len, rig.batches)) == 8 and len(rig.worker._threads) == 4
+    rig.worker.submit(*[lambda: meet.wait(60)] * 4)  # all of them are woken, by one another
+    rig.worker.drain()
+    rig.worker.close()
+
+
+def test_a_thread_tells_itself_where_it_may() -> None:
+    lock, told, free = threading.Lock(), threading.Event(), [True]
+
+    def run_here(call: Callable[[], None]) -> bool:
+        if free[0]:
+            with lock:
+                call()
+        return free[0]
+
+    rig = Rig(run_here)
+    rig.on_ended = told.set
+    for number in range(20):
+        with lock:
+            rig.worker.submit(lambda: None)
+        assert told.wait(60)
+        told.clear()
+        assert len(rig.batches) == number + 1 and rig.posted == []
+    free[0] = False
+    done = threading.Event()
+    rig.worker.submit(done.set)
+    assert done.wait(60)
+    rig.worker.drain()
+    assert len(rig.batches) == 21
+    free[0], error = True, ValueError("in a device")
+
+    def fail() -> None:
+        told.set()
+        raise error
+
+    for call in rig.posted:
+        call()
+    told.clear()
+    rig.on_ended = fail
+    rig.worker.submit(lambda: None)
+    assert told.wait(60)
+    rig.worker.close()
+    with pytest.raises(ValueError, match="in a device"):
+        rig.posted[-1]()
 
 
 def test_draining_waits_for_what_is_submitted_meanwhile() -> None:
@@ -65,7 +117,7 @@ def test_what_does_not_end_is_named_and_the_rest_can_be_taken_back() -> None:
         rig.worker.submit(lambda: go_on.wait(60))
     with pytest.raises(UserError, match=r"^disk x does not come to rest within 0 s: its host does not answer$"):
         rig.worker.drain(0)
-    while len(rig.worker._threads) + rig.worker._todo.qsize() > 6:
+    while len(rig.worker._threads) + len(rig.worker._todo) > 6:
         pass
     dropped = rig.worker.drop()
     assert len(dropped) == 2 and rig.worker.pending == 4

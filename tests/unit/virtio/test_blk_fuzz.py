@@ -1,11 +1,13 @@
 """Random guests of a disk: requests, rings, registers and resets in any state and order, while threads serve them.
 
 Nothing raises, nothing outside guest RAM changes, what is under way stays bounded, and after any of it a well-behaved
-driver reads and writes. PYVMM_FUZZ_OPS sets how many operations (default 6000), PYVMM_FUZZ_SEED which ones.
+driver reads and writes. PYVMM_FUZZ_OPS sets how many operations (default 6000), PYVMM_FUZZ_SEED which ones;
+`scripts/soak disk-fuzz` does 1,000,000.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import threading
@@ -20,8 +22,10 @@ from pyvmm.virtio import blk
 from pyvmm.virtio.blk import VirtioBlk
 from pyvmm.virtio.pci import VirtioPci
 from tests.rig.virtio_driver import Buffer, Driver, PackedDriver, SplitDriver, Virtio
-from tests.unit.virtio.test_fuzz import DATA, INTERESTING, LOW, OPS, SEED, GuardedMemory
+from tests.unit.virtio.test_fuzz import DATA, INTERESTING, LOW, SEED, GuardedMemory
+from tests.unit.virtio.test_fuzz import OPS as FEW
 
+OPS = int(os.environ.get("PYVMM_SOAK_DISK_FUZZ", FEW))
 SECTORS = 256
 RINGS = 0x10000
 KINDS = (*(0, 1) * 6, 4, 8, 11, 13, 2, 0xFFFFFFFF)
