@@ -108,6 +108,13 @@ class Pci:
             self._read(self._bus / "devices" / name) for name in sorted(os.listdir(function.group_path / "devices"))
         ]
 
+    def cdev(self, function: HostFunction) -> Path | None:
+        """Its file below /dev/vfio/devices, where this kernel makes such (VFIO_DEVICE_CDEV)."""
+        names = self._bus / "devices" / function.name / "vfio-dev"
+        name = next(iter(sorted(os.listdir(names))), None) if names.is_dir() else None
+        node = self._dev / "vfio" / "devices" / (name or "")
+        return node if name is not None and node.exists() else None
+
     def in_the_way(self, function: HostFunction) -> list[HostFunction]:
         """What else is in its group and has a driver that is neither VFIO's nor a bridge's."""
         others = [other for other in self.group_of(function) if other.name != function.name]

@@ -14,13 +14,18 @@ import pytest
 from kvm_cffi import KvmError
 from pyvmm.board import passthrough
 from pyvmm.board.fake_vm import FakeVm
+from pyvmm.board.memslots import MemorySlots
 from pyvmm.board.passthrough import BoardPassthrough, DmaMap
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory, Region
+from pyvmm.trace import Trace
 from pyvmm.vfio.sysfs import HostFunction
 
 PLACE = "0000:00:08.0"
 FUNCTION = HostFunction(PLACE, 0x1234, 0x11E8, 0x00FF00, "vfio-pci", "7", False, None)
+
+
+said: list[str] = []
 
 
 class FakeContainer:
@@ -95,9 +100,12 @@ def there(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             passthrough, "Group", type("G", (FakeGroup,), {"errors": group_errors or {}, "viable": viable})
         )
         function = HostFunction(**{**FUNCTION.__dict__, **changes})
-        made = BoardPassthrough(FakeVm(), memory, None, None, None)  # type: ignore[arg-type]
+        slots = MemorySlots(FakeVm())
+        made = BoardPassthrough(FakeVm(), memory, None, None, None, slots, Trace(), said.append)  # type: ignore[arg-type]
         others = [HostFunction(**{**FUNCTION.__dict__, "name": "0000:00:08.1", "driver": "nvme"})]
-        made._host = SimpleNamespace(find=lambda name: function, in_the_way=lambda _: others)  # type: ignore[assignment]
+        made._host = SimpleNamespace(  # type: ignore[assignment]
+            find=lambda name: function, in_the_way=lambda _: others, cdev=lambda _: None
+        )
         return made
 
     return make
@@ -106,7 +114,7 @@ def there(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 def test_guest_ram_is_what_a_device_reaches(there: Callable[..., BoardPassthrough], memory: GuestMemory) -> None:
     made = there()
     made.open(PLACE)
-    container: Any = made._container
+    container: Any = made._space
     assert container.mapped == {0: 0xA0000, 0x100000: 0x100000}
     memory.add(Region(0x200000, memoryview(bytearray(0x10000))))
     memory.add(Region(0xB8000, memoryview(bytearray(0x8000)), kind="video"))
