@@ -278,7 +278,7 @@ class VfioDevice(Descriptor):
                 if not info.flags & _HOT_RESET_DEV_ID_OWNED:
                     raise KvmError(errno.EPERM, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO")
                 return None
-            return frozenset(info.devices[i].group_id for i in range(info.count))
+            return frozenset(info.devices[i].group_id for i in range(min(info.count, count)))
 
     def hot_reset(self, groups: Sequence[Group]) -> None:
         """VFIO_DEVICE_PCI_HOT_RESET: reset its bus, for which the caller shows that it has *groups*."""
