@@ -20,7 +20,9 @@ DRIVER = CACHE / "guest" / "doubler.cpio"  # doubler.ko, to go behind another in
 INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that scripts/guest-images lists
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
-INITRAMFS_VFIO = CACHE / "guest" / "initramfs-vfio.gz"  # and uio_pci_generic
+INITRAMFS_PASSTHROUGH = (
+    CACHE / "guest" / "initramfs-passthrough.gz"
+)  # generic, with drivers of the lab's devices, and reads
 
 PATIENT = "lpj=10000000"
 """For Linux 2.6 with an IO-APIC: each delay is some four times as long. It panics unless it sees four timer
