@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import boot, document, doorbell, exits, host, keys, pio, pytests, reset, restore, start, virtio
+from benchmarks import boot, document, doorbell, exits, host, keys, pio, pytests, reset, restore, start, vfio, virtio
 from benchmarks.programs import PYTHON, ROOT, BenchError, say
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
@@ -33,6 +33,7 @@ IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "boot-lab": boot.measure,
     "boot-exits": exits.measure,
     "virtio-lab": virtio.measure,
+    "vfio-lab": vfio.measure,
 }
 """What is measured in the lab, each in a boot of its own."""
 ROUNDS: Final = 5
@@ -70,10 +71,14 @@ def measure(names: list[str], rounds: int) -> dict[str, str]:
 
 def measure_in_lab(name: str, rounds: int) -> tuple[str, str]:
     """What was measured in one lab boot, and what the lab says it is. A lab that dies has said nothing."""
+    lab = [str(ROOT / "scripts" / "lab")]
     if name == "virtio-lab":
         virtio.prepare()
+    if name == "vfio-lab":
+        vfio.prepare()
+        lab += vfio.LAB
     with tempfile.TemporaryDirectory() as directory:
-        command = [str(ROOT / "scripts" / "lab"), "--out", directory, "--", str(PYTHON), "-m", "benchmarks", name]
+        command = [*lab, "--out", directory, "--", str(PYTHON), "-m", "benchmarks", name]
         command += ["--rounds", str(rounds), "--json", "/run/lab/out/results.json"]
         for _ in range(TRIES):
             ran = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL)
