@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -47,10 +47,13 @@ NOT_REMAPPED: Final = (
 class DmaMap:
     """A Listener that keeps guest RAM, as it comes and goes, in the I/O address space of *container*."""
 
-    def __init__(self, container: Container | IommuFd, memory: GuestMemory) -> None:
+    def __init__(
+        self, container: Container | IommuFd, memory: GuestMemory, else_ranges: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """*else_ranges* counts where the kernel is too old to say which addresses can be mapped."""
         self._container = container
         self._memory = memory
-        self.ranges = container.iova_ranges()
+        self.ranges = container.iova_ranges() or list(else_ranges)
         """(first, last) that the host can map; none where it does not say."""
 
     def added(self, region: Region) -> None:
@@ -85,7 +88,7 @@ class PeerWindows:
         self._say = say
         self._allowed: list[tuple[int, int]] = []
         """[start, end) in this process."""
-        self._mapped: dict[int, int] = {}
+        self._mapped: dict[int, memoryview] = {}
         self._told = False
 
     def allow(self, memory: memoryview) -> None:
@@ -103,12 +106,19 @@ class PeerWindows:
                 self._told = True
                 self._say(f"p2p: devices cannot reach the BAR at {address:#x}: {error}: leave p2p=on away")
             return
-        self._mapped[address] = len(buffer)
+        self._mapped[address] = buffer
 
     def closed(self, address: int) -> None:
-        size = self._mapped.pop(address, None)
-        if size is not None:
-            self._space.unmap_dma(address, size)
+        buffer = self._mapped.pop(address, None)
+        if buffer is not None:
+            self._space.unmap_dma(address, len(buffer))
+
+    def find(self, address: int) -> int | None:
+        """Where in this process the memory is that devices reach at *address*."""
+        for start, buffer in self._mapped.items():
+            if start <= address < start + len(buffer):
+                return address_of(buffer) + address - start
+        return None
 
 
 class BoardPassthrough:
@@ -180,7 +190,7 @@ class BoardPassthrough:
             if others:
                 raise UserError(_not_viable(function, others)) from None
             raise UserError(f"device {function.name}: {_why_not_open(node, error)}") from None
-        self._map_memory(iommu)
+        self._map_memory(iommu, function)
         return device
 
     def hot_reset(self, name: str) -> None:
@@ -246,7 +256,7 @@ class BoardPassthrough:
             if not group.viable:
                 raise UserError(_not_viable(function, self._host.in_the_way(function)))
             group.set_container(self._space)
-            self._open_address_space(self._space)
+            self._open_address_space(self._space, function)
             assert self._kvm is not None
             self._kvm.add(group.fd)
         except KvmError as error:
@@ -258,7 +268,7 @@ class BoardPassthrough:
         self._groups[number] = group
         return group
 
-    def _open_address_space(self, container: Container) -> None:
+    def _open_address_space(self, container: Container, function: HostFunction) -> None:
         """Once, when a group is in the container."""
         if self.dma is not None:
             return
@@ -269,12 +279,12 @@ class BoardPassthrough:
                 raise
             raise UserError(NOT_REMAPPED) from None
         self._kvm = KvmVfio(self._vm)
-        self._map_memory(container)
+        self._map_memory(container, function)
 
-    def _map_memory(self, space: Container | IommuFd) -> None:
+    def _map_memory(self, space: Container | IommuFd, function: HostFunction) -> None:
         """Once, when a device is in *space*: what it maps depends on them. Raises UserError."""
         if self.dma is None:
-            dma = DmaMap(space, self._memory)
+            dma = DmaMap(space, self._memory, self._host.mappable(function))
             self._memory.watch(dma)
             self.dma = dma
 
@@ -289,6 +299,10 @@ class BoardPassthrough:
         host = locate(self._memory, address)
         if host is not None:
             return f"IOVA {address:#x} -> guest physical {address:#x} (mapped at its own address) -> {host}"
+        if self.peers is not None and (where := self.peers.find(address)) is not None:
+            return (
+                f"IOVA {address:#x} -> guest physical {address:#x}, a BAR for peers -> host virtual {where:#x}"
+            )
         ranges = self.dma.ranges if self.dma is not None else []
         if ranges and not any(low <= address <= high for low, high in ranges):
             return f"IOVA {address:#x} -> nothing: this host's IOMMU maps none there (0xfee00000 is for interrupts)"

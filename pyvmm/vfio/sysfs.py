@@ -115,6 +115,22 @@ class Pci:
         node = self._dev / "vfio" / "devices" / (name or "")
         return node if name is not None and node.exists() else None
 
+    def mappable(self, function: HostFunction) -> list[tuple[int, int]]:
+        """The (first, last) I/O addresses that the reserved regions of its group leave; none where nobody says."""
+        try:
+            assert function.group_path is not None
+            lines = (function.group_path / "reserved_regions").read_text().splitlines()
+        except OSError:
+            return []
+        free, start = [], 0
+        for line in sorted(lines):
+            first, last, kind = line.split()
+            if kind != "direct-relaxable":
+                if start < int(first, 16):
+                    free.append((start, int(first, 16) - 1))
+                start = max(start, int(last, 16) + 1)
+        return [*free, (start, (1 << 64) - 1)] if start < 1 << 64 else free
+
     def in_the_way(self, function: HostFunction) -> list[HostFunction]:
         """What else is in its group and has a driver that is neither VFIO's nor a bridge's."""
         others = [other for other in self.group_of(function) if other.name != function.name]

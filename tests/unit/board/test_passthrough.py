@@ -105,7 +105,7 @@ def there(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         made = BoardPassthrough(FakeVm(), memory, None, None, None, slots, Trace(), said.append)  # type: ignore[arg-type]
         others = [HostFunction(**{**FUNCTION.__dict__, "name": "0000:00:08.1", "driver": "nvme"})]
         made._host = SimpleNamespace(  # type: ignore[assignment]
-            find=lambda name: function, in_the_way=lambda _: others, cdev=lambda _: None
+            find=lambda name: function, in_the_way=lambda _: others, cdev=lambda _: None, mappable=lambda _: []
         )
         return made
 
@@ -224,6 +224,8 @@ def test_peers_reach_the_bars_that_they_may(there: Callable[..., BoardPassthroug
     made.let_peers_reach(mine)
     windows = [made._slots.open(0xC0000000, mine[0x1000:]), made._slots.open(0xC1000000, other)]
     assert space.mapped == before | {0xC0000000: 0x3000}
+    assert "0xc0000010, a BAR for peers -> host virtual" in made.iova(0xC0000010)
+    assert "no guest RAM is there" in made.iova(0xC1000000)
     for window in windows:
         assert window is not None
         window.remove()

@@ -134,3 +134,26 @@ def test_mistakes_are_one_line(host: Host) -> None:
     (host.bus / "drivers" / "vfio-pci").rmdir()
     with pytest.raises(UserError, match="modprobe vfio-pci"):
         host.pci.bind(EDU)
+
+
+def test_what_reserved_regions_leave(host: Host) -> None:
+    function = host.pci.find(EDU)
+    assert host.pci.mappable(function) == []
+    regions = host.sys / "kernel" / "iommu_groups" / "1" / "reserved_regions"
+    regions.write_text(
+        "0x00000000000a0000 0x00000000000bffff direct-relaxable\n"
+        "0x00000000fee00000 0x00000000feefffff msi\n"
+        "0x0000008000000000 0xffffffffffffffff reserved\n"
+    )
+    assert host.pci.mappable(function)[:2] == [(0, 0xFEDFFFFF), (0xFEF00000, (1 << 39) - 1)]
+    assert all(first <= last for first, last in host.pci.mappable(function))
+
+
+def test_the_file_of_a_device(host: Host) -> None:
+    function = host.pci.find(EDU)
+    assert host.pci.cdev(function) is None
+    (host.bus / "devices" / EDU / "vfio-dev" / "vfio3").mkdir(parents=True)
+    assert host.pci.cdev(function) is None, "the kernel has made none"
+    (host.dev / "vfio" / "devices").mkdir()
+    (host.dev / "vfio" / "devices" / "vfio3").touch()
+    assert host.pci.cdev(function) == host.dev / "vfio" / "devices" / "vfio3"
