@@ -300,9 +300,7 @@ class BoardPassthrough:
         if host is not None:
             return f"IOVA {address:#x} -> guest physical {address:#x} (mapped at its own address) -> {host}"
         if self.peers is not None and (where := self.peers.find(address)) is not None:
-            return (
-                f"IOVA {address:#x} -> guest physical {address:#x}, a BAR for peers -> host virtual {where:#x}"
-            )
+            return f"IOVA {address:#x} -> guest physical {address:#x}, a BAR for peers -> host virtual {where:#x}"
         ranges = self.dma.ranges if self.dma is not None else []
         if ranges and not any(low <= address <= high for low, high in ranges):
             return f"IOVA {address:#x} -> nothing: this host's IOMMU maps none there (0xfee00000 is for interrupts)"

@@ -414,7 +414,7 @@ def test_intx_by_other_chips(irqchip: Literal["kernel", "split", "user"], words:
     config = replace(
         CONFIG,
         irqchip=irqchip,
-        cpus=1 if irqchip == "user" else 2,
+        cpus=2 if irqchip == "split" else 1,
         devices=(GIVEN_EDU, GIVEN_NIC, GIVEN_NVME),
         cmdline=f"{CONFIG.cmdline} pci=nomsi {words}",
     )
