@@ -48,7 +48,7 @@ echo mark end
 echo depth-32 $(reads /dev/nvme0n1 {BYTES} {READS[32]} 32)
 ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0
 until ping -c 1 -W 1 10.0.2.2 >/dev/null; do :; done
-echo ping $(ping -c {PINGS} -i 0.01 10.0.2.2 | tail -n 1)
+echo ping $(ping -A -c {PINGS} 10.0.2.2 | tail -n 1)
 echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id
 for device in /sys/bus/pci/drivers/uio_pci_generic/0000:*; do echo intx $(intx $device {INTERRUPTS}); done
 """
