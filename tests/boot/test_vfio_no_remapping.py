@@ -25,7 +25,7 @@ def test_interrupts_that_are_not_remapped() -> None:
     assert "this host does not remap interrupts" in refused.stderr and "allow_unsafe_interrupts=1" in refused.stderr
     ALLOW.write_text("Y")
     assert "vfio_iommu_type1 has allow_unsafe_interrupts=Y" in pyvmm("doctor").stdout
-    words = [PYVMM, "run", "--device", f"vfio,host={EDU}", "keyboard"]
+    words: list[str | Path] = [PYVMM, "run", "--device", f"vfio,host={EDU}", "keyboard"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.read(1), "it runs"
         process.kill()
