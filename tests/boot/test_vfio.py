@@ -112,7 +112,10 @@ def drive_intx(guest: Guest, times: int, each: int = 1) -> None:
     """A user's driver (uio_pci_generic): it holds the interrupt back by COMMAND until the program has answered it. At
     most *each* interrupts come of one: Linux ends those of a PIC before it serves them, the device still being up."""
     bar = edu_bar(guest)
-    guest.shell("echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id; exec 3</dev/uio0")
+    guest.shell(
+        "[ -e /dev/uio0 ] || echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id; exec 3<&-; exec 3</dev/uio0"
+    )
+    before = interrupts(guest, "uio_pci_generic")
     for count in range(1, times + 1):
         status = guest.shell(
             f"setpci -s {GUEST_EDU} COMMAND=0:400; devmem {bar + RAISE:#x} 32 1; "
@@ -120,7 +123,7 @@ def drive_intx(guest: Guest, times: int, each: int = 1) -> None:
             f"setpci -s {GUEST_EDU} STATUS; devmem {bar + ACKNOWLEDGE:#x} 32 1; setpci -s {GUEST_EDU} STATUS"
         ).split()
         assert [int(word, 16) & PCI_STATUS_INTERRUPT for word in status] == [PCI_STATUS_INTERRUPT, 0]
-        assert count <= interrupts(guest, "uio_pci_generic") <= each * count
+        assert count <= interrupts(guest, "uio_pci_generic") - before <= each * count
 
 
 def edu_dma_from_device(guest: Guest, address: int) -> None:
@@ -314,6 +317,20 @@ class TestFourDevices:
         assert sum(interrupts(guest, name) for name in queues) - heard >= READS
         assert exits[1] - exits[0] < READS, "each is two doorbells, one to submit and one to complete"
         assert warnings(guest.shell("dmesg -r | grep nvme", status=None)) == []
+
+    def test_watched_from_the_middle_on(self, guest: Guest) -> None:
+        """Each interrupt goes by the loop then, with its time, and afterwards no more."""
+        guest.machine.trace.on("edu", "nvme")
+        drive_intx(guest, 2)
+        guest.shell(f"reads /dev/nvme0n1 {DISK} 10 1")
+        lines = [line for line in guest.trace if line.endswith("by the loop")]
+        assert sum(line.startswith("edu ") and "INTx up" in line for line in lines) == 2, lines
+        assert sum(line.startswith("nvme ") and "MSI-X" in line for line in lines) >= 10, lines
+        assert sum("the guest has ended it" in line for line in guest.trace) == 2
+        guest.machine.trace.off("edu", "nvme")
+        guest.shell(f"reads /dev/nvme0n1 {DISK} 10 1")
+        drive_intx(guest, 2)
+        assert [line for line in guest.trace if line.endswith("by the loop")] == lines
 
     def test_virtio_behind_the_iommu(self, guest: Guest) -> None:
         """VIRTIO_F_ACCESS_PLATFORM, feature 33: QEMU's own device asks for translation."""
