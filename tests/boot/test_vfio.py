@@ -324,9 +324,9 @@ class TestFourDevices:
         drive_intx(guest, 2)
         guest.shell(f"reads /dev/nvme0n1 {DISK} 10 1")
         lines = [line for line in guest.trace if line.endswith("by the loop")]
-        assert sum(line.startswith("edu ") and "INTx up" in line for line in lines) == 2, lines
+        assert sum(line.startswith("edu ") and "INTx up" in line for line in lines) >= 2, lines
         assert sum(line.startswith("nvme ") and "MSI-X" in line for line in lines) >= 10, lines
-        assert sum("the guest has ended it" in line for line in guest.trace) == 2
+        assert sum("the guest has ended it" in line for line in guest.trace) >= 2
         guest.machine.trace.off("edu", "nvme")
         guest.shell(f"reads /dev/nvme0n1 {DISK} 10 1")
         drive_intx(guest, 2)
