@@ -21,8 +21,8 @@ from pyvmm.trace import OFF, Channel
 BATCH: Final = 256
 """Eventfds made and bound before the machine lock is given up: a few milliseconds."""
 
-MASKED_AT_ONCE: Final = 32
-"""Lent eventfds taken from KVM before the machine lock is given up: each waits 120 µs for the kernel."""
+MASKED_AT_ONCE: Final = 16
+"""Lent eventfds taken from KVM before the machine lock is given up: each waits 120 µs and more for the kernel."""
 
 
 class EventfdMsi:
