@@ -19,6 +19,8 @@ VFIO_DRIVER: Final = "vfio-pci"
 NOIOMMU: Final = "vfio-noiommu"
 """What VFIO calls a group of a device that no IOMMU holds back."""
 CLASS_BRIDGE: Final = 0x06
+RESERVED: Final = re.compile(r"^0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16}) (?!direct-relaxable)[\w-]+$", re.MULTILINE)
+"""A line of reserved_regions, but for those that a device need not have."""
 PLACE: Final = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
 
 
@@ -119,16 +121,16 @@ class Pci:
         """The (first, last) I/O addresses that the reserved regions of its group leave; none where nobody says."""
         try:
             assert function.group_path is not None
-            lines = (function.group_path / "reserved_regions").read_text().splitlines()
-        except OSError:
+            text = (function.group_path / "reserved_regions").read_text()
+        except (OSError, UnicodeDecodeError):
             return []
         free, start = [], 0
-        for line in sorted(lines):
-            first, last, kind = line.split()
-            if kind != "direct-relaxable":
-                if start < int(first, 16):
-                    free.append((start, int(first, 16) - 1))
-                start = max(start, int(last, 16) + 1)
+        for first, last in sorted((int(low, 16), int(high, 16)) for low, high in RESERVED.findall(text)):
+            if last < first:
+                continue
+            if start < first:
+                free.append((start, first - 1))
+            start = max(start, last + 1)
         return [*free, (start, (1 << 64) - 1)] if start < 1 << 64 else free
 
     def in_the_way(self, function: HostFunction) -> list[HostFunction]:
