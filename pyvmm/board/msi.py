@@ -184,8 +184,8 @@ class EventfdMsiRouter:
         self._go_on_later()
 
     def unbind(self, vector: EventfdMsi) -> None:
-        """*vector*, which is lent, is masked. Each waits for the kernel, so where a guest masks all of a function at one
-        stroke, most are masked some milliseconds later; until then what comes is let through."""
+        """*vector*, which is lent, is masked. Each waits for the kernel, so where a guest masks all of a function
+        at one stroke, most are masked some milliseconds later; until then what comes is let through."""
         if not self._left and not self._leaving:
             self._defer(self._unbind_more)
         if self._left < MASKED_AT_ONCE:

@@ -36,7 +36,7 @@ MIB = 1 << 20
 EDU, NIC, NVME, RNG = (f"0000:00:{slot:02x}.0" for slot in (8, 9, 10, 11))  # in the lab
 PAIR = ("0000:01:00.0", "0000:01:00.1")
 """Two e1000 in one group, without a reset of their own: functions of one device behind a root port."""
-FREE = "0000:40:02.0"
+FREE = "0000:41:00.0"
 """An edu that no IOMMU holds back."""
 DRIVERS = {EDU: None, NIC: "e1000e", NVME: "nvme", RNG: "virtio-pci"}
 """That the lab itself has for them."""
