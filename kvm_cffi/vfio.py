@@ -209,12 +209,17 @@ class VfioDevice(Descriptor):
         return map_memory(size, alignment, self.fd, region.offset + offset)
 
     def irq(self, index: int) -> IrqInfo:
-        """VFIO_DEVICE_GET_IRQ_INFO of VFIO_PCI_INTX_IRQ_INDEX and its kin."""
+        """VFIO_DEVICE_GET_IRQ_INFO of VFIO_PCI_INTX_IRQ_INDEX and its kin; a count of 0 where the device has none."""
         info = ffi.new("struct vfio_irq_info *")
         info.argsz, info.index = ffi.sizeof("struct vfio_irq_info"), index
         if index >= self._irqs:
             return IrqInfo(0)
-        ioctl(self.fd, "VFIO_DEVICE_GET_IRQ_INFO", info)
+        try:
+            ioctl(self.fd, "VFIO_DEVICE_GET_IRQ_INFO", info)
+        except KvmError as error:
+            if error.errno != errno.EINVAL:  # errors of the bus (AER), of what is no PCI Express
+                raise
+            return IrqInfo(0)
         return IrqInfo(
             info.count,
             bool(info.flags & lib.VFIO_IRQ_INFO_MASKABLE),

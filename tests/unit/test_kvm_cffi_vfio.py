@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import struct
 from pathlib import Path
@@ -145,3 +146,13 @@ def test_the_groups_of_a_bus_and_its_reset(kernel: Kernel, monkeypatch: pytest.M
     assert kernel.sent[-1][1] == struct.pack("<IIIii", 20, 0, 2, 40, 41)
     for group in groups:
         group.fd = -1
+
+
+def test_what_is_no_pci_express_has_no_errors(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = a_device(kernel)
+
+    def refuse(fd: int, request: str, argument: Any) -> int:
+        raise KvmError(errno.EINVAL, request)
+
+    monkeypatch.setattr(vfio, "ioctl", refuse)
+    assert device.irq(constants.VFIO_PCI_ERR_IRQ_INDEX) == IrqInfo(0)
