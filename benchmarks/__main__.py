@@ -28,6 +28,7 @@ from benchmarks import (
     reset,
     restore,
     start,
+    vfio,
     virtio,
 )
 from benchmarks.programs import PYTHON, ROOT, BenchError, say
@@ -50,9 +51,14 @@ IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "boot-exits": exits.measure,
     "virtio-lab": virtio.measure,
     "blk-lab": blk_lab.measure,
+    "vfio-lab": vfio.measure,
 }
 """What is measured in the lab, each in a boot of its own."""
-PREPARE: Final[dict[str, Callable[[], None]]] = {"virtio-lab": virtio.prepare, "blk-lab": blk_lab.prepare}
+PREPARE: Final[dict[str, Callable[[], None]]] = {
+    "virtio-lab": virtio.prepare,
+    "blk-lab": blk_lab.prepare,
+    "vfio-lab": vfio.prepare,
+}
 """What is done before the lab boots."""
 ROUNDS: Final = 5
 LAB_FAILED: Final = 125
@@ -89,10 +95,13 @@ def measure(names: list[str], rounds: int) -> dict[str, str]:
 
 def measure_in_lab(name: str, rounds: int) -> tuple[str, str]:
     """What was measured in one lab boot, and what the lab says it is. A lab that dies has said nothing."""
+    lab = [str(ROOT / "scripts" / "lab")]
     if name in PREPARE:
         PREPARE[name]()
+    if name == "vfio-lab":
+        lab += vfio.LAB
     with tempfile.TemporaryDirectory() as directory:
-        command = [str(ROOT / "scripts" / "lab"), "--out", directory, "--", str(PYTHON), "-m", "benchmarks", name]
+        command = [*lab, "--out", directory, "--", str(PYTHON), "-m", "benchmarks", name]
         command += ["--rounds", str(rounds), "--json", "/run/lab/out/results.json"]
         for _ in range(TRIES):
             ran = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL)

@@ -21,7 +21,8 @@ KVM_TRANSLATE KVM_SET_SIGNAL_MASK KVM_GET_TSC_KHZ KVM_SET_TSC_KHZ KVM_GET_XCRS K
 KVM_GET_STATS_FD KVM_GET_NESTED_STATE KVM_SET_NESTED_STATE VFIO_GET_API_VERSION VFIO_CHECK_EXTENSION VFIO_SET_IOMMU
 VFIO_GROUP_GET_STATUS VFIO_GROUP_SET_CONTAINER VFIO_GROUP_GET_DEVICE_FD VFIO_DEVICE_GET_INFO
 VFIO_DEVICE_GET_REGION_INFO VFIO_DEVICE_GET_IRQ_INFO VFIO_DEVICE_SET_IRQS VFIO_DEVICE_RESET VFIO_IOMMU_GET_INFO
-VFIO_IOMMU_MAP_DMA VFIO_IOMMU_UNMAP_DMA VHOST_GET_FEATURES VHOST_SET_FEATURES VHOST_SET_OWNER VHOST_SET_MEM_TABLE
+VFIO_IOMMU_MAP_DMA VFIO_IOMMU_UNMAP_DMA VFIO_DEVICE_GET_PCI_HOT_RESET_INFO VFIO_DEVICE_PCI_HOT_RESET
+VHOST_GET_FEATURES VHOST_SET_FEATURES VHOST_SET_OWNER VHOST_SET_MEM_TABLE
 VHOST_SET_VRING_NUM VHOST_SET_VRING_ADDR VHOST_SET_VRING_BASE VHOST_GET_VRING_BASE VHOST_SET_VRING_KICK
 VHOST_SET_VRING_CALL VHOST_NET_SET_BACKEND VHOST_VSOCK_SET_GUEST_CID VHOST_VSOCK_SET_RUNNING
 """
@@ -124,6 +125,9 @@ struct vfio_region_sparse_mmap_area { uint64_t offset, size; ...; };
 struct vfio_region_info_cap_sparse_mmap { uint32_t nr_areas; struct vfio_region_sparse_mmap_area areas[]; ...; };
 struct vfio_irq_info { uint32_t argsz, flags, index, count; ...; };
 struct vfio_irq_set { uint32_t argsz, flags, index, start, count; uint8_t data[]; ...; };
+struct vfio_pci_dependent_device { uint32_t group_id; uint16_t segment; uint8_t bus, devfn; ...; };
+struct vfio_pci_hot_reset_info { uint32_t argsz, flags, count; struct vfio_pci_dependent_device devices[]; ...; };
+struct vfio_pci_hot_reset { uint32_t argsz, flags, count; int32_t group_fds[]; ...; };
 struct vfio_iommu_type1_info { uint32_t argsz, flags; uint64_t iova_pgsizes; uint32_t cap_offset; ...; };
 struct vfio_iova_range { uint64_t start, end; ...; };
 struct vfio_iommu_type1_info_cap_iova_range { uint32_t nr_iovas; struct vfio_iova_range iova_ranges[]; ...; };

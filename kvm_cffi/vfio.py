@@ -1,4 +1,5 @@
-"""VFIO's group API as typed Python: Container, Group and VfioDevice mirror its descriptors.
+"""VFIO's group API as typed Python: Container, Group and VfioDevice mirror its descriptors. iommufd.py is
+the newer way.
 
     with Container() as container, Group(Path("/dev/vfio/1")) as group:
         group.set_container(container)
@@ -12,6 +13,7 @@ Source: <linux/vfio.h>, Linux Documentation/driver-api/vfio.rst.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,9 +29,11 @@ from kvm_cffi.vm import DeviceFd, Vm
 
 CONTAINER: Final = Path("/dev/vfio/vfio")
 _PAGE: Final = 4096
+_HOT_RESET_DEV_ID, _HOT_RESET_DEV_ID_OWNED = 1, 2
+"""VFIO_PCI_HOT_RESET_FLAG_…, which Debian 12's header has not."""
 
 
-class _Descriptor:
+class Descriptor:
     """An open file that closes itself; a context manager."""
 
     fd = -1
@@ -56,7 +60,7 @@ class _Descriptor:
         self.close()
 
 
-class Container(_Descriptor):
+class Container(Descriptor):
     """An I/O address space, and the groups whose devices see it. Raises OSError from the open, KvmError from ioctls."""
 
     def __init__(self, path: Path = CONTAINER) -> None:
@@ -104,7 +108,7 @@ class Container(_Descriptor):
         ioctl(self.fd, "VFIO_IOMMU_UNMAP_DMA", dma)
 
 
-class Group(_Descriptor):
+class Group(Descriptor):
     """An IOMMU group, /dev/vfio/N: who has it open has all of its devices. EBUSY from the open: another has it."""
 
     def __init__(self, path: Path) -> None:
@@ -153,7 +157,7 @@ class IrqInfo:
     """Its vectors can grow in number while some are enabled."""
 
 
-class VfioDevice(_Descriptor):
+class VfioDevice(Descriptor):
     """A device that VFIO has given: its regions and interrupts."""
 
     def __init__(self, fd: int) -> None:
@@ -205,12 +209,17 @@ class VfioDevice(_Descriptor):
         return map_memory(size, alignment, self.fd, region.offset + offset)
 
     def irq(self, index: int) -> IrqInfo:
-        """VFIO_DEVICE_GET_IRQ_INFO of VFIO_PCI_INTX_IRQ_INDEX and its kin."""
+        """VFIO_DEVICE_GET_IRQ_INFO of VFIO_PCI_INTX_IRQ_INDEX and its kin; a count of 0 where the device has none."""
         info = ffi.new("struct vfio_irq_info *")
         info.argsz, info.index = ffi.sizeof("struct vfio_irq_info"), index
         if index >= self._irqs:
             return IrqInfo(0)
-        ioctl(self.fd, "VFIO_DEVICE_GET_IRQ_INFO", info)
+        try:
+            ioctl(self.fd, "VFIO_DEVICE_GET_IRQ_INFO", info)
+        except KvmError as error:
+            if error.errno != errno.EINVAL:  # errors of the bus (AER), of what is no PCI Express
+                raise
+            return IrqInfo(0)
         return IrqInfo(
             info.count,
             bool(info.flags & lib.VFIO_IRQ_INFO_MASKABLE),
@@ -255,6 +264,36 @@ class VfioDevice(_Descriptor):
         """VFIO_DEVICE_RESET; only where can_reset."""
         ioctl(self.fd, "VFIO_DEVICE_RESET")
 
+    def hot_reset_groups(self) -> frozenset[int] | None:
+        """VFIO_DEVICE_GET_PCI_HOT_RESET_INFO: the groups of all devices that a reset of its bus would reset; None for a
+        device of /dev/iommu, all of whose bus is there too. ENODEV: the bus has no reset; EPERM: it is not all ours."""
+        count = 0
+        while True:
+            info = ffi.new("struct vfio_pci_hot_reset_info *", {"devices": count})
+            size = ffi.sizeof("struct vfio_pci_hot_reset_info")
+            info.argsz = size + count * ffi.sizeof("struct vfio_pci_dependent_device")
+            try:
+                ioctl(self.fd, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO", info)
+            except KvmError as error:
+                if error.errno != errno.ENOSPC or info.count <= count:
+                    raise
+                count = info.count
+                continue
+            if info.flags & _HOT_RESET_DEV_ID:
+                if not info.flags & _HOT_RESET_DEV_ID_OWNED:
+                    raise KvmError(errno.EPERM, "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO")
+                return None
+            return frozenset(info.devices[i].group_id for i in range(min(info.count, count)))
+
+    def hot_reset(self, groups: Sequence[Group]) -> None:
+        """VFIO_DEVICE_PCI_HOT_RESET: reset its bus, for which the caller shows that it has *groups*."""
+        reset = ffi.new("struct vfio_pci_hot_reset *", {"group_fds": len(groups)})
+        reset.argsz = ffi.sizeof("struct vfio_pci_hot_reset") + 4 * len(groups)
+        reset.count = len(groups)
+        for number, group in enumerate(groups):
+            reset.group_fds[number] = group.fd
+        ioctl(self.fd, "VFIO_DEVICE_PCI_HOT_RESET", reset)
+
 
 class KvmVfio:
     """KVM's VFIO device: tells KVM of the groups whose devices the guest has, for what depends on it (the coherence of
@@ -263,13 +302,13 @@ class KvmVfio:
     def __init__(self, vm: Vm) -> None:
         self._device: DeviceFd = vm.create_device(lib.KVM_DEV_TYPE_VFIO)
 
-    def add(self, group: Group) -> None:
-        """KVM_DEV_VFIO_GROUP_ADD."""
-        self._device.set_attr(lib.KVM_DEV_VFIO_GROUP, lib.KVM_DEV_VFIO_GROUP_ADD, group.fd.to_bytes(4, "little"))
+    def add(self, fd: int) -> None:
+        """KVM_DEV_VFIO_GROUP_ADD of a group, or of a device's own file: KVM_DEV_VFIO_FILE_ADD, the same number."""
+        self._device.set_attr(lib.KVM_DEV_VFIO_GROUP, lib.KVM_DEV_VFIO_GROUP_ADD, fd.to_bytes(4, "little"))
 
-    def remove(self, group: Group) -> None:
+    def remove(self, fd: int) -> None:
         """KVM_DEV_VFIO_GROUP_DEL."""
-        self._device.set_attr(lib.KVM_DEV_VFIO_GROUP, lib.KVM_DEV_VFIO_GROUP_DEL, group.fd.to_bytes(4, "little"))
+        self._device.set_attr(lib.KVM_DEV_VFIO_GROUP, lib.KVM_DEV_VFIO_GROUP_DEL, fd.to_bytes(4, "little"))
 
     def close(self) -> None:
         self._device.close()

@@ -16,13 +16,20 @@ import os
 import resource
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from kvm_cffi import KvmError, Vm, drop_translations, map_memory
-from pyvmm.board.layout import HIGH_MEMORY, HOLE_END, HOLE_START, LOW_RAM_END
+from pyvmm.board.layout import (
+    HIGH_MEMORY,
+    HOLE_END,
+    HOLE_START,
+    LOW_RAM_END,
+    PCI_MMIO64_END,
+    PCI_MMIO64_START,
+)
 from pyvmm.config import HUGE_PAGE_SIZES, ConfigError
 from pyvmm.memory import GuestMemory, Region
-from pyvmm.units import KIB, MIB, size_text
+from pyvmm.units import GIB, KIB, MIB, size_text
 
 HUGE_PAGE: Final = 2 * MIB
 """What a page directory entry maps on x86-64."""
@@ -43,6 +50,18 @@ def host_memory() -> int:
 def ram_end(size: int) -> int:
     """The guest physical address where *size* bytes of RAM end."""
     return size if size <= HOLE_START else HOLE_END + size - HOLE_START
+
+
+def pci_memory64(size: int, phys_bits: int) -> tuple[int, int] | None:
+    """[start, end) of PCI memory above 4 GiB, beside *size* bytes of RAM: where it always is, or behind the RAM of a
+    machine that has more than fits below; smaller where addresses do not reach so far, down to 1 GiB, and then none."""
+    room = PCI_MMIO64_END - PCI_MMIO64_START
+    while room >= GIB:
+        start = max(room, HOLE_END, (ram_end(size) + room - 1) // room * room)
+        if start + room <= 1 << phys_bits:
+            return start, start + room
+        room //= 2
+    return None
 
 
 def check_reach(size: int, phys_bits: int) -> None:
@@ -128,6 +147,14 @@ class Ram:
         self._whole.release()
 
 
+class WindowListener(Protocol):
+    """Hears of memory of the host that a guest reaches at an address of a BAR."""
+
+    def opened(self, address: int, buffer: memoryview) -> None: ...
+
+    def closed(self, address: int) -> None: ...
+
+
 class MemorySlots:
     """KVM's memory slots: a Listener that gives each region of guest memory the lowest slot that is free."""
 
@@ -135,6 +162,11 @@ class MemorySlots:
         self._vm = vm
         self._slots: dict[int, int] = {}
         """By the guest physical address where a region begins."""
+        self._window_listener: WindowListener | None = None
+
+    def watch_windows(self, listener: WindowListener | None) -> None:
+        """Tell *listener* of windows from now on."""
+        self._window_listener = listener
 
     def _free_slot(self) -> int:
         return next(number for number in range(len(self._slots) + 1) if number not in self._slots.values())
@@ -147,9 +179,13 @@ class MemorySlots:
         except KvmError:  # no slot is left, or the guest's processor does not reach so far
             return None
         self._slots[address] = slot
+        if self._window_listener is not None:
+            self._window_listener.opened(address, buffer)
         return SlotWindow(self, address)
 
     def close_window(self, address: int) -> None:
+        if self._window_listener is not None:
+            self._window_listener.closed(address)
         self._vm.set_user_memory_region(self._slots.pop(address), address, None)
 
     def added(self, region: Region) -> None:

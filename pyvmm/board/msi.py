@@ -21,6 +21,9 @@ from pyvmm.trace import OFF, Channel
 BATCH: Final = 256
 """Eventfds made and bound before the machine lock is given up: a few milliseconds."""
 
+MASKED_AT_ONCE: Final = 16
+"""Lent eventfds taken from KVM before the machine lock is given up: each waits 120 µs and more for the kernel."""
+
 
 class EventfdMsi:
     """One vector; see pci.msi.MsiIrq.
@@ -56,11 +59,12 @@ class EventfdMsi:
 
     def mask(self) -> None:
         self._masked = True
-        if self._lent:
-            self._unbind()
+        if self._lent and self._bound:
+            self._router.unbind(self)
 
     def unmask(self) -> None:
         self._masked = False
+        self._router.stays(self)
         self._changed()
 
     def _changed(self) -> None:
@@ -139,7 +143,13 @@ class EventfdMsi:
                 return False
         return True
 
+    def unbind(self) -> None:
+        """The mask takes effect."""
+        if self._masked:
+            self._unbind()
+
     def _unbind(self) -> None:
+        self._router.stays(self)
         if self._bound:
             assert self._gsi is not None
             self._router.vm.irqfd(self._fd, self._gsi, deassign=True)
@@ -159,6 +169,9 @@ class EventfdMsiRouter:
         self._deferred = False
         self._vectors: dict[EventfdMsi, None] = {}
         self._waiting: dict[EventfdMsi, None] = {}
+        self._leaving: dict[EventfdMsi, None] = {}
+        self._left = 0
+        """How many were unbound since the last turn of the loop."""
 
     def allocate(self) -> EventfdMsi:
         vector = EventfdMsi(self)
@@ -170,9 +183,34 @@ class EventfdMsiRouter:
         self._waiting[vector] = None
         self._go_on_later()
 
+    def unbind(self, vector: EventfdMsi) -> None:
+        """*vector*, which is lent, is masked. Each waits for the kernel, so where a guest masks all of a function
+        at one stroke, most are masked some milliseconds later; until then what comes is let through."""
+        if not self._left and not self._leaving:
+            self._defer(self._unbind_more)
+        if self._left < MASKED_AT_ONCE:
+            self._left += 1
+            vector.unbind()
+        else:
+            self._leaving[vector] = None
+
+    def stays(self, vector: EventfdMsi) -> None:
+        """It is unmasked again, or unbound already."""
+        self._leaving.pop(vector, None)
+
+    def _unbind_more(self) -> None:
+        self._left = 0
+        for vector in list(self._leaving)[:MASKED_AT_ONCE]:
+            self._leaving.pop(vector, None)
+            self._left += 1
+            vector.unbind()
+        if self._left:
+            self._defer(self._unbind_more)
+
     def forget(self, vector: EventfdMsi) -> None:
         """*vector* is closed."""
         self._vectors.pop(vector, None)
+        self._leaving.pop(vector, None)
         self._waiting.pop(vector, None)
 
     def _go_on_later(self) -> None:

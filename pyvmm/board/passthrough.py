@@ -10,34 +10,50 @@ from __future__ import annotations
 import errno
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvm_cffi import KvmError, Vm
+from kvm_cffi import KvmError, Vm, address_of
+from kvm_cffi.iommufd import DEVICE as IOMMU
+from kvm_cffi.iommufd import IommuFd, open_device
 from kvm_cffi.vfio import CONTAINER, Container, Group, KvmVfio, VfioDevice
 from pyvmm.board.eventfd import high_eventfd
 from pyvmm.board.host_address import locate
 from pyvmm.board.irqchip import Irqchip
+from pyvmm.board.memslots import MemorySlots
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory, Region
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host import PciHost
+from pyvmm.trace import Trace
 from pyvmm.units import KIB
-from pyvmm.vfio.sysfs import VFIO_DRIVER, HostFunction, Pci
+from pyvmm.vfio.sysfs import VFIO_DRIVER, HostFunction, Pci, full_name
+
+if TYPE_CHECKING:
+    from pyvmm.backends.worker import Worker
 
 GROUPS: Final = Path("/dev/vfio")
+
+
+NOT_REMAPPED: Final = (
+    "this host does not remap interrupts, so that a device could send the host any: switch interrupt remapping on in "
+    "the firmware (or, where every guest is trusted, load vfio_iommu_type1 with allow_unsafe_interrupts=1)"
+)
 
 
 class DmaMap:
     """A Listener that keeps guest RAM, as it comes and goes, in the I/O address space of *container*."""
 
-    def __init__(self, container: Container, memory: GuestMemory) -> None:
+    def __init__(
+        self, container: Container | IommuFd, memory: GuestMemory, else_ranges: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        """*else_ranges* counts where the kernel is too old to say which addresses can be mapped."""
         self._container = container
         self._memory = memory
-        self.ranges = container.iova_ranges()
+        self.ranges = container.iova_ranges() or list(else_ranges)
         """(first, last) that the host can map; none where it does not say."""
 
     def added(self, region: Region) -> None:
@@ -63,22 +79,80 @@ class DmaMap:
             self._container.unmap_dma(region.gpa, len(region.buffer))
 
 
+class PeerWindows:
+    """Keeps the pieces of BARs that other devices may reach in the I/O address space of *space*, where the guest has
+    them. See memslots.WindowListener."""
+
+    def __init__(self, space: Container | IommuFd, say: Callable[[str], None]) -> None:
+        self._space = space
+        self._say = say
+        self._allowed: list[tuple[int, int]] = []
+        """[start, end) in this process."""
+        self._mapped: dict[int, memoryview] = {}
+        self._told = False
+
+    def allow(self, memory: memoryview) -> None:
+        start = address_of(memory)
+        self._allowed.append((start, start + len(memory)))
+
+    def opened(self, address: int, buffer: memoryview) -> None:
+        start = address_of(buffer)
+        if not any(low <= start < high for low, high in self._allowed):
+            return
+        try:
+            self._space.map_dma(address, buffer)
+        except OSError as error:
+            if not self._told:  # a guest moves it as often as it likes
+                self._told = True
+                self._say(f"p2p: devices cannot reach the BAR at {address:#x}: {error}: leave p2p=on away")
+            return
+        self._mapped[address] = buffer
+
+    def closed(self, address: int) -> None:
+        buffer = self._mapped.pop(address, None)
+        if buffer is not None:
+            self._space.unmap_dma(address, len(buffer))
+
+    def find(self, address: int) -> int | None:
+        """Where in this process the memory is that devices reach at *address*."""
+        for start, buffer in self._mapped.items():
+            if start <= address < start + len(buffer):
+                return address_of(buffer) + address - start
+        return None
+
+
 class BoardPassthrough:
     """See vfio.host.Passthrough."""
 
-    def __init__(self, vm: Vm, memory: GuestMemory, loop: Loop, irqchip: Irqchip, pci: PciHost) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        memory: GuestMemory,
+        loop: Loop,
+        irqchip: Irqchip,
+        pci: PciHost,
+        slots: MemorySlots,
+        trace: Trace,
+        say: Callable[[str], None],
+    ) -> None:
         self._vm = vm
         self._memory = memory
         self._loop = loop
         self._irqchip = irqchip
         self._pci = pci
+        self._slots = slots
+        self._trace = trace
+        self.say = say
         self._host = Pci()
-        self._container: Container | None = None
+        self._space: Container | IommuFd | None = None
         self._kvm: KvmVfio | None = None
         self._groups: dict[str, Group] = {}
         self._devices: dict[str, VfioDevice] = {}
+        self._worker: Worker[_Job] | None = None
         self.dma: DmaMap | None = None
         """Once there is a device."""
+        self.peers: PeerWindows | None = None
+        """Once the BARs of one are to be reached by others."""
 
     def open(self, name: str) -> VfioDevice:
         function = self._host.find(name)
@@ -87,13 +161,64 @@ class BoardPassthrough:
             raise UserError(f"device {name} is given to this guest already: leave one of the two away")
         self._check(function)
         assert function.group is not None
-        group = self._group(function)
-        try:
-            device = group.device(name)
-        except OSError as error:
-            raise UserError(f"device {name}: {error}: is it in use, or has it gone? See dmesg") from None
+        if self._space is None and self._host.cdev(function) is not None and IOMMU.exists():
+            self._space = _open_iommufd()
+        if isinstance(self._space, IommuFd):
+            device = self._open_cdev(function, self._space)
+        else:
+            group = self._group(function)
+            try:
+                device = group.device(name)
+            except OSError as error:
+                raise UserError(f"device {name}: {error}: is it in use, or has it gone? See dmesg") from None
         self._devices[name] = device
         return device
+
+    def _open_cdev(self, function: HostFunction, iommu: IommuFd) -> VfioDevice:
+        """By /dev/iommu. Raises UserError."""
+        node = self._host.cdev(function)
+        if node is None:
+            raise UserError(f"device {function.name}: {GROUPS}/devices has no file for it: see dmesg")
+        if self._kvm is None:
+            self._kvm = KvmVfio(self._vm)
+        try:
+            device = open_device(node, iommu, self._kvm.add)
+        except OSError as error:
+            if error.errno == errno.EPERM and isinstance(error, KvmError):
+                raise UserError(NOT_REMAPPED) from None
+            others = self._host.in_the_way(function)
+            if others:
+                raise UserError(_not_viable(function, others)) from None
+            raise UserError(f"device {function.name}: {_why_not_open(node, error)}") from None
+        self._map_memory(iommu, function)
+        return device
+
+    def hot_reset(self, name: str) -> None:
+        device = self._devices[full_name(name)]
+        needed = device.hot_reset_groups()
+        if needed is None:
+            device.hot_reset([])
+            return
+        groups = [self._groups.get(str(number)) for number in needed]
+        if None in groups:
+            raise OSError(errno.EPERM, "its bus has devices that are not this guest's")
+        device.hot_reset([group for group in groups if group is not None])
+
+    # What takes long
+
+    def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
+        if self._worker is None:
+            from pyvmm.backends.worker import Worker
+
+            self._worker = Worker("vfio", lambda item: item.job(), _done, self._loop.post)
+        self._worker.submit(_Job(job, done))
+
+    def drain(self) -> None:
+        if self._worker is not None:
+            self._worker.drain()
+
+    def watch_trace(self, call: Callable[[], None]) -> None:
+        self._trace.watch(lambda: self._loop.post(call))
 
     def _check(self, function: HostFunction) -> None:
         """Raises UserError for what stands in the way before VFIO is asked."""
@@ -119,24 +244,21 @@ class BoardPassthrough:
         assert number is not None
         if number in self._groups:
             return self._groups[number]
-        if self._container is None:
-            self._container = _open_container()
+        if self._space is None:
+            self._space = _open_container()
+        assert isinstance(self._space, Container)
         path = GROUPS / number
         try:
             group = Group(path)
         except OSError as error:
-            raise UserError(f"device {function.name}: {_why_no_group(path, error)}") from None
+            raise UserError(f"device {function.name}: {_why_not_open(path, error)}") from None
         try:
             if not group.viable:
-                others = ", ".join(map(str, self._host.in_the_way(function)))
-                raise UserError(
-                    f"device {function.name}: its group {number} is not viable, for of its devices the host has "
-                    f"{others}: pyvmm vfio bind them too"
-                )
-            group.set_container(self._container)
-            self._open_address_space(self._container)
+                raise UserError(_not_viable(function, self._host.in_the_way(function)))
+            group.set_container(self._space)
+            self._open_address_space(self._space, function)
             assert self._kvm is not None
-            self._kvm.add(group)
+            self._kvm.add(group.fd)
         except KvmError as error:
             group.close()
             raise UserError(f"device {function.name}: {error}: see dmesg") from None
@@ -146,7 +268,7 @@ class BoardPassthrough:
         self._groups[number] = group
         return group
 
-    def _open_address_space(self, container: Container) -> None:
+    def _open_address_space(self, container: Container, function: HostFunction) -> None:
         """Once, when a group is in the container."""
         if self.dma is not None:
             return
@@ -155,20 +277,30 @@ class BoardPassthrough:
         except KvmError as error:
             if error.errno != errno.EPERM:
                 raise
-            raise UserError(
-                "this host does not remap interrupts, so that a device could send the host any: switch interrupt "
-                "remapping on in the firmware (or, where every guest is trusted, load vfio_iommu_type1 with "
-                "allow_unsafe_interrupts=1)"
-            ) from None
+            raise UserError(NOT_REMAPPED) from None
         self._kvm = KvmVfio(self._vm)
-        dma = DmaMap(container, self._memory)
-        self._memory.watch(dma)
-        self.dma = dma
+        self._map_memory(container, function)
+
+    def _map_memory(self, space: Container | IommuFd, function: HostFunction) -> None:
+        """Once, when a device is in *space*: what it maps depends on them. Raises UserError."""
+        if self.dma is None:
+            dma = DmaMap(space, self._memory, self._host.mappable(function))
+            self._memory.watch(dma)
+            self.dma = dma
+
+    def let_peers_reach(self, memory: memoryview) -> None:
+        assert self._space is not None
+        if self.peers is None:
+            self.peers = PeerWindows(self._space, self.say)
+            self._slots.watch_windows(self.peers)
+        self.peers.allow(memory)
 
     def iova(self, address: int) -> str:
         host = locate(self._memory, address)
         if host is not None:
             return f"IOVA {address:#x} -> guest physical {address:#x} (mapped at its own address) -> {host}"
+        if self.peers is not None and (where := self.peers.find(address)) is not None:
+            return f"IOVA {address:#x} -> guest physical {address:#x}, a BAR for peers -> host virtual {where:#x}"
         ranges = self.dma.ranges if self.dma is not None else []
         if ranges and not any(low <= address <= high for low, high in ranges):
             return f"IOVA {address:#x} -> nothing: this host's IOMMU maps none there (0xfee00000 is for interrupts)"
@@ -188,14 +320,27 @@ class BoardPassthrough:
         self._loop.remove(fd)
         os.close(fd)
 
-    def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> KernelLine | LoopLine:
+    def intx(
+        self,
+        function: PciDevice,
+        raised: Callable[[], None],
+        ended: Callable[[], None],
+        seen: Callable[[str], None] | None,
+    ) -> KernelLine | LoopLine | RelayLine:
         pirq = self._pci.pirq_of(function, function.interrupt_pin)
-        if self._irqchip.resamples:
+        if not self._irqchip.resamples:
+            return LoopLine(self._loop, self._irqchip, pirq, raised, ended)
+        if seen is None:
             return KernelLine(self._irqchip, pirq)
-        return LoopLine(self._loop, self._irqchip, pirq, raised, ended)
+        return RelayLine(self._loop, self._irqchip, pirq, ended, seen)
 
     def close(self) -> None:
         """Give all of it back; once is enough."""
+        if self._worker is not None:
+            with suppress(UserError):
+                self._worker.close()
+        if self.peers is not None:
+            self._slots.watch_windows(None)
         for device in self._devices.values():
             device.close()
         if self.dma is not None:
@@ -203,17 +348,29 @@ class BoardPassthrough:
         for group in self._groups.values():
             if self._kvm is not None:
                 with suppress(OSError):
-                    self._kvm.remove(group)
+                    self._kvm.remove(group.fd)
             group.close()
         if self._kvm is not None:
             self._kvm.close()
-        if self._container is not None:
-            self._container.close()
+        if self._space is not None:
+            self._space.close()
+
+
+class _Job(NamedTuple):
+    job: Callable[[], None]
+    done: Callable[[], None]
+
+
+def _done(batch: list[_Job]) -> None:
+    for item in batch:
+        item.done()
 
 
 class KernelLine:
     """INTx by irqfd: KVM raises the line when the device signals, and lets VFIO unmask it when the guest has ended the
     interrupt (KVM_IRQFD_FLAG_RESAMPLE). Nothing of ours runs."""
+
+    is_up = False
 
     def __init__(self, irqchip: Irqchip, pirq: int) -> None:
         self._irqchip = irqchip
@@ -236,10 +393,53 @@ class KernelLine:
             os.close(self.unmask)
 
 
+class RelayLine:
+    """INTx as KernelLine, but both ways by the loop, for somebody who watches: the device's signal is *seen* and handed
+    on to the irqfd, the end of the interrupt is seen and *ended* told of it."""
+
+    unmask: int | None = None
+
+    def __init__(
+        self, loop: Loop, irqchip: Irqchip, pirq: int, ended: Callable[[], None], seen: Callable[[str], None]
+    ) -> None:
+        self._loop = loop
+        self._inner = KernelLine(irqchip, pirq)
+        self._ended = ended
+        self._seen = seen
+        self.is_up = False
+        try:
+            self.trigger = high_eventfd()
+        except OSError:
+            self._inner.close()
+            raise
+        assert self._inner.unmask is not None
+        loop.add(self.trigger, self._signalled)
+        loop.add(self._inner.unmask, self._guest_ended)
+
+    def _signalled(self) -> None:
+        if _taken(self.trigger):
+            self.is_up = True
+            self._seen("INTx up, by the loop")
+            os.eventfd_write(self._inner.trigger, 1)
+
+    def _guest_ended(self) -> None:
+        if self._inner.unmask is not None and _taken(self._inner.unmask):
+            self._ended()
+            self.is_up = False
+
+    def close(self) -> None:
+        self._loop.remove(self.trigger)
+        if self._inner.unmask is not None:
+            self._loop.remove(self._inner.unmask)
+        os.close(self.trigger)
+        self._inner.close()
+
+
 class LoopLine:
     """INTx by the loop, where PIC or IOAPIC are ours: they say when the guest has ended an interrupt."""
 
     unmask: int | None = None
+    is_up = False
 
     def __init__(
         self, loop: Loop, irqchip: Irqchip, pirq: int, raised: Callable[[], None], ended: Callable[[], None]
@@ -272,6 +472,22 @@ def _taken(fd: int) -> bool:
     return True
 
 
+def _not_viable(function: HostFunction, others: list[HostFunction]) -> str:
+    return (
+        f"device {function.name}: its group {function.group} is not viable, for of its devices the host has "
+        f"{', '.join(map(str, others))}: pyvmm vfio bind them too"
+    )
+
+
+def _open_iommufd() -> IommuFd:
+    try:
+        return IommuFd()
+    except PermissionError:
+        raise UserError(f"no permission for {IOMMU}: as root, chmod 666 it") from None
+    except OSError as error:
+        raise UserError(f"{IOMMU}: {error.strerror}: modprobe iommufd, see dmesg") from None
+
+
 def _open_container() -> Container:
     try:
         return Container()
@@ -283,7 +499,7 @@ def _open_container() -> Container:
         raise UserError(f"{CONTAINER}: {error.strerror}: modprobe vfio_iommu_type1, see dmesg") from None
 
 
-def _why_no_group(path: Path, error: OSError) -> str:
+def _why_not_open(path: Path, error: OSError) -> str:
     match error.errno:
         case errno.EBUSY:
             return f"{path} is in use: another guest has a device of this group"

@@ -24,7 +24,7 @@ from kvm_cffi import Vm
 from pyvmm.board import layout
 from pyvmm.board.doorbell import IoeventfdDoorbells
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip
-from pyvmm.board.memslots import MemorySlots, Ram, check_reach
+from pyvmm.board.memslots import MemorySlots, Ram, check_reach, pci_memory64
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.board.placement import Parts
 from pyvmm.bus import Bus
@@ -250,7 +250,9 @@ class Pc:
         """What gives devices of this host."""
         from pyvmm.board.passthrough import BoardPassthrough  # with all of VFIO, which few machines want
 
-        return BoardPassthrough(self.vm, self.memory, self.loop, self.irqchip, self.pci)
+        return BoardPassthrough(
+            self.vm, self.memory, self.loop, self.irqchip, self.pci, self.slots, self.trace, self.io_error
+        )
 
     @cached_property
     def vhost(self) -> BoardVhost:
@@ -326,7 +328,8 @@ class Pc:
         if len(self.pci.all_functions()) == 1:  # the host bridge has none
             return
         try:
-            assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END))
+            memory64 = pci_memory64(self.config.ram_size, self.phys_bits)
+            assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END), memory64)
         except ValueError as error:
             raise UserError(f"{error}: leave a device away") from None
 
@@ -355,6 +358,8 @@ class Pc:
         """Wait until no thread of a back end reads or writes RAM; under the machine lock. Raises UserError."""
         if self.disks is not None:
             self.disks.drain()
+        if "passthrough" in self.__dict__:
+            self.passthrough.drain()
 
     def stand_still(self) -> None:
         """No back end touches RAM from here to go_on(), as no vCPU does. Under the machine lock. Raises UserError, and

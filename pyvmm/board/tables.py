@@ -17,12 +17,11 @@ from pyvmm.acpi.platform import (
     Window,
 )
 from pyvmm.board import layout
-from pyvmm.board.memslots import ram_end
+from pyvmm.board.memslots import pci_memory64
 from pyvmm.board.placement import Parts
 from pyvmm.devices import acpi_pm
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 from pyvmm.pci.host import CONFIG_ADDRESS, RST_CNT
-from pyvmm.units import GIB
 
 
 class _Isa(NamedTuple):
@@ -109,12 +108,6 @@ def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int
 
 
 def memory64(memory: int, phys_bits: int) -> Window | None:
-    """PCI memory above 4 GiB: where it always is, or behind the RAM of a machine that has more than fits below; smaller
-    where addresses do not reach so far, down to 1 GiB, and then none."""
-    size = layout.PCI_MMIO64_END - layout.PCI_MMIO64_START
-    while size >= GIB:
-        start = max(size, layout.HOLE_END, (ram_end(memory) + size - 1) // size * size)
-        if start + size <= 1 << phys_bits:
-            return Window(start, start + size - 1)
-        size //= 2
-    return None
+    """See memslots.pci_memory64()."""
+    span = pci_memory64(memory, phys_bits)
+    return None if span is None else Window(span[0], span[1] - 1)

@@ -11,11 +11,11 @@ the machine lock; what waits for the machine cannot be called from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvm_cffi import Vcpu
 from pyvmm.config import MachineConfig
@@ -61,7 +61,8 @@ class Machine:
       vcpus       kvm_cffi.Vcpu by number: get_regs(), get_sregs() …, while they stand still: paused, or ended
       trace       on(*names), off(*names), names, enabled; UserError for a channel that there is not
       typist      what keyboard types with: stop(), waiting
-      board       the parts: board.devices by id, board.parts by name; under the lock, by call()
+      parts       what was plugged in, by id or kind, and the board's own by name: parts["vfio0"], parts["com1"]
+      board       all of it: board.devices, board.parts; under the lock, by call()
     """
 
     def __init__(self, config: MachineConfig, trace_sink: Sink | None = None, saved: Saved | None = None) -> None:
@@ -96,6 +97,14 @@ class Machine:
     def board(self) -> Pc:
         """The chips, buses and devices; they are touched under the machine lock only, by call()."""
         return self._built.board
+
+    @property
+    def parts(self) -> Mapping[str, Any]:
+        """The devices that were asked for, by id or kind, and the parts of the board by name; what runs beside the
+        machine is asked under the lock, by call()."""
+        board = self.board
+        own = {placement.name: placement.part for placement in board.parts if placement.part is not None}
+        return own | board.devices
 
     @property
     def life(self) -> Life:

@@ -55,6 +55,10 @@ class Bar:
         """Where the guest has put it; 0 is nowhere."""
         return config.get(self.offset, self.width) & ~(self.size - 1)
 
+    def enabled(self, config: ConfigSpace) -> bool:
+        """Whether the register itself lets it decode."""
+        return True
+
     def add_doorbell(self, offset: int, doorbell: Doorbell) -> None:
         """Let a guest's write at *offset* ring without the vCPU waiting, where the machine can (ioeventfd).
 

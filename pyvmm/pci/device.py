@@ -49,6 +49,8 @@ from pyvmm.pci.regs import (
     PCI_LATENCY_TIMER,
     PCI_NO_FUNCTION,
     PCI_REVISION_ID,
+    PCI_ROM_ADDRESS,
+    PCI_ROM_ADDRESS_ENABLE,
     PCI_STATUS,
     PCI_STATUS_ERRORS,
     PCI_STATUS_INTERRUPT,
@@ -166,6 +168,16 @@ class PciDevice:
         self.config.define(bar.offset, bar.width, flags, mask)
         # A decode bit that no BAR uses is hardwired to zero.
         self.config.writable[PCI_COMMAND] |= PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY
+        self.bars[bar.index] = bar
+        return bar
+
+    def add_rom(self, image: bytes) -> Bar:
+        """Offer an expansion ROM of what *image* has, at most 16 MiB."""
+        from pyvmm.pci.rom import RomBar  # few functions have one
+
+        bar = RomBar(image)
+        self.config.define(bar.offset, bar.width, 0, 0xFFFFFFFF & ~(bar.size - 1) | PCI_ROM_ADDRESS_ENABLE)
+        self.config.writable[PCI_COMMAND] |= PCI_COMMAND_MEMORY
         self.bars[bar.index] = bar
         return bar
 
@@ -290,7 +302,7 @@ class PciDevice:
 
     @property
     def _bars_end(self) -> int:
-        return PCI_BASE_ADDRESS_0 + 4 * PCI_STD_NUM_BARS
+        return PCI_ROM_ADDRESS + 4
 
     def update_bus_master(self) -> None:
         """Follow a change of the BUS_MASTER bit here or in a bridge above."""
@@ -316,6 +328,7 @@ class PciDevice:
             if bar.claim is not None:
                 base = bar.address(self.config)
                 enabled = base and command & (PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY)
+                enabled = enabled and bar.enabled(self.config)
                 if bar.claim.place(base, ((base, base + bar.size),) if enabled else ()):
                     moved = True
                     if self.trace.enabled:

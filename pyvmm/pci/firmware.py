@@ -38,24 +38,43 @@ class _Need(NamedTuple):
     size: int
     align: int
     place: Callable[[int], None]
+    bits64: bool = False
+    """It may be above 4 GiB."""
 
 
-def assign_resources(host: PciHost, io: tuple[int, int], memory: tuple[int, int]) -> None:
-    """Number the buses, place every BAR in [start, end) of *io* and *memory* (below 4 GiB), turn decoding on.
+def assign_resources(
+    host: PciHost, io: tuple[int, int], memory: tuple[int, int], memory64: tuple[int, int] | None = None
+) -> None:
+    """Number the buses, place every BAR in [start, end) of *io* and *memory* (below 4 GiB), turn decoding on. Where
+    those do not fit, 64-bit BARs of bus 0 go to *memory64*, the largest first.
 
     Raises ValueError if they do not fit.
     """
     _number(host.root, 0)
-    for is_io, (start, end) in ((True, io), (False, memory)):
-        needed = _layout(_needs(host.root, is_io), start)
-        if needed > end:
-            what = "I/O ports" if is_io else "memory"
-            raise ValueError(f"the PCI devices need {needed - start:#x} of {what}, there is {end - start:#x}")
+    _place("I/O ports", _needs(host.root, io=True), io)
+    low, high = _needs(host.root, io=False), list[_Need]()
+    movable = sorted((need for need in low if need.bits64), key=lambda need: need.size) if memory64 is not None else []
+    while movable and _layout([need._replace(place=_nowhere) for need in low], memory[0]) > memory[1]:
+        high.append(movable.pop())
+        low.remove(high[-1])
+    _place("memory", low, memory)
+    if memory64 is not None:
+        _place("memory above 4 GiB", high, memory64)
     for function in host.all_functions():
         bits = PCI_COMMAND_MASTER | PCI_COMMAND_IO | PCI_COMMAND_MEMORY if isinstance(function, PciBridge) else 0
         for bar in function.bars.values():
             bits |= PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY
         function.config_write(PCI_COMMAND, 2, bits)
+
+
+def _place(what: str, needs: list[_Need], room: tuple[int, int]) -> None:
+    start, end = room
+    if (needed := _layout(needs, start)) > end:
+        raise ValueError(f"the PCI devices need {needed - start:#x} of {what}, there is {end - start:#x}")
+
+
+def _nowhere(base: int) -> None:
+    """To find out how much is needed."""
 
 
 def _number(bus: PciBus, number: int) -> int:
@@ -81,14 +100,19 @@ def _needs(bus: PciBus, io: bool) -> list[_Need]:
 
 
 def _bar_need(function: PciDevice, bar: Bar) -> _Need:
-    return _Need(bar.size, bar.size, lambda base: function.config_write(bar.offset, 4, base))
+    def place(base: int) -> None:
+        function.config_write(bar.offset, 4, base & 0xFFFFFFFF)
+        if bar.bits64:
+            function.config_write(bar.offset + 4, 4, base >> 32)
+
+    return _Need(bar.size, bar.size, place, bar.bits64)
 
 
 def _bridge_need(bridge: PciBridge, io: bool) -> _Need:
     behind = _needs(bridge.child, io)
     align = IO_WINDOW if io else MEMORY_WINDOW
     align = max([align, *(need.align for need in behind)])
-    size = (_layout([need._replace(place=lambda base: None) for need in behind], 0) + align - 1) & ~(align - 1)
+    size = (_layout([need._replace(place=_nowhere) for need in behind], 0) + align - 1) & ~(align - 1)
 
     def place(base: int) -> None:
         if not size:

@@ -41,6 +41,8 @@ class FakeHostDevice:
         self._pm = pm
         self._made = bytes(config)
         self.can_reset = True
+        self.heard: dict[int, int] | None = None
+        """Eventfds of errors and requests, where the device has those."""
         self.closed = False
         self.resets = 0
         self.enabled: tuple[int, list[int | None]] | None = None
@@ -94,10 +96,14 @@ class FakeHostDevice:
         return memoryview(self.memory[region.index])[offset : offset + size]
 
     def irq(self, index: int) -> IrqInfo:
-        count = self._vectors[index]
+        count = self._vectors[index] if index < len(self._vectors) else int(self.heard is not None)
         return IrqInfo(count, maskable=index == INTX, automasked=index == INTX, resizable=False)
 
     def set_triggers(self, index: int, fds: Sequence[int | None]) -> int:
+        if index in (constants.VFIO_PCI_REQ_IRQ_INDEX, constants.VFIO_PCI_ERR_IRQ_INDEX):
+            assert self.heard is not None and len(fds) == 1 and fds[0] is not None
+            self.heard[index] = fds[0]
+            return 0
         if self.enabled is not None or not 0 < len(fds) <= self._vectors[index]:
             raise OSError(errno.EINVAL, "another interrupt is on, or there are not so many vectors")
         self.enabled = index, list(fds)
@@ -107,6 +113,8 @@ class FakeHostDevice:
         return 0
 
     def disable(self, index: int) -> None:
+        if self.heard is not None and self.heard.pop(index, None) is not None:
+            return
         if self.enabled is None or self.enabled[0] != index:
             raise OSError(errno.EINVAL, "that interrupt is not on")
         self.enabled = None
@@ -155,6 +163,8 @@ class FakeHostDevice:
 class FakeIntxLine:
     """`signalled()` is a turn of the loop, `eoi()` the guest's end of an interrupt."""
 
+    is_up = False
+
     def __init__(self, raised: Callable[[], None], ended: Callable[[], None]) -> None:
         self.trigger = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.unmask: int | None = None
@@ -172,18 +182,55 @@ class FakeIntxLine:
 
 
 class FakePassthrough:
-    """Gives the one device that it was made with."""
+    """Gives the one device that it was made with. What is submitted is done at once, or, with *later*, in run()."""
 
-    def __init__(self, device: FakeHostDevice) -> None:
+    def __init__(self, device: FakeHostDevice, later: bool = False) -> None:
         self.device = device
         self.lines: list[FakeIntxLine] = []
         self.watched: dict[int, Callable[[], None]] = {}
+        self.said: list[str] = []
+        self.peers: list[memoryview] = []
+        self.hot_resets = 0
+        self.can_hot_reset = False
+        self.later = later
+        self._submitted: list[tuple[Callable[[], None], Callable[[], None]]] = []
+        self._trace_watchers: list[Callable[[], None]] = []
 
     def open(self, name: str) -> FakeHostDevice:
         return self.device
 
+    def hot_reset(self, name: str) -> None:
+        if not self.can_hot_reset:
+            raise OSError(errno.ENODEV, "the bus has no reset")
+        self.hot_resets += 1
+        self.device.reset()
+
     def iova(self, address: int) -> str:
         return f"IOVA {address:#x}"
+
+    def let_peers_reach(self, memory: memoryview) -> None:
+        self.peers.append(memory)
+
+    def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
+        self._submitted.append((job, done))
+        if not self.later:
+            self.drain()
+
+    def drain(self) -> None:
+        while self._submitted:
+            job, done = self._submitted.pop(0)
+            job()
+            done()
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+    def watch_trace(self, call: Callable[[], None]) -> None:
+        self._trace_watchers.append(call)
+
+    def trace_changed(self) -> None:
+        for call in self._trace_watchers:
+            call()
 
     def watch(self, call: Callable[[], None]) -> int:
         fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -196,11 +243,18 @@ class FakePassthrough:
 
     def run(self) -> None:
         """A turn of the loop."""
+        self.drain()
         for fd, call in list(self.watched.items()):
             if fd in self.watched and _read(fd):
                 call()
 
-    def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> IntxLine:
+    def intx(
+        self,
+        function: PciDevice,
+        raised: Callable[[], None],
+        ended: Callable[[], None],
+        seen: Callable[[str], None] | None,
+    ) -> IntxLine:
         self.lines.append(FakeIntxLine(raised, ended))
         return self.lines[-1]
 

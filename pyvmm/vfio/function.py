@@ -11,7 +11,8 @@ between it and the guest:
   MSI, MSI-X  the guest programs our capability; the device's vectors signal eventfds, which KVM makes interrupts
               (irqfd). A masked vector's eventfd counts, and is the pending bit
   INTx        level-triggered; VFIO masks it when it signals, and unmasks it when the guest has ended the interrupt
-  reset       the function level reset that the guest asks for is VFIO's, as a reset of the machine is
+  reset       the function level reset that the guest asks for is VFIO's, as a reset of the machine is; it takes some
+              100 ms of another thread, in which the function answers as one that is not ready
 
 Source: Linux Documentation/driver-api/vfio.rst, <linux/vfio.h>; PCI Local Bus Specification 3.0, chapter 6; PCI Bus
 Power Management Interface Specification 1.2, section 3.2; PCI Express Base Specification 3.0, section 6.6.2.
@@ -20,11 +21,14 @@ Power Management Interface Specification 1.2, section 3.2; PCI Express Base Spec
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Final
 
 from kvm_cffi import constants
 from kvm_cffi.vfio import VfioRegion
-from pyvmm.bus import Device
+from pyvmm.bus import ALL_ONES, Device
 from pyvmm.errors import UserError
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.msi import Msi, Msix
@@ -75,6 +79,7 @@ from pyvmm.pci.regs import (
     PCI_SUBSYSTEM_VENDOR_ID,
     PCI_VENDOR_ID,
 )
+from pyvmm.pci.rom import read_rom
 from pyvmm.state import StateError
 from pyvmm.trace import OFF, Channel
 from pyvmm.vfio.access import Access
@@ -82,6 +87,7 @@ from pyvmm.vfio.bar import HostBar, MsixTable, PendingBits, mappable
 from pyvmm.vfio.config import HostConfigSpace
 from pyvmm.vfio.host import Passthrough
 from pyvmm.vfio.interrupts import INTX, Interrupts
+from pyvmm.vfio.jobs import Jobs, Say
 
 DECODE: Final = PCI_COMMAND_IO | PCI_COMMAND_MEMORY
 
@@ -91,9 +97,21 @@ class VfioPci(PciDevice):
 
     STATE = ()
 
-    def __init__(self, host: str, *, passthrough: Passthrough, wiring: Channel = OFF) -> None:
-        """*host* is where the device is, [DDDD:]BB:DD.F. Raises UserError."""
+    def __init__(
+        self,
+        host: str,
+        *,
+        rom: Path | None = None,
+        p2p: bool = False,
+        passthrough: Passthrough,
+        wiring: Channel = OFF,
+    ) -> None:
+        """*host* is where the device is, [DDDD:]BB:DD.F; *rom* is a file to be its expansion ROM, which is hidden
+        without; with *p2p* the guest's other devices reach its BARs by DMA. Raises UserError."""
+        rom_image = None if rom is None else read_rom(rom)
         device = passthrough.open(host)
+        self._host = host
+        self._p2p = p2p
         self._access = Access(device, host, wiring)
         self._device = device
         self._passthrough = passthrough
@@ -117,9 +135,12 @@ class VfioPci(PciDevice):
         self._host_command = 0
         self._power = 0
         """D0 to D3."""
-        self._closed = False
+        self._closed = self._resetting = False
+        self._signals: dict[int, int] = {}
+        """Eventfds of what the host has to say of the device, by VFIO's number of it."""
         super().__init__()
-        self._interrupts = Interrupts(self, self._access, passthrough)
+        self._jobs = Jobs(passthrough.submit, self._access.tell)
+        self._interrupts = Interrupts(self, self._access, passthrough, self._jobs)
         self.config.define(PCI_CARDBUS_CIS, 4, get(PCI_CARDBUS_CIS, 4))
         self.config.define(PCI_MIN_GNT, 2, get(PCI_MIN_GNT, 2))
         self._pm = self.config.find_capability(PCI_CAP_ID_PM)
@@ -131,6 +152,8 @@ class VfioPci(PciDevice):
             bar = device.region(constants.VFIO_PCI_BAR0_REGION_INDEX + index)
             if bar is not None:
                 self._add_host_bar(index, bar, get(PCI_BASE_ADDRESS_0 + 4 * index, 4), ours.get(index, []))
+        if rom_image is not None:
+            self.add_rom(rom_image)
 
     def make_config(self) -> HostConfigSpace:
         return HostConfigSpace(self._image, self._read_config, self._write_config)
@@ -180,15 +203,38 @@ class VfioPci(PciDevice):
         bar = self.add_memory_bar(index, region.size, device, bits64=bits64, prefetchable=prefetchable)
         for start, end in mappable(region, [(start, end) for start, end, _ in ours]):
             try:
-                bar.back(start, self._device.map(region, start, end - start))
+                memory = self._device.map(region, start, end - start)
             except OSError as error:
                 self._access.tell(f"BAR {index}: {start:#x} to {end:#x} cannot be mapped, and traps: {error}")
+                continue
+            bar.back(start, memory)
+            if self._p2p:
+                self._passthrough.let_peers_reach(memory)
 
     # Being plugged in, reset and thrown away
 
     def attached(self) -> None:
         self._set_host_command(0)
         self._interrupts.follow()
+        self._passthrough.watch_trace(self._interrupts.follow)
+        self._hear(constants.VFIO_PCI_REQ_IRQ_INDEX, self._wanted_back)
+        self._hear(constants.VFIO_PCI_ERR_IRQ_INDEX, self._failed)
+
+    def _hear(self, index: int, call: Callable[[], None]) -> None:
+        """Let *call* hear of what the host says by interrupt *index*, where the device has that."""
+        if self._device.irq(index).count:
+            fd = self._signals[index] = self._passthrough.watch(call)
+            self._access.attempt("its errors and requests", lambda: self._device.set_triggers(index, (fd,)))
+
+    def _wanted_back(self) -> None:
+        """The host's driver is told to let go of it, which waits until we have."""
+        self._passthrough.say(
+            f"device {self._host}: this host wants it back, and has it: to the guest it is as one that was pulled out"
+        )
+        self.close()
+
+    def _failed(self) -> None:
+        self._passthrough.say(f"device {self._host}: an error of its bus (AER) that is not corrected: see dmesg")
 
     def reset_function(self) -> None:
         super().reset_function()
@@ -196,13 +242,26 @@ class VfioPci(PciDevice):
             self._interrupts.follow()
 
     def reset(self) -> None:
-        if self._closed:
-            return
-        self._interrupts.off()
+        """The guest meets the device again once it is done: until then it answers as one that is not ready."""
         self._power = 0
+        if self._closed or self._resetting:
+            return
+        self._resetting = True
+        self._interrupts.hold(lambda: self._jobs.add(self._reset_job, self._reset_done))
+
+    def _reset_job(self, say: Say) -> None:
         if self._device.can_reset:
-            self._access.attempt("reset", self._device.reset)
+            self._device.reset()
+            return
+        try:
+            self._passthrough.hot_reset(self._host)
+        except OSError as error:
+            say(f"it has no reset, and its registers stay: {error}")
+
+    def _reset_done(self) -> None:
+        self._resetting = False
         self._set_host_command(self._host_command)
+        self._interrupts.release()
 
     def disconnect(self) -> None:
         super().disconnect()
@@ -212,7 +271,13 @@ class VfioPci(PciDevice):
         """The device is the host's again; once is enough."""
         if self._closed:
             return
-        self._interrupts.off()
+        with suppress(UserError):  # what does not come to rest ends with its file
+            self._passthrough.drain()
+        self._interrupts.close()
+        for index, fd in self._signals.items():
+            self._access.attempt("its errors and requests", partial(self._device.disable, index))
+            self._passthrough.unwatch(fd)
+        self._signals.clear()
         self._closed = True
         for bar in self.bars.values():
             claim, bar.claim = bar.claim, None
@@ -241,7 +306,17 @@ class VfioPci(PciDevice):
         command = super().command
         return command & ~(DECODE | PCI_COMMAND_MASTER) if self._power else command
 
+    @property
+    def _absent(self) -> bool:
+        """It does not answer: it is being reset, or the host has it again."""
+        return self._resetting or self._closed
+
+    def config_read(self, offset: int, size: int) -> int:
+        return ALL_ONES[size] if self._absent else super().config_read(offset, size)
+
     def config_write(self, offset: int, size: int, value: int) -> None:
+        if self._absent:
+            return
         if self._starts_flr(offset, size, value):
             self._access.tell("function level reset")
             self.reset_function()
@@ -285,8 +360,8 @@ class VfioPci(PciDevice):
         self._set_host_command(command)
 
     def _set_host_command(self, command: int) -> None:
-        if not self._closed:
-            self._host_command = command
+        self._host_command = command
+        if not self._absent:  # while it is reset the kernel would let us wait
             self._write_config(PCI_COMMAND, command.to_bytes(2, "little"))
 
 

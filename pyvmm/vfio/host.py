@@ -47,6 +47,8 @@ class IntxLine(Protocol):
     """The eventfd that the device signals."""
     unmask: int | None
     """The eventfd that KVM signals when the guest has ended the interrupt; None where the function is told itself."""
+    is_up: bool
+    """It has raised the line by itself, and the guest has not ended that interrupt."""
 
     def close(self) -> None: ...
 
@@ -58,8 +60,27 @@ class Passthrough(Protocol):
         """The device at *name*, [DDDD:]BB:DD.F, whose DMA reaches guest RAM from now on. UserError says what is in the
         way, and what to do. It is closed at the end of the board, if nobody has closed it before."""
 
+    def hot_reset(self, name: str) -> None:
+        """Reset the bus that the device *name* is on. OSError where one of its devices is not in a group of this
+        guest's, or the bus has no reset."""
+
     def iova(self, address: int) -> str:
         """What an address of the devices' leads to: guest RAM and where that is on this host, or why to nothing."""
+
+    def let_peers_reach(self, memory: memoryview) -> None:
+        """Let all devices of this guest reach *memory*, a piece of a BAR, where the guest sees it."""
+
+    def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
+        """Run *job*, which raises nothing, in another thread, then *done* under the machine lock."""
+
+    def drain(self) -> None:
+        """Wait until all that was submitted is done. Raises UserError where the host does not answer."""
+
+    def say(self, line: str) -> None:
+        """One line for the user."""
+
+    def watch_trace(self, call: Callable[[], None]) -> None:
+        """*call* hears, by the loop, when somebody may have begun or ceased to watch a channel of the trace."""
 
     def watch(self, call: Callable[[], None]) -> int:
         """An eventfd for a device to signal: *call* hears of it, by the loop."""
@@ -67,6 +88,13 @@ class Passthrough(Protocol):
     def unwatch(self, fd: int) -> None:
         """Close an eventfd of watch()."""
 
-    def intx(self, function: PciDevice, raised: Callable[[], None], ended: Callable[[], None]) -> IntxLine:
+    def intx(
+        self,
+        function: PciDevice,
+        raised: Callable[[], None],
+        ended: Callable[[], None],
+        seen: Callable[[str], None] | None,
+    ) -> IntxLine:
         """A line for the INTx of *function*, which is plugged in. Where KVM cannot do all of it, *raised* is called
-        when the device signals, and *ended* when the guest ends an interrupt of that line."""
+        when the device signals, and *ended* when the guest ends an interrupt of that line. With *seen* each goes by the
+        loop, and is told."""

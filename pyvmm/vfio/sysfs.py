@@ -19,6 +19,8 @@ VFIO_DRIVER: Final = "vfio-pci"
 NOIOMMU: Final = "vfio-noiommu"
 """What VFIO calls a group of a device that no IOMMU holds back."""
 CLASS_BRIDGE: Final = 0x06
+RESERVED: Final = re.compile(r"^0x([0-9a-f]{1,16}) 0x([0-9a-f]{1,16}) (?!direct-relaxable)[\w-]+$", re.MULTILINE)
+"""A line of reserved_regions, but for those that a device need not have."""
 PLACE: Final = re.compile(r"(?:([0-9a-f]{4,8}):)?([0-9a-f]{2}):([01][0-9a-f])\.([0-7])", re.IGNORECASE)
 
 
@@ -107,6 +109,29 @@ class Pci:
         return [
             self._read(self._bus / "devices" / name) for name in sorted(os.listdir(function.group_path / "devices"))
         ]
+
+    def cdev(self, function: HostFunction) -> Path | None:
+        """Its file below /dev/vfio/devices, where this kernel makes such (VFIO_DEVICE_CDEV)."""
+        names = self._bus / "devices" / function.name / "vfio-dev"
+        name = next(iter(sorted(os.listdir(names))), None) if names.is_dir() else None
+        node = self._dev / "vfio" / "devices" / (name or "")
+        return node if name is not None and node.exists() else None
+
+    def mappable(self, function: HostFunction) -> list[tuple[int, int]]:
+        """The (first, last) I/O addresses that the reserved regions of its group leave; none where nobody says."""
+        try:
+            assert function.group_path is not None
+            text = (function.group_path / "reserved_regions").read_text()
+        except (OSError, UnicodeDecodeError):
+            return []
+        free, start = [], 0
+        for first, last in sorted((int(low, 16), int(high, 16)) for low, high in RESERVED.findall(text)):
+            if last < first:
+                continue
+            if start < first:
+                free.append((start, first - 1))
+            start = max(start, last + 1)
+        return [*free, (start, (1 << 64) - 1)] if start < 1 << 64 else free
 
     def in_the_way(self, function: HostFunction) -> list[HostFunction]:
         """What else is in its group and has a driver that is neither VFIO's nor a bridge's."""

@@ -416,3 +416,10 @@ def test_software_backed_kvm_is_told_apart() -> None:
 
     with open_kvm() as system:
         assert backend(system.get_supported_cpuid).hardware == HARDWARE
+
+
+def test_parts_by_name() -> None:
+    with Machine(MachineConfig(guest="hlt", devices=("virtio-rng,id=dice", "pci-testdev"))) as machine:
+        parts = machine.parts
+        assert parts["dice"] is machine.board.devices["dice"] and "pci-testdev" in parts
+        assert parts["com1"] is machine.board.com1 and "i8259" not in parts, "that is the kernel's"

@@ -21,7 +21,7 @@ INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
 INITRAMFS_NET = CACHE / "guest" / "initramfs-net.gz"  # and virtio_net
-INITRAMFS_VFIO = CACHE / "guest" / "initramfs-vfio.gz"  # and uio_pci_generic
+INITRAMFS_PASSTHROUGH = CACHE / "guest" / "initramfs-passthrough.gz"  # generic's, for what the lab gives away
 
 PATIENT = "lpj=10000000"
 """For Linux 2.6 with an IO-APIC: each delay is some four times as long. It panics unless it sees four timer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import struct
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kvm_cffi import constants, vfio
+from kvm_cffi import KvmError, constants, vfio
 from kvm_cffi._kvm import ffi
 from kvm_cffi.vfio import Container, IrqInfo, VfioDevice, VfioRegion
 
@@ -117,3 +118,41 @@ def test_what_was_never_open_closes_without_a_word(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         Container(tmp_path / "none")
     gc.collect()
+
+
+def test_the_groups_of_a_bus_and_its_reset(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = a_device(kernel)
+    devices = struct.pack("<IHBB", 7, 0, 1, 0) + struct.pack("<IHBB", 9, 0, 1, 1)
+
+    def tell(fd: int, request: str, argument: Any) -> int:
+        room = struct.unpack("<I", bytes(ffi.buffer(ffi.cast("char *", argument), 4)))[0]
+        result = kernel(fd, request, argument)
+        if request == "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO" and room < 12 + len(devices):
+            raise KvmError(28, request)
+        return result
+
+    monkeypatch.setattr(vfio, "ioctl", tell)
+    kernel.answers["VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"] = struct.pack("<III", 28, 0, 2) + devices
+    assert device.hot_reset_groups() == frozenset({7, 9})
+    kernel.answers["VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"] = struct.pack("<III", 28, 3, 2) + devices
+    assert device.hot_reset_groups() is None
+    kernel.answers["VFIO_DEVICE_GET_PCI_HOT_RESET_INFO"] = struct.pack("<III", 28, 1, 2) + devices
+    with pytest.raises(KvmError):
+        device.hot_reset_groups()
+    groups = [vfio.Group.__new__(vfio.Group) for _ in range(2)]
+    for number, group in enumerate(groups, 40):
+        group.fd = number
+    device.hot_reset(groups)
+    assert kernel.sent[-1][1] == struct.pack("<IIIii", 20, 0, 2, 40, 41)
+    for group in groups:
+        group.fd = -1
+
+
+def test_what_is_no_pci_express_has_no_errors(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = a_device(kernel)
+
+    def refuse(fd: int, request: str, argument: Any) -> int:
+        raise KvmError(errno.EINVAL, request)
+
+    monkeypatch.setattr(vfio, "ioctl", refuse)
+    assert device.irq(constants.VFIO_PCI_ERR_IRQ_INDEX) == IrqInfo(0)

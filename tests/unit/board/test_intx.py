@@ -11,7 +11,7 @@ from kvm_cffi import IrqchipRoute, MsiRoute, constants
 from pyvmm.board import layout
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import KernelIrqchip
-from pyvmm.board.passthrough import KernelLine, LoopLine
+from pyvmm.board.passthrough import KernelLine, LoopLine, RelayLine
 from pyvmm.board.placement import Parts
 from pyvmm.board.user_irqchip import SplitIrqchip, UserIrqchip
 from pyvmm.bus import Bus
@@ -92,3 +92,22 @@ def test_by_chips_of_ours_the_loop_raises_it_and_their_eoi_ends_it() -> None:
         line.close()
         assert irqchip.ended[PIRQA] == []
         loop.close()
+
+
+def test_watched_it_goes_both_ways_by_the_loop() -> None:
+    vm = RecordingVm()
+    loop = Loop(nullcontext())
+    seen: list[str] = []
+    ended: list[int] = []
+    line = RelayLine(loop, KernelIrqchip(vm, parts(), OFF), PIRQA, lambda: ended.append(1), seen.append)
+    ((trigger, (gsi, resample)),) = vm.irqfds.items()
+    assert gsi == 16 and resample is not None and trigger != line.trigger
+    os.eventfd_write(line.trigger, 1)
+    loop.run_once(0)
+    assert line.is_up and seen == ["INTx up, by the loop"] and os.eventfd_read(trigger) == 1
+    os.eventfd_write(resample, 1)
+    loop.run_once(0)
+    assert ended == [1] and not line.is_up
+    line.close()
+    assert vm.irqfds == {}
+    loop.close()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kvm_cffi import MsiRoute
 from pyvmm.board.eventfd import FD_SETSIZE, RESERVE
 from pyvmm.board.layout import FIRST_MSI_GSI
-from pyvmm.board.msi import BATCH, EventfdMsi
+from pyvmm.board.msi import BATCH, MASKED_AT_ONCE, EventfdMsi
 from tests.rig.eventfd_board import MESSAGE, EventfdBoard
 
 VECTORS = 2048
@@ -273,3 +273,30 @@ def test_a_kvm_that_binds_no_eventfd(board: EventfdBoard, monkeypatch: pytest.Mo
     vector.pulse()
     assert board.vm.sent == [(MESSAGE, 0x41)]
     monkeypatch.undo()
+
+
+def test_all_of_a_function_that_are_lent_are_masked_little_by_little(board: EventfdBoard) -> None:
+    vectors = [board.vector(0x41) for _ in range(200)]
+    fds = [vector.fd for vector in vectors]
+    assert None not in fds
+    board.settle()
+    assert len(board.vm.irqfds) == 200
+    for vector in vectors:
+        vector.mask()
+    assert len(board.vm.irqfds) == 200 - MASKED_AT_ONCE
+    board.loop.run_once(0)
+    assert len(board.vm.irqfds) == 200 - 2 * MASKED_AT_ONCE
+    vectors[199].unmask()
+    board.settle()
+    assert set(board.vm.irqfds) == {fds[199]}, "it stays"
+    os.eventfd_write(fds[0] or 0, 1)
+    board.vm.deliver()
+    assert board.vm.sent == []
+    vectors[0].unmask()
+    board.settle()
+    board.vm.deliver()
+    assert board.vm.sent == [(MESSAGE, 0x41)]
+    for vector in vectors[:100]:
+        vector.mask()
+        vector.close()
+    board.settle()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,18 @@ import pytest
 from kvm_cffi import KvmError
 from pyvmm.board import passthrough
 from pyvmm.board.fake_vm import FakeVm
+from pyvmm.board.memslots import MemorySlots
 from pyvmm.board.passthrough import BoardPassthrough, DmaMap
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory, Region
+from pyvmm.trace import Trace
 from pyvmm.vfio.sysfs import HostFunction
 
 PLACE = "0000:00:08.0"
 FUNCTION = HostFunction(PLACE, 0x1234, 0x11E8, 0x00FF00, "vfio-pci", "7", False, None)
+
+
+said: list[str] = []
 
 
 class FakeContainer:
@@ -95,9 +101,12 @@ def there(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
             passthrough, "Group", type("G", (FakeGroup,), {"errors": group_errors or {}, "viable": viable})
         )
         function = HostFunction(**{**FUNCTION.__dict__, **changes})
-        made = BoardPassthrough(FakeVm(), memory, None, None, None)  # type: ignore[arg-type]
+        slots = MemorySlots(FakeVm())
+        made = BoardPassthrough(FakeVm(), memory, None, None, None, slots, Trace(), said.append)  # type: ignore[arg-type]
         others = [HostFunction(**{**FUNCTION.__dict__, "name": "0000:00:08.1", "driver": "nvme"})]
-        made._host = SimpleNamespace(find=lambda name: function, in_the_way=lambda _: others)  # type: ignore[assignment]
+        made._host = SimpleNamespace(  # type: ignore[assignment]
+            find=lambda name: function, in_the_way=lambda _: others, cdev=lambda _: None, mappable=lambda _: []
+        )
         return made
 
     return make
@@ -106,7 +115,7 @@ def there(memory: GuestMemory, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
 def test_guest_ram_is_what_a_device_reaches(there: Callable[..., BoardPassthrough], memory: GuestMemory) -> None:
     made = there()
     made.open(PLACE)
-    container: Any = made._container
+    container: Any = made._space
     assert container.mapped == {0: 0xA0000, 0x100000: 0x100000}
     memory.add(Region(0x200000, memoryview(bytearray(0x10000))))
     memory.add(Region(0xB8000, memoryview(bytearray(0x8000)), kind="video"))
@@ -187,3 +196,94 @@ def test_no_vfio_in_this_kernel(there: Callable[..., BoardPassthrough], monkeypa
         monkeypatch.setattr(passthrough, "Container", fails)
         with pytest.raises(UserError, match=line):
             made.open(PLACE)
+
+
+def test_a_hot_reset_takes_all_groups_of_the_bus(there: Callable[..., BoardPassthrough]) -> None:
+    made = there()
+    made.open(PLACE)
+    reset: list[list[Any]] = []
+    device: Any = made._devices[PLACE]
+    device.hot_reset_groups, device.hot_reset = lambda: frozenset({7}), reset.append
+    made.hot_reset("00:08.0")
+    assert reset == [[made._groups["7"]]]
+    device.hot_reset_groups = lambda: frozenset({7, 8})
+    with pytest.raises(PermissionError, match="devices that are not this guest's"):
+        made.hot_reset(PLACE)
+    device.hot_reset_groups = lambda: None  # of /dev/iommu, which has looked
+    made.hot_reset(PLACE)
+    assert reset[1:] == [[]]
+    made.close()
+
+
+def test_peers_reach_the_bars_that_they_may(there: Callable[..., BoardPassthrough]) -> None:
+    made = there()
+    made.open(PLACE)
+    space: Any = made._space
+    before = dict(space.mapped)
+    mine, other = memoryview(mmap.mmap(-1, 0x4000)), memoryview(mmap.mmap(-1, 0x1000))
+    made.let_peers_reach(mine)
+    windows = [made._slots.open(0xC0000000, mine[0x1000:]), made._slots.open(0xC1000000, other)]
+    assert space.mapped == before | {0xC0000000: 0x3000}
+    assert "0xc0000010, a BAR for peers -> host virtual" in made.iova(0xC0000010)
+    assert "no guest RAM is there" in made.iova(0xC1000000)
+    for window in windows:
+        assert window is not None
+        window.remove()
+    assert space.mapped == before
+    said.clear()
+    space.errors = {"map_dma": errno.EFAULT}
+    for _ in range(2):
+        window = made._slots.open(0xC0000000, mine)
+        assert window is not None
+        window.remove()
+    assert len(said) == 1 and "leave p2p=on away" in said[0], "a guest moves it as often as it likes"
+    made.close()
+
+
+class FakeIommuFd(FakeContainer):
+    """Of /dev/iommu."""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (None, None),
+        (KvmError(errno.EPERM, "VFIO_DEVICE_BIND_IOMMUFD"), "does not remap interrupts"),
+        (OSError(errno.EACCES, "no"), "no permission for /dev/vfio/devices/vfio0: as root, chown"),
+        (OSError(errno.EBUSY, "busy"), "is in use: another guest"),
+        (KvmError(errno.EINVAL, "VFIO_DEVICE_BIND_IOMMUFD"), r"is not viable, .* 0000:00:08.1 \(nvme\)"),
+    ],
+)
+def test_by_dev_iommu_where_the_kernel_has_it(
+    there: Callable[..., BoardPassthrough],
+    monkeypatch: pytest.MonkeyPatch,
+    memory: GuestMemory,
+    error: OSError | None,
+    line: str | None,
+) -> None:
+    made = there()
+    host: Any = made._host
+    host.cdev = lambda _: Path("/dev/vfio/devices/vfio0")
+    if not isinstance(error, KvmError):
+        host.in_the_way = lambda _: []
+    told: list[int] = []
+
+    def open_device(path: Path, iommu: FakeIommuFd, before: Callable[[int], None]) -> Any:
+        assert path.name == "vfio0"
+        if error is not None:
+            raise error
+        before(11)
+        told.append(11)
+        return SimpleNamespace(fd=11, close=lambda: None)
+
+    monkeypatch.setattr(passthrough, "IommuFd", FakeIommuFd)
+    monkeypatch.setattr(passthrough, "IOMMU", Path("/dev/null"))
+    monkeypatch.setattr(passthrough, "open_device", open_device)
+    if line is not None:
+        with pytest.raises(UserError, match=line):
+            made.open(PLACE)
+    else:
+        made.open(PLACE)
+        space: Any = made._space
+        assert told == [11] and space.mapped == {0: 0xA0000, 0x100000: 0x100000} and made._groups == {}
+    made.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pyvmm.pci.device import PciDevice
 from pyvmm.pci.firmware import assign_resources
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
@@ -63,3 +64,27 @@ def test_too_little_room_is_told() -> None:
     board.host.root.add(Toy(), 3)
     with pytest.raises(ValueError, match=r"need 0x11000 of memory, there is 0x8000"):
         assign_resources(board.host, IO, (0xC0000000, 0xC0008000))
+
+
+class Accelerator(PciDevice):
+    vendor_id, device_id, class_code = 0x1234, 0x0002, 0x120000
+
+    def __init__(self, size: int, bits64: bool = True) -> None:
+        super().__init__()
+        self.add_memory_bar(0, size, self, bits64=bits64)
+
+
+def test_what_does_not_fit_below_4_gib_goes_above() -> None:
+    board = Board()
+    sizes = {3: 1 << 26, 4: 1 << 28, 5: 1 << 35, 6: 1 << 20}
+    functions = {slot: Accelerator(size, bits64=slot != 6) for slot, size in sizes.items()}
+    for slot, function in functions.items():
+        board.host.root.add(function, slot)
+    assign_resources(board.host, IO, MEMORY, (1 << 38, 1 << 39))
+    bases = {slot: function.bars[0].address(function.config) for slot, function in functions.items()}
+    assert bases[5] == 1 << 38, "the largest first"
+    assert bases[4] == (1 << 38) + (1 << 35)
+    assert all(MEMORY[0] <= bases[slot] < MEMORY[1] for slot in (3, 6))
+    assert board.ecam(0, 5).read(0x14, 4) == 1 << 6
+    with pytest.raises(ValueError, match="of memory above 4 GiB, there is"):
+        assign_resources(board.host, IO, MEMORY, (1 << 38, (1 << 38) + (1 << 34)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from kvm_cffi.vfio import VfioRegion
 from pyvmm import state
+from pyvmm.errors import UserError
 from pyvmm.pci.msi import FakeMsiIrq, FakeMsiRouter
 from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
@@ -29,7 +31,7 @@ FLR = 1 << 28
 MASKALL, ENABLE = 0x4000, 0x8000
 
 
-def nic() -> FakeHostDevice:
+def nic(vectors: int = VECTORS) -> FakeHostDevice:
     """A 64-bit BAR 0 of 32 KiB with MSI-X inside, BAR 2 of 256 bytes, BAR 4 of 32 ports; PM, MSI, MSI-X, FLR."""
     config = bytearray(256)
 
@@ -47,13 +49,13 @@ def nic() -> FakeHostDevice:
     put(0x3D, 1, 1)
     put(PM, 4, 0x00030001 | MSI << 8)
     put(MSI, 4, 0x0084 << 16 | 0x0005 | MSIX << 8)
-    put(MSIX, 4, (VECTORS - 1) << 16 | 0x0011 | EXP << 8)
+    put(MSIX, 4, (vectors - 1) << 16 | 0x0011 | EXP << 8)
     put(MSIX + 4, 4, TABLE)
     put(MSIX + 8, 4, PBA)
     put(EXP, 4, 0x00020010)
     put(EXP + 4, 4, FLR)
     bars = {0: (0x8000, ((0, 0x8000),)), 2: (0x100, ((0, 0x100),)), 4: (0x20, ())}
-    return FakeHostDevice(config, bars, (1, 4, VECTORS), pm=PM)
+    return FakeHostDevice(config, bars, (1, 4, vectors), pm=PM)
 
 
 class Router(FakeMsiRouter):
@@ -68,12 +70,20 @@ class Router(FakeMsiRouter):
 class Given:
     """The device in slot 3 of a board."""
 
-    def __init__(self, device: FakeHostDevice | None = None, slot: int = 3, wiring: Channel = OFF) -> None:
+    def __init__(
+        self,
+        device: FakeHostDevice | None = None,
+        slot: int = 3,
+        wiring: Channel = OFF,
+        later: bool = False,
+        rom: Path | None = None,
+        p2p: bool = False,
+    ) -> None:
         self.board = Board()
         self.board.host.msi = Router()
         self.device = nic() if device is None else device
-        self.passthrough = FakePassthrough(self.device)
-        self.function = VfioPci("0000:01:00.0", passthrough=self.passthrough, wiring=wiring)
+        self.passthrough = FakePassthrough(self.device, later)
+        self.function = VfioPci("0000:01:00.0", rom=rom, p2p=p2p, passthrough=self.passthrough, wiring=wiring)
         self.device.reachable = lambda: bool(self.board.windows.at)
         self.board.host.root.add(self.function, slot)
         self.config: Config = self.board.ecam(0, slot)
@@ -344,14 +354,17 @@ TABLE_WRITES = st.tuples(
     st.sampled_from([1, 2, 4, 8]),
     st.integers(0, 1 << 64),
 )
-EVENTS = st.tuples(st.sampled_from(["fire", "intx", "eoi", "reset"]), st.integers(0, 12), st.just(1), st.just(0))
+EVENTS = st.tuples(
+    st.sampled_from(["fire", "intx", "eoi", "reset", "run", "watch"]), st.integers(0, 12), st.just(1), st.just(0)
+)
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.one_of(CONFIG_WRITES, TABLE_WRITES, EVENTS), max_size=40))
-def test_a_hostile_guest(steps: list[tuple[str, int, int, int]]) -> None:
+@given(st.lists(st.one_of(CONFIG_WRITES, TABLE_WRITES, EVENTS), max_size=40), st.booleans())
+def test_a_hostile_guest(steps: list[tuple[str, int, int, int]], later: bool) -> None:
     """Nothing raises; the model fails where a guest reaches a BAR that does not decode, or two interrupts are on."""
-    there = Given()
+    wiring = Channel("vfio", lambda ns, name, message: None, enabled=False)
+    there = Given(nic(vectors=100), wiring=wiring, later=later)
     try:
         there.place()
         for what, where, size, value in steps:
@@ -372,8 +385,165 @@ def test_a_hostile_guest(steps: list[tuple[str, int, int, int]]) -> None:
                     there.passthrough.lines[-1].eoi()
                 case "reset":
                     there.board.host.reset()
+                case "run":
+                    there.passthrough.run()
+                case "watch":
+                    wiring.enabled = bool(where & 1)
+                    there.passthrough.trace_changed()
             assert not there.windows or there.device.decodes
             command = there.function.command
+            if later and there.config.read(0, 4) == 0xFFFFFFFF:
+                continue  # it is being reset
             assert there.device.config[PCI_COMMAND] & 7 == command & 7, "the device follows the guest"
     finally:
         there.close()
+
+
+# What takes the host long
+
+
+def test_a_reset_is_done_elsewhere_and_the_function_is_not_ready_meanwhile() -> None:
+    there = Given(later=True)
+    there.place()
+    there.entry(0, masked=False)
+    there.config.write(MSIX + 2, 2, ENABLE)
+    there.config.write(EXP + 8, 2, 0x8000)
+    assert there.device.resets == 0 and there.windows == [] and there.on() is None
+    assert there.config.read(0, 4) == 0xFFFFFFFF
+    there.config.write(0x10, 4, BAR)
+    there.config.write(PCI_COMMAND, 2, 7)
+    there.config.write(EXP + 8, 2, 0x8000)
+    there.passthrough.run()
+    assert there.device.resets == 1 and there.config.read(0, 4) == 0x10D38086
+    assert there.config.read(0x10, 4) == 0xC and there.on() == (INTX_INDEX, 1)
+    there.close()
+
+
+def test_many_vectors_are_enabled_elsewhere_and_none_is_lost() -> None:
+    there = Given(nic(vectors=200), later=True)
+    there.place()
+    there.entry(150, masked=False)
+    there.config.write(MSIX + 2, 2, ENABLE)
+    assert there.on() == (INTX_INDEX, 1)
+    there.entry(180, masked=False)
+    there.passthrough.run()
+    assert there.on() == (MSIX_INDEX, 181), "what the guest has asked for meanwhile follows"
+    irqs = there.board.host.msi.irqs  # type: ignore[attr-defined]
+    assert os.eventfd_read(irqs[4 + 180].fd) >= 1, "it may have signalled before it was on: one for each"
+    there.config.write(MSIX + 2, 2, 0)
+    there.passthrough.run()
+    assert there.on() == (INTX_INDEX, 1)
+    there.close()
+
+
+def test_a_device_without_a_reset_of_its_own_is_reset_with_its_bus() -> None:
+    there = Given()
+    there.device.can_reset = False
+    there.place()
+    there.board.host.reset()
+    assert (there.passthrough.hot_resets, there.device.resets) == (0, 0), "its bus has others"
+    there.passthrough.can_hot_reset = True
+    there.board.host.reset()
+    assert (there.passthrough.hot_resets, there.device.resets) == (1, 1)
+    there.close()
+
+
+# What the host has to say
+
+
+def test_the_host_wants_it_back() -> None:
+    device = nic()
+    device.heard = {}
+    there = Given(device)
+    there.place()
+    os.eventfd_write(device.heard[4], 1)
+    there.passthrough.run()
+    assert there.device.closed and there.windows == [] and device.heard == {} and there.passthrough.watched == {}
+    assert len(there.passthrough.said) == 1 and "0000:01:00.0: this host wants it back" in there.passthrough.said[0]
+    assert there.config.read(0, 4) == 0xFFFFFFFF
+    there.config.write(PCI_COMMAND, 2, 7)
+    there.config.write(EXP + 8, 2, 0x8000)
+    there.board.host.reset()
+    there.close()
+
+
+def test_an_error_is_a_line() -> None:
+    device = nic()
+    device.heard = {}
+    there = Given(device)
+    os.eventfd_write(device.heard[3], 1)
+    there.passthrough.run()
+    assert there.passthrough.said == ["device 0000:01:00.0: an error of its bus (AER) that is not corrected: see dmesg"]
+    there.close()
+
+
+# The trace, at any time
+
+
+def test_watched_from_the_middle_on() -> None:
+    lines: list[str] = []
+    wiring = Channel("vfio", lambda ns, name, message: lines.append(message))
+    wiring.enabled = False
+    there = Given(wiring=wiring)
+    there.place()
+    there.entry(0, masked=True)
+    there.entry(1, masked=False)
+    there.config.write(MSIX + 2, 2, ENABLE)
+    there.device.fire(0)
+    wiring.enabled = True
+    there.passthrough.trace_changed()
+    assert there.on() == (MSIX_INDEX, 2) and len(there.passthrough.watched) == 2
+    assert there.board.memory_bus.read(BAR + PBA, 4) == 1, "what waited before waits still"
+    there.device.fire(1)
+    there.passthrough.run()
+    assert any("MSI-X 1" in line and "by the loop" in line for line in lines)
+    sent = len(there.board.host.msi.sent)  # type: ignore[attr-defined]
+    wiring.enabled = False
+    there.passthrough.trace_changed()
+    assert there.passthrough.watched == {} and there.on() == (MSIX_INDEX, 2)
+    there.entry(0, masked=False)
+    assert len(there.board.host.msi.sent) == sent + 1  # type: ignore[attr-defined]
+    there.close()
+
+
+# An expansion ROM, and peers
+
+
+def test_a_file_as_expansion_rom(tmp_path: Path) -> None:
+    file = tmp_path / "rom"
+    file.write_bytes(b"\x55\xaa\x08" + bytes(range(256)) * 10)
+    there = Given(rom=file)
+    there.config.write(0x30, 4, 0xFFFFFFFF)
+    assert there.config.read(0x30, 4) == 0xFFFFF001, "4 KiB"
+    there.config.write(0x30, 4, BAR + 0x300000)
+    there.config.write(PCI_COMMAND, 2, 2)
+    read = there.board.memory_bus.read
+    assert read(BAR + 0x300000, 2) == 0xFFFF, "its own bit lets it decode"
+    there.config.write(0x30, 4, BAR + 0x300001)
+    assert read(BAR + 0x300000, 4) == 0x0008AA55 and read(BAR + 0x300FFC, 4) == 0xFFFFFFFF
+    there.board.memory_bus.write(BAR + 0x300000, 4, 0)
+    assert read(BAR + 0x300000, 2) == 0xAA55
+    there.board.host.reset()
+    assert there.config.read(0x30, 4) == 0
+    there.close()
+
+
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [(None, "No such file"), (b"", "no expansion ROM"), (b"\x7fELF", "55 AA"), (b"\x55\xaa" * (9 << 20), "16 MiB")],
+)
+def test_no_expansion_rom(tmp_path: Path, data: bytes | None, line: str) -> None:
+    file = tmp_path / "rom"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(UserError, match=line):
+        Given(rom=file)
+
+
+def test_peers_reach_what_is_mapped() -> None:
+    there = Given(p2p=True)
+    assert [len(memory) for memory in there.passthrough.peers] == [0x2000, 0x4000]
+    there.close()
+    other = Given()
+    assert other.passthrough.peers == []
+    other.close()

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pyvmm.cli.vfio import vfio
 from pyvmm.errors import UserError
-from pyvmm.vfio.sysfs import Pci, full_name
+from pyvmm.vfio.sysfs import HostFunction, Pci, full_name
 
 EDU, NIC, OTHER, BRIDGE, LONE = "0000:00:08.0", "0000:01:00.0", "0000:01:00.1", "0000:00:1c.0", "0000:00:02.0"
 
@@ -134,3 +137,44 @@ def test_mistakes_are_one_line(host: Host) -> None:
     (host.bus / "drivers" / "vfio-pci").rmdir()
     with pytest.raises(UserError, match="modprobe vfio-pci"):
         host.pci.bind(EDU)
+
+
+def test_what_reserved_regions_leave(host: Host) -> None:
+    function = host.pci.find(EDU)
+    assert host.pci.mappable(function) == []
+    regions = host.sys / "kernel" / "iommu_groups" / "1" / "reserved_regions"
+    regions.write_text(
+        "0x00000000000a0000 0x00000000000bffff direct-relaxable\n"
+        "0x00000000fee00000 0x00000000feefffff msi\n"
+        "0x0000008000000000 0xffffffffffffffff reserved\n"
+    )
+    assert host.pci.mappable(function)[:2] == [(0, 0xFEDFFFFF), (0xFEF00000, (1 << 39) - 1)]
+    assert all(first <= last for first, last in host.pci.mappable(function))
+
+
+ADDRESSES = st.integers(0, (1 << 64) - 1)
+LINES = st.lists(
+    st.one_of(
+        st.text(max_size=60),
+        st.builds("0x{:016x} 0x{:016x} reserved".format, ADDRESSES, ADDRESSES),
+    )
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(LINES)
+def test_whatever_reserved_regions_say(tmp_path: Path, lines: list[str]) -> None:
+    (tmp_path / "reserved_regions").write_text("\n".join(lines))
+    free = Pci(tmp_path).mappable(HostFunction(EDU, 0, 0, 0, None, "1", False, tmp_path))
+    assert all(first <= last < 1 << 64 for first, last in free)
+    assert all(one[1] < other[0] for one, other in itertools.pairwise(free))
+
+
+def test_the_file_of_a_device(host: Host) -> None:
+    function = host.pci.find(EDU)
+    assert host.pci.cdev(function) is None
+    (host.bus / "devices" / EDU / "vfio-dev" / "vfio3").mkdir(parents=True)
+    assert host.pci.cdev(function) is None, "the kernel has made none"
+    (host.dev / "vfio" / "devices").mkdir()
+    (host.dev / "vfio" / "devices" / "vfio3").touch()
+    assert host.pci.cdev(function) == host.dev / "vfio" / "devices" / "vfio3"
