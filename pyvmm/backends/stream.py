@@ -1,7 +1,7 @@
 """Frames over a Unix stream socket, each behind its length: 4 bytes, big-endian.
 
 This is what passt speaks and what QEMU's `-netdev stream` and `-netdev socket` do (QEMU, net/stream.c). A partner that
-is slow has MAX_UNSENT bytes before frames for it are dropped.
+is slow has `most_unsent` bytes before frames for it are dropped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ STALE_TRIES: Final = 3
 class StreamCable(Cable):
     """Over a connected socket, once _use() has been given one."""
 
+    most_unsent = MAX_UNSENT
+
     def __init__(self, name: str, host: Host, dump: Dump | None) -> None:
         super().__init__(name, host, dump)
         self.connected = False
@@ -54,7 +56,7 @@ class StreamCable(Cable):
         assert self._socket is not None
         head = len(frame).to_bytes(LENGTH, "big")
         if self._pending:
-            if len(self._pending) + LENGTH + len(frame) > MAX_UNSENT:
+            if len(self._pending) + LENGTH + len(frame) > self.most_unsent:
                 return False
             self._pending += head
             self._pending += frame

@@ -26,6 +26,7 @@ from pyvmm.backends.wire import MAX_FRAME, Carrier, OffloadWire, Wire
 from pyvmm.clock import GuestClock
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
+from pyvmm.units import MIB
 
 
 class Rig:
@@ -490,6 +491,18 @@ def test_passt_gets_one_end_and_what_to_forward(rig: Rig, passt: Callable[[str],
     wire.send(bytes(60))
     rig.until(lambda: bool(card.frames))
     assert card.frames == [bytes(60)] and connected(wire)
+
+
+def test_passt_gets_more_time_than_a_partner_on_a_socket(rig: Rig, passt: Callable[[str], Path]) -> None:
+    """A frame that is dropped may cost passt the end of a file: a whole window of a connection is held for it."""
+    passt('eval "sleep 20 >/dev/null 2>&1 &"; exit 0')
+    wire = rig.networks.open("user")
+    for _ in range(6 * MIB // 1514):
+        wire.send(bytes(1514))
+    assert wire.dropped == 0
+    for _ in range(6 * MIB // 1514):
+        wire.send(bytes(1514))
+    assert wire.dropped > 0
 
 
 def test_a_passt_that_ends_takes_the_link_down(rig: Rig, passt: Callable[[str], Path]) -> None:
