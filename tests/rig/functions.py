@@ -14,9 +14,12 @@ from docs.examples.pvpanic import PvPanic
 from pyvmm import state
 from pyvmm.backends.disks import Disk, Disks, Request
 from pyvmm.bus import Bus
+from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.ata_disk import AtaDisk
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.pci.piix_ide import PiixIde
 from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
 from pyvmm.pci.testdev import PciTestdev
@@ -333,6 +336,40 @@ def _net(now: int) -> Twin:
         wire.waiting.clear()
 
     twin.hands, twin.let_go = [*twin.hands, control, control], begin_again
+
+
+def _ide(now: int) -> Twin:
+    """With three disks, and hands that do what chance seldom does: choose a command, start the bus master."""
+    lines = [FakeIrq(), FakeIrq()]
+    ide = PiixIde(lines)
+    for _ in range(3):
+        ide.attach(AtaDisk(Path("still"), StillDisks()))
+    twin = plugged(now, ide)
+    memory = twin.memory
+    assert memory is not None
+    doors: list[Door] = [*twin.doors, *((ports.device, ports.size) for ports in ide.fixed_ports)]
+
+    def command(n: int) -> None:
+        channel = ide.channels[n & 1]
+        codes = (0x20, 0x25, 0x30, 0x35, 0xC4, 0xC5, 0xC8, 0xCA, 0xEC, 0xE7, 0x40, 0xEF, 0xC6, 0x90)
+        channel.write(7, codes[(n >> 1) % len(codes)])
+
+    def table(n: int) -> None:
+        """A table of three regions, and the bus master started on it."""
+        for entry in range(3):
+            end = 0x80000000 if entry == 2 else 0
+            memory.write(0x1000 + 8 * entry, struct.pack("<II", 0x2000 + 2 * (n & 0xFF), (n >> entry & 0x3FE) | end))
+        ide.write(8 * (n & 1) + 4, 4, 0x1000)
+        ide.write(8 * (n & 1), 1, n >> 1 & 9)
+
+    def data(n: int) -> None:
+        channel = ide.channels[n & 1]
+        for _ in range(n >> 1 & 0x3FF):
+            channel.command_block.read(0, 4)
+            channel.command_block.write(0, 4, n)
+
+    twin.doors, twin.lines = doors, [*twin.lines, *lines]
+    twin.hands = [*twin.hands, command, command, command, table, data, data]
     return twin
 
 
@@ -354,6 +391,7 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "doubler": lambda now: plugged(now, Doubler()),
     "idio16": lambda now: plugged(now, Idio16()),
     "pvpanic": lambda now: plugged(now, PvPanic()),
+    "piix_ide": _ide,
     "msi": lambda now: plugged(now, MsiFunction()),
     "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
     "virtio_console": _console,
