@@ -238,7 +238,9 @@ class AtaDrive:
         """The host writes the Command register of this drive."""
         if not self.accepts or self._power == SLEEPING:
             return
-        self.pending = False
+        if self.pending:
+            self.pending = False
+            self.changed()  # at once: the next one is another edge
         self.error = 0
         self._command = code
         if self._trace.enabled:

@@ -336,6 +336,7 @@ def _net(now: int) -> Twin:
         wire.waiting.clear()
 
     twin.hands, twin.let_go = [*twin.hands, control, control], begin_again
+    return twin
 
 
 def _ide(now: int) -> Twin:
