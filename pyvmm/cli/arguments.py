@@ -117,7 +117,7 @@ def parse_disk(text: str) -> str:
     return ",".join([f"{BUSES[buses[0] if buses else 'virtio']},path={path}", *words])
 
 
-CARDS: Final = {"virtio": "virtio-net"}
+CARDS: Final = {"virtio": "virtio-net", "ne2k": "ne2k"}
 """What model= of --net says."""
 
 
@@ -244,8 +244,9 @@ def _machine_options(guests: bool = True) -> Parser:
         action="append",
         type=_checked(parse_net),
         dest="device",
-        metavar="user|tap|socket:PATH[,forward=tcp:2222:22][,name=...][,mac=...][,mtu=...][,dump=FILE]",
-        help="a virtio network card: by passt, on a TAP interface, or on a Unix socket that another machine has",
+        metavar="user|tap|socket:PATH[,model=ne2k][,forward=tcp:2222:22][,name=...][,mac=...][,mtu=...][,dump=FILE]",
+        help="a network card, virtio or an NE2000: by passt, on a TAP interface, or on a Unix socket that another "
+        "machine has",
     )
     add(
         "--input",

@@ -85,7 +85,7 @@ class Dp8390:
     # fmt: off
     STATE = (
         "cr", "isr", "imr", "rcr", "tcr", "dcr", "tsr", "rsr", "pstart", "pstop", "bnry", "curr", "tpsr", "tbcr",
-        "rsar", "rbcr", "par", "mar", "tallies", "ram", "_remote", "_remaining",
+        "rsar", "rbcr", "par", "mar", "tallies", "ram", "prom", "_remote", "_remaining",
     )
     # fmt: on
 
@@ -98,7 +98,7 @@ class Dp8390:
         trace: Channel = OFF,
     ) -> None:
         self.trace = trace
-        self._prom = prom_of(mac)
+        self.prom = prom_of(mac)
         self._irq = irq
         self._send = send
         self._room = room
@@ -280,7 +280,7 @@ class Dp8390:
 
     def _load_byte(self, address: int) -> int:
         if address < PROM_SIZE:
-            return self._prom[address]
+            return self.prom[address]
         inside = RAM_START <= address < RAM_START + RAM_SIZE
         return self.ram[address - RAM_START] if inside else 0xFF
 

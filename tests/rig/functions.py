@@ -19,6 +19,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.pci.ata_disk import AtaDisk
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.pci.ne2000 import Ne2000
 from pyvmm.pci.piix_ide import PiixIde
 from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
@@ -339,6 +340,39 @@ def _net(now: int) -> Twin:
     return twin
 
 
+def _ne2k(now: int) -> Twin:
+    wire = FakeWire()
+    card = Ne2000("user", OneWire(wire), mac="52:54:00:12:34:56")
+    twin = plugged(now, card)
+    chip = card.chip
+
+    def start(n: int) -> None:
+        """As a driver does: stop, ring, filter, start."""
+        ring = ((1, 0x46), (2, 0x80), (3, 0x46), (4, 0x40))
+        modes = ((0x0C, n >> 1 & 0x3F), (0x0D, n >> 7 & 2), (0x0E, n & 1), (0x0F, n >> 8 & 0x7F))
+        for offset, value in ((0, 0x21), *ring, *modes, (0, 0x61), (7, 0x47), (0, 0x22)):
+            chip.write(offset, 1, value)
+
+    def receive(n: int) -> None:
+        to = (b"\xff" * 6, b"\x52\x54\x00\x12\x34\x56", b"\x01\x00\x5e\x00\x00\x01")[n % 3]
+        wire.give(to + bytes(n % 1600))
+        wire.waiting.clear()  # what it does not take is no state of the card's
+
+    def remote(n: int) -> None:
+        for offset, value in ((0x0A, n & 0xFF), (0x0B, n >> 8 & 3), (8, 0), (9, 0x40 + (n >> 10 & 0x3F)), (0, 0x0A)):
+            chip.write(offset, 1, value + (8 * (n >> 16 & 1) if offset == 0 else 0))
+        for _ in range(n & 0x3F):
+            chip.read(0x10, 2) if n >> 16 & 1 else chip.write(0x10, 2, n & 0xFFFF)
+
+    def send(n: int) -> None:
+        for offset, value in ((4, 0x40), (5, n & 0xFF), (6, n >> 8 & 7), (0, 0x26)):
+            chip.write(offset, 1, value)
+
+    twin.hands = [*twin.hands, start, receive, receive, remote, send]
+    twin.told = wire.out  # type: ignore[assignment]
+    return twin
+
+
 def _ide(now: int) -> Twin:
     """With three disks, and hands that do what chance seldom does: choose a command, start the bus master."""
     lines = [FakeIrq(), FakeIrq()]
@@ -393,6 +427,7 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "idio16": lambda now: plugged(now, Idio16()),
     "pvpanic": lambda now: plugged(now, PvPanic()),
     "piix_ide": _ide,
+    "ne2k": _ne2k,
     "msi": lambda now: plugged(now, MsiFunction()),
     "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
     "virtio_console": _console,

@@ -116,7 +116,7 @@ def test_a_device(file: Path) -> None:
     [
         (
             "nothing",
-            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, pci-testdev, root-port, ",
+            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, ne2k, pci-testdev, root-port, ",
         ),
         ("virtio-rgn", "did you mean virtio-rng?"),
         ("{file}", "write it as FILE.py:CLASS"),
