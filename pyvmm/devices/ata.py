@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from pyvmm.devices.ata_identify import DEFAULT_GEOMETRY, MAX_LBA28, MAX_MULTIPLE, Geometry, Identity, identify
+from pyvmm.devices.ata_identify import DEFAULT_GEOMETRY, MAX_LBA28, MAX_MULTIPLE, DriveIdentity, Geometry, identify
 from pyvmm.trace import OFF, Channel
 
 SECTOR: Final = 512
@@ -116,7 +116,7 @@ class AtaDrive:
 
     def __init__(self, medium: Medium, model: str, serial: str, firmware: str, trace: Channel = OFF) -> None:
         self._medium = medium
-        self._identity = Identity(model, serial, firmware, medium.sectors)
+        self._identity = DriveIdentity(model, serial, firmware, medium.sectors)
         self._trace = trace
         self.number = 0
         """0 or 1, by its place on the cable."""

@@ -45,7 +45,7 @@ class Geometry(NamedTuple):
 DEFAULT_GEOMETRY: Final = Geometry(HEADS, SECTORS_PER_TRACK)
 
 
-class Identity(NamedTuple):
+class DriveIdentity(NamedTuple):
     """What never changes of a drive."""
 
     model: str
@@ -63,7 +63,7 @@ def text(value: str, size: int) -> bytes:
 
 
 def identify(
-    identity: Identity, number: int, geometry: Geometry, multiple: int, mwdma: int | None, write_cache: bool
+    identity: DriveIdentity, number: int, geometry: Geometry, multiple: int, mwdma: int | None, write_cache: bool
 ) -> bytes:
     """The 512 bytes for device *number* (0 or 1) as it is set up now; *multiple* is 0 while READ MULTIPLE is off,
     *mwdma* None while a PIO mode is set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm.config import MachineConfig
+from pyvmm.pci.ne2000 import Ne2000
 from tests.rig.guest import USERSPACE, Guest, irq_counts
 from tests.rig.lab import GENERIC_KERNEL, INITRAMFS_LEGACY
+from tests.rig.net_driver import FakeWire, OneWire
 
 MIB = 1 << 20
 
@@ -31,6 +34,31 @@ def ext4(directory: Path, image: Path, size: int) -> dict[str, str]:
     return sums
 
 
+class PeerWire(FakeWire):
+    """A host at the other end, 10.0.0.1, that answers ARP and ICMP echo; fragments too."""
+
+    MAC = b"\x52\x54\x00\x00\x00\x01"
+    IP = bytes((10, 0, 0, 1))
+
+    def send(self, frame: bytes | bytearray | memoryview) -> None:
+        super().send(frame)
+        frame = bytes(frame)
+        kind = frame[12:14]
+        if kind == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[38:42] == self.IP:  # who has it?
+            answer = frame[14:20] + b"\0\2" + self.MAC + self.IP + frame[22:32]
+        elif kind == b"\x08\x00" and frame[23] == 1 and frame[30:34] == self.IP:
+            payload = frame[34:]
+            if (
+                not struct.unpack(">H", frame[20:22])[0] & 0x1FFF
+            ):  # the first fragment has the header: reply, not request
+                checksum = struct.unpack(">H", payload[2:4])[0] + 0x0800
+                payload = b"\0\0" + struct.pack(">H", (checksum & 0xFFFF) + (checksum >> 16)) + payload[4:]
+            answer = frame[14:26] + self.IP + frame[26:30] + payload
+        else:
+            return
+        self.give(frame[6:12] + self.MAC + kind + answer)
+
+
 class Linux(Guest):
     """sda has a file system, sdb is temporary, sdc, on the other cable, read-only. No driver is loaded yet."""
 
@@ -39,6 +67,7 @@ class Linux(Guest):
         self.sums = ext4(directory, self.kept, 24 * MIB)
         self.base.write_bytes(bytes(range(256)) * (4 * MIB // 256))
         self.fixed.write_bytes(b"fixed" * 1000)
+        self.wire = PeerWire()
         super().__init__(
             MachineConfig(
                 memory=256 * MIB,
@@ -50,6 +79,7 @@ class Linux(Guest):
                     f"ata-disk,path={self.kept},serial=kept by the host",
                     f"ata-disk,path={self.base},temporary",
                     f"ata-disk,path={self.fixed},readonly",
+                    Ne2000("user", OneWire(self.wire), mac="52:54:00:12:34:56"),
                 ),
             )
         )
@@ -131,3 +161,65 @@ def test_a_snapshot_in_the_middle_of_a_transfer(guest: Linux) -> None:
     guest.expect("# ")
     assert guest.md5("cat /dev/sdb") != before
     assert guest.base.read_bytes() == bytes(range(256)) * (4 * MIB // 256)
+
+
+def test_an_ne2000_pings(guest: Linux) -> None:
+    assert guest.shell("basename $(readlink /sys/bus/pci/devices/0000:00:02.0/driver)").strip() == "ne2k-pci"
+    assert guest.shell("cat /sys/class/net/eth0/address").strip() == "52:54:00:12:34:56"
+    guest.shell("ip link set lo up; ip addr add 10.0.0.2/24 dev eth0 && ip link set eth0 up")
+    for size in (56, 1400, 9000):  # the last is seven frames a packet, more than the ring has room for
+        assert "3 packets received, 0% packet loss" in guest.shell(f"ping -c 3 -s {size} 10.0.0.1")
+    assert guest.wire.sent > 30 and guest.wire.received > 27
+    errors = guest.shell("cd /sys/class/net/eth0/statistics; cat rx_errors tx_errors rx_over_errors rx_dropped; cd /")
+    assert errors.split() == ["0"] * 4
+    assert irq_counts(guest.shell("cat /proc/interrupts"))["eth0"][0] > 50
+
+
+COPY_C = """
+static long call(long number, long a, long b, long c)
+{
+    long result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+    return result;
+}
+static char buffer[1 << 16];
+void _start(void)
+{
+    long from = call(2, (long)"/mnt/data", 0, 0), to = call(2, (long)"/mnt/copy", 01102, 0600), got;
+    while ((got = call(0, from, (long)buffer, sizeof(buffer))) > 0)
+        call(1, to, (long)buffer, got);
+    got = call(74, to, 0, 0);                           /* fsync */
+    call(1, 1, (long)(got ? "no fsync\\n" : "it is copied\\n"), got ? 9 : 13);
+    call(60, 0, 0, 0);
+}
+"""
+
+
+def test_2_6_10_binds_piix_and_copies_a_file(guests26: Path, tmp_path: Path) -> None:
+    """With the modules of its own initial ramdisk: ide-core, piix, ide-disk. The program is on the disk."""
+    tree, image = tmp_path / "tree", tmp_path / "disk.img"
+    tree.mkdir()
+    (tmp_path / "copy.c").write_text(COPY_C)
+    flags = "-Os -nostdlib -static -fno-stack-protector -fcf-protection=none -Wl,--build-id=none,-z,max-page-size=4096"
+    subprocess.run(["gcc", *flags.split(), "-o", tree / "program", tmp_path / "copy.c"], check=True)
+    (tree / "data").write_bytes(os.urandom(500_000))
+    subprocess.run(["mke2fs", "-q", "-t", "ext2", "-O", "none,filetype,sparse_super", "-I", "128", "-d", tree, image,
+                    "8M"], check=True)  # fmt: skip
+    config = MachineConfig(
+        memory=128 * MIB,
+        kernel=guests26 / "vmlinuz-2.6.10",
+        initrd=guests26 / "initrd-2.6.10",
+        cmdline="console=ttyS0 root=/dev/ram0 ramdisk_size=8192 panic=1 acpi=off noapic nolapic init=/bin/sh",
+        virtio_input="none",
+        devices=(f"ata-disk,path={image}",),
+    )
+    with Guest(config) as guest:
+        guest.expect("# ")
+        guest.shell("mount -t proc proc /proc; mount -t tmpfs tmpfs /tmp && mknod /tmp/hda b 3 0")
+        found = guest.shell("modprobe ide-core && modprobe piix && modprobe ide-disk; cat /proc/ide/piix")
+        print(found)
+        guest.shell("mount -t ext2 /tmp/hda /mnt")
+        assert guest.shell("/mnt/program") == "it is copied\n"
+        guest.shell("umount /mnt")
+    subprocess.run(["debugfs", "-R", f"dump copy {tmp_path / 'copied'}", image], check=True, capture_output=True)
+    assert (tmp_path / "copied").read_bytes() == (tree / "data").read_bytes()

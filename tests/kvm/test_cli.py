@@ -250,7 +250,7 @@ def test_a_linux_that_will_not_boot_here_is_told_at_the_start(tmp_path: Path) ->
         (["-c", "1000"], "'1000' is no number of vCPUs: 1 to 255"),
         (["-c", "two"], "'two' is no number of vCPUs"),
         (["-k", "bzImage", "hello"], "-k bzImage GUEST hello: a machine boots one of them: leave the other away"),
-        (["nobody"], "there is no guest 'nobody'; there are: debug, "),
+        (["nobody"], "there is no guest 'nobody'; there are: ata, debug, "),
         (["../hello"], "there is no guest '../hello'"),
         (["pio", "hello"], "unrecognized arguments: hello"),
         (["-i", "initrd"], "-i initrd: it goes with a kernel: add -k FILE"),
