@@ -362,6 +362,17 @@ class AtaDrive:
             self._block_read()
         return value
 
+    def read_string(self, length: int) -> bytes | None:
+        """*length* bytes of the data register in a row, words; None where the DRQ block has not as many."""
+        end = self._position + length
+        if self._kind != PIO_IN or not self.status & DRQ or end > self._block_end:
+            return None
+        data = bytes(self._buffer[self._position : end])
+        self._position = end
+        if end == self._block_end:
+            self._block_read()
+        return data
+
     def _block_read(self) -> None:
         if self._block_end < self._filled:
             self._position = self._block_end

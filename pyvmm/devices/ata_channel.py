@@ -144,6 +144,11 @@ class CommandBlock:
             return drive.read_data(size) if drive is not None else -1 ^ (FLOATING ^ 0xFF)
         return sum(channel.read(offset + at) << 8 * at for at in range(min(size, COMMAND_BLOCK_PORTS - offset)))
 
+    def read_string(self, offset: int, size: int, count: int) -> bytes | None:
+        """REP INSW of the data register."""
+        drive = self._channel.selected
+        return drive.read_string(size * count) if offset == 0 and size > 1 and drive is not None else None
+
     def write(self, offset: int, size: int, value: int) -> None:
         channel = self._channel
         if offset == 0:

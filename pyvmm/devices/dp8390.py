@@ -313,6 +313,17 @@ class Dp8390:
         self._advance(self._width(size))
         return value
 
+    def read_string(self, offset: int, size: int, count: int) -> bytes | None:
+        """REP INS of the data port; None where it is not all of one piece."""
+        length = size * count
+        at_once = DATA_PORT <= offset < RESET_PORT and length <= self._remaining and self._width(size) == size
+        stop = self.pstop * PAGE
+        if not at_once or self.cr & CR_RD != RD_READ or self._remote < stop < self._remote + length:
+            return None
+        data = self._load(self._remote, length)
+        self._advance(length)
+        return data
+
     def _write_data(self, size: int, value: int) -> None:
         if self._remaining and self.cr & CR_RD == RD_WRITE:
             width = self._width(size)

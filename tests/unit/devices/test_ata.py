@@ -449,3 +449,16 @@ def test_whatever_a_guest_does(seed: int, slow: bool, drives: int) -> None:
                     medium.answer()
         assert all(len(drive._buffer) == 65536 for drive in rig.drives)
         assert all(len(medium.under_way) <= 2 for medium in rig.media)
+
+
+def test_a_string_of_words_is_what_the_words_are(rig: Rig) -> None:
+    rig.command(0x20, 5, 2)
+    block = rig.channel.command_block
+    rig.inb(7)
+    rig.interrupts()
+    assert block.read_string(0, 2, 10) == b"\x05" * 20
+    assert block.read_string(0, 4, 124) is None, "more than there is"
+    assert block.read_string(0, 4, 123) == b"\x05" * 492
+    assert rig.interrupts() == 1 and rig.read_data() == b"\x06" * SECTOR
+    assert block.read_string(0, 2, 1) is None
+    assert block.read_string(7, 2, 2) is None and block.read_string(0, 1, 2) is None

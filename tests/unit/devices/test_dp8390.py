@@ -339,3 +339,20 @@ def test_whatever_a_guest_does(seed: int) -> None:
             card.outb(0, chance.choice((0x22, 0x26, 0x0A, 0x12, 0x1A)))
         assert len(card.chip.ram) == 0x4000 and all(len(sent) <= 0x4000 for sent in card.sent)
         card.sent.clear()
+
+
+@pytest.mark.parametrize(("dcr", "size"), [(0x48, 1), (0x49, 2), (0x49, 4)])
+def test_a_string_is_what_single_reads_are(running: Card, dcr: int, size: int) -> None:
+    running.start(dcr=dcr)
+    data = random.Random(2).randbytes(64)
+    running.store(0x7FE0, data[:32], size)
+    running.store(START << 8, data[32:], size)
+    running.remote(0x08, 0x7FE0, 64)
+    chip = running.chip
+    assert chip.read_string(0x10, size, 64 // size) is None, "round the ring"
+    assert chip.read_string(0x10, size, 32 // size) == data[:32]
+    running.outb(ISR, 0xFF)
+    assert chip.read_string(0x10, size, 32 // size) == data[32:] and running.inb(ISR) == RDC
+    assert chip.read_string(0x10, size, 1) is None
+    running.remote(0x08, 0x7FE0, 64)
+    assert chip.read_string(0x10, 1, 2) == (data[:2] if dcr == 0x48 else None)
