@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,18 @@ def test_a_mistake_is_one_line(path: Path, tmp_path: Path, words: str, line: str
         [sys.executable, "-m", "pyvmm", "run", "--disk", words], cwd=tmp_path, capture_output=True, text=True
     )
     assert (ran.returncode, ran.stderr) == (2, f"pyvmm: --{line}\n")
+
+
+def test_what_the_documentation_shows(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "disks.md").read_text()
+    _, *lines = text[text.index("guests/ata/guest.S") :].split("\n    ", 4)
+    commands = [line.removeprefix("$ ") for line in lines[:2]]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    ran = subprocess.run(
+        ["sh", "-c", "\n".join(commands)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == lines[2].partition("\n")[0] + "\n", ran.stderr
