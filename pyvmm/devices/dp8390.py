@@ -274,15 +274,12 @@ class Dp8390:
 
     def _load(self, address: int, length: int) -> bytes:
         """Bytes as the chip addresses them; ones where nothing is."""
-        if address >= RAM_START and address + length <= RAM_START + RAM_SIZE:
-            return bytes(self.ram[address - RAM_START : address - RAM_START + length])
-        return bytes(self._load_byte(at) for at in range(address, address + length))
-
-    def _load_byte(self, address: int) -> int:
-        if address < PROM_SIZE:
-            return self.prom[address]
-        inside = RAM_START <= address < RAM_START + RAM_SIZE
-        return self.ram[address - RAM_START] if inside else 0xFF
+        found = bytearray(b"\xff" * length)
+        for start, memory in ((0, self.prom), (RAM_START, self.ram)):
+            first, end = max(address, start), min(address + length, start + len(memory))
+            if first < end:
+                found[first - address : end - address] = memory[first - start : end - start]
+        return bytes(found)
 
     def _store(self, address: int, data: bytes) -> None:
         start, end = max(address, RAM_START), min(address + len(data), RAM_START + RAM_SIZE)

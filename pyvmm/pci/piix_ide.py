@@ -43,7 +43,7 @@ BMIS_ACTIVE, BMIS_ERROR, BMIS_INTERRUPT, BMIS_DRIVER = 0x01, 0x02, 0x04, 0x60
 PRD_SIZE: Final = 8
 PRD_END: Final = 0x80000000
 MAX_PRDS: Final = 65536 // PRD_SIZE
-PRDS_AT_ONCE: Final = 1024
+PRDS_AT_ONCE: Final = 256
 """Regions of one request to the drive: a guest can make them two bytes small."""
 
 

@@ -328,14 +328,14 @@ def test_a_disk_that_was_written_since_is_refused(ide: Ide) -> None:
 
 
 def test_regions_of_two_bytes_hold_nobody_up(ide: Ide) -> None:
-    """As many as a table can have; bounded by what is done, not by the clock: pieces of a thousand regions."""
+    """As many as a table can have; bounded by what is done, not by the clock: pieces of 256 regions."""
     entries = b"".join(struct.pack("<II", DATA + 2 * n, 2) for n in range(8192))
     ide.memory.write(0x200000, entries)
     ide.command_ext(0x25, 0, 100)
     ide.io(IO + 4, 4, 0x200000)
     master = ide.ide.masters[0]
     ide.io(IO, 1, START | TO_MEMORY)
-    assert master._count <= 1024 + 256
+    assert master._count <= 256 + 256
     ide.rest()
     assert ide.memory.read(DATA, 32 * SECTOR) == of_sectors(0, 32)
     assert ide.bus_master == 0 and ide.status == READY | DRQ
