@@ -18,6 +18,8 @@ from tests.rig.lab import GENERIC_KERNEL, INITRAMFS_LEGACY
 from tests.rig.net_driver import FakeWire, OneWire
 
 MIB = 1 << 20
+SIZES = {"49152": "kept", "8192": "base", "10": "fixed"}
+"""Of the disks, in sectors."""
 
 
 def ext4(directory: Path, image: Path, size: int) -> dict[str, str]:
@@ -60,7 +62,7 @@ class PeerWire(FakeWire):
 
 
 class Linux(Guest):
-    """sda has a file system, sdb is temporary, sdc, on the other cable, read-only. No driver is loaded yet."""
+    """/dev/kept has a file system, /dev/base is temporary, /dev/fixed, on the other cable, read-only; no driver yet."""
 
     def __init__(self, directory: Path) -> None:
         self.kept, self.base, self.fixed = (directory / name for name in ("kept.img", "base.img", "fixed.img"))
@@ -68,6 +70,8 @@ class Linux(Guest):
         self.base.write_bytes(bytes(range(256)) * (4 * MIB // 256))
         self.fixed.write_bytes(b"fixed" * 1000)
         self.wire = PeerWire()
+        self.written = ""
+        """What the first test has left on /dev/base."""
         super().__init__(
             MachineConfig(
                 memory=256 * MIB,
@@ -93,6 +97,9 @@ class Linux(Guest):
             f"*-libata.ko) insmod $file {' '.join(words)};; *) insmod $file;; esac; done 2>/dev/null; true"
         )
         self.until(lambda: "sdc" in self.shell("ls /sys/block"), "the disks")
+        # Which of them is sda is chance.
+        for size, name in SIZES.items():
+            self.shell(f"ln -sf $(basename $(dirname $(grep -lx {size} /sys/block/sd?/size))) /dev/{name}")
 
     def unload(self) -> None:
         self.shell("rmmod ata_piix && rmmod libata")
@@ -103,7 +110,7 @@ class Linux(Guest):
         return self.shell(f"{text} | md5sum").split()[0]
 
     def check_files(self) -> None:
-        self.shell("mount -t ext4 /dev/sda /mnt && cd /mnt && md5sum -c -s sums; cd / && umount /mnt")
+        self.shell("mount -t ext4 /dev/kept /mnt && cd /mnt && md5sum -c -s sums; cd / && umount /mnt")
 
 
 @pytest.fixture(scope="module")
@@ -115,51 +122,48 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
 def test_linux_finds_the_disks_and_reads_by_pio(guest: Linux) -> None:
     guest.load("dma=0")
     assert guest.shell("basename $(readlink /sys/bus/pci/devices/0000:00:01.0/driver)").strip() == "ata_piix"
-    sizes = [guest.shell(f"cat /sys/block/{disk}/size").strip() for disk in ("sda", "sdb", "sdc")]
-    assert sizes == ["49152", "8192", "10"]
+    assert sorted(guest.shell("cat /sys/block/sd?/size").split()) == sorted(SIZES)
     assert guest.shell("cat /sys/block/sda/device/model").strip() == "pyvmm disk"
-    log = guest.shell("dmesg")
-    assert log.count("configured for PIO") == 3
+    assert guest.shell("dmesg | grep -c 'configured for PIO'").strip() == "3"
     guest.check_files()
-    assert guest.md5("cat /dev/sdb") == hashlib.md5(guest.base.read_bytes()).hexdigest()
-    assert guest.shell("head -c 5000 /dev/sdc | md5sum").split()[0] == hashlib.md5(b"fixed" * 1000).hexdigest()
-    assert guest.shell("dd if=/dev/zero of=/dev/sdc bs=512 count=1 conv=fsync 2>/dev/null", status=1) == ""
-    written = guest.md5(
-        "dd if=/dev/urandom of=/dev/sdb bs=64k seek=3 count=4 conv=notrunc,fsync 2>/dev/null; cat /dev/sdb"
-    )
-    guest.unload()
-    guest.load()
-    assert guest.md5("cat /dev/sdb") == written
+    assert guest.md5("cat /dev/base") == hashlib.md5(guest.base.read_bytes()).hexdigest()
+    assert guest.shell("head -c 5000 /dev/fixed | md5sum").split()[0] == hashlib.md5(b"fixed" * 1000).hexdigest()
+    guest.shell("dd if=/dev/zero of=/dev/fixed bs=512 count=1 conv=fsync,notrunc 2>/dev/null", status=1)
+    guest.shell("dd if=/dev/urandom of=/dev/base bs=4k seek=3 count=4 conv=fsync,notrunc 2>/dev/null")
+    guest.written = guest.md5("cat /dev/base")
+    assert guest.written != hashlib.md5(guest.base.read_bytes()).hexdigest()
     assert guest.base.read_bytes() == bytes(range(256)) * (4 * MIB // 256)
 
 
 def test_by_dma_too_and_what_was_written_is_in_the_file(guest: Linux, tmp_path: Path) -> None:
-    log = guest.shell("dmesg")
-    assert log.count("configured for MWDMA2") == 3
+    guest.unload()
+    guest.load()
+    assert guest.shell("dmesg | grep -c 'configured for MWDMA2'").strip() == "3"
+    assert guest.md5("cat /dev/base") == guest.written
     guest.check_files()
     guest.shell(
-        "mount -t ext4 /dev/sda /mnt && dd if=/dev/urandom of=/mnt/new bs=64k count=64 2>/dev/null && cd /mnt && "
+        "mount -t ext4 /dev/kept /mnt && dd if=/dev/urandom of=/mnt/new bs=64k count=64 2>/dev/null && cd /mnt && "
         "md5sum new >>sums; cd / && umount /mnt"
     )
     guest.check_files()
     counts = irq_counts(guest.shell("cat /proc/interrupts"))
     assert counts["14"][0] > 50 and counts["15"][0] > 0
-    sums = guest.shell("mount -t ext4 /dev/sda /mnt; cat /mnt/sums; umount /mnt")
+    sums = guest.shell("mount -t ext4 /dev/kept /mnt; cat /mnt/sums; umount /mnt")
     assert subprocess.run(["e2fsck", "-fn", guest.kept], capture_output=True).returncode == 0
     subprocess.run(["debugfs", "-R", f"dump new {tmp_path / 'new'}", guest.kept], check=True, capture_output=True)
     assert hashlib.md5((tmp_path / "new").read_bytes()).hexdigest() in sums
-    assert " 0 " in guest.shell("dmesg | grep -c 'exception Emask' | sed 's/.*/ & /'", status=None)
+    assert guest.shell("dmesg | grep -e timeout -e frozen -e 'lost interrupt'; true") == ""
 
 
 def test_a_snapshot_in_the_middle_of_a_transfer(guest: Linux) -> None:
-    before = guest.md5("cat /dev/sdb")
-    guest.send("dd if=/dev/urandom of=/dev/sdb bs=64k conv=notrunc,fsync; echo Written\n")
+    before = guest.md5("cat /dev/base")
+    guest.send("dd if=/dev/urandom of=/dev/base bs=64k count=64 conv=notrunc,fsync 2>/dev/null; echo Written $?\n")
     snapshot = guest.machine.snapshot()
-    guest.expect("Written\r\n")
+    guest.expect("Written 0\r\n")
     guest.machine.restore(snapshot)
-    guest.expect("Written\r\n")
+    guest.expect("Written 0\r\n")
     guest.expect("# ")
-    assert guest.md5("cat /dev/sdb") != before
+    assert guest.md5("cat /dev/base") != before
     assert guest.base.read_bytes() == bytes(range(256)) * (4 * MIB // 256)
 
 
