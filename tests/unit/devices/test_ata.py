@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections import deque
@@ -16,6 +17,8 @@ from pyvmm.irq import FakeIrq
 from tests.rig.ata_driver import ABRT, BSY, DRQ, ERR, HOB, IDNF, NIEN, READY, SECTOR, SRST, UNC, AtaDriver, FakeMedium
 
 SECTORS = 2000
+OPS = int(os.environ.get("PYVMM_SOAK_OPS", "24000"))
+"""Operations of random guests; scripts/soak legacy has more."""
 
 
 class Rig(AtaDriver):
@@ -416,7 +419,7 @@ def test_registers_take_any_width(rig: Rig) -> None:
 COMMANDS = sorted({*TRANSFERS, 0xEC, 0xC6, 0xEF, 0xE7, 0x91, 0x90, 0xE0, 0xE6, 0xF8, 0x27, 0x42})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=max(1, OPS // 400))
 @given(seed=st.integers(0, 1 << 32), slow=st.booleans(), drives=st.integers(0, 2))
 def test_whatever_a_guest_does(seed: int, slow: bool, drives: int) -> None:
     """Nothing raises, nothing grows, and what is read is within the width."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from binascii import crc32
 
@@ -18,6 +19,8 @@ START, STOP = 0x46, 0x80
 PRX, PTX, RXE, TXE, OVW, CNT, RDC, RST = (1 << n for n in range(8))
 AR, AB, AM, PRO, MON = 2, 4, 8, 16, 32
 ISR, RSR, TSR, BNRY, CURR = 7, 12, 4, 3, 7
+OPS = int(os.environ.get("PYVMM_SOAK_OPS", "30000"))
+"""Operations of random guests; scripts/soak legacy has more."""
 
 
 def frame(to: bytes = MAC, size: int = 100) -> bytes:
@@ -317,7 +320,7 @@ def test_interrupts_are_masked(running: Card) -> None:
     assert not running.irq.level and running.inb(ISR) == RST
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=max(1, OPS // 500))
 @given(seed=st.integers(0, 1 << 32))
 def test_whatever_a_guest_does(seed: int) -> None:
     chance = random.Random(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 from collections.abc import Iterator
@@ -27,6 +28,8 @@ TABLE, DATA = 0x1000, 0x10000
 IO = 0xC000
 START, TO_MEMORY = 1, 8
 ACTIVE, ERROR, INTERRUPT = 1, 2, 4
+OPS = int(os.environ.get("PYVMM_SOAK_OPS", "19200"))
+"""Operations of random guests; scripts/soak legacy has more."""
 
 
 class Ide(AtaDriver):
@@ -341,7 +344,7 @@ def test_regions_of_two_bytes_hold_nobody_up(ide: Ide) -> None:
     assert ide.bus_master == 0 and ide.status == READY | DRQ
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=max(1, OPS // 480))
 @given(seed=st.integers(0, 1 << 32))
 def test_whatever_a_guest_does_with_table_and_ports(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     chance = random.Random(seed)
