@@ -2,7 +2,7 @@
    serial port up to its first zero byte. Ends with 0, or with
      1  no drive                   2  it is no ATA drive
      3  the drive says error       4  no interrupt came with the data
-   Source: ATA/ATAPI-7 volume 2 (T13 1532D), section 11.5, PIO data-in. */
+   Source: ATA/ATAPI-6 (T13 1410D), PIO data-in protocol. */
 #include "real.h"
 
         .set    SECTOR, 0x8000

@@ -7,7 +7,7 @@
 
 Sectors have 512 bytes. What the drive reads or writes passes through a buffer of 64 KiB, or by DMA straight from and to
 memory; the medium answers later, and BSY is set until then. Commands come as CHS, LBA of 28 bits or (EXT) of 48.
-Source: ATA/ATAPI-7 volumes 1 and 2 (T13 1532D): commands in volume 1 chapter 6, protocols in volume 2 chapter 11.
+Source: ATA/ATAPI-6 (T13 1410D), chapters 7 (registers), 8 (commands) and 9 (protocols).
 
 Two drives share a cable, which is ata_channel.py. What a drive does not know it aborts (ERR, ABRT).
 """
@@ -17,31 +17,44 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from pyvmm.devices.ata_abi import (
+    ABRT,
+    ACTIVE,
+    BSY,
+    COUNT,
+    DEVICE,
+    DEVICE_LBA,
+    DIAGNOSTIC_PASSED,
+    DMA_IN,
+    DMA_OUT,
+    DRQ,
+    ERR,
+    ERROR,
+    FEATURES,
+    IDLE,
+    IDNF,
+    LBA_HIGH,
+    LBA_LOW,
+    LBA_MID,
+    NOTHING,
+    PIO_IN,
+    PIO_OUT,
+    READY,
+    SECTOR,
+    SET_TRANSFER_MODE,
+    SLEEPING,
+    STANDBY,
+    TRANSFERS,
+    UNC,
+    VERIFY,
+    Transfer,
+)
 from pyvmm.devices.ata_identify import DEFAULT_GEOMETRY, MAX_LBA28, MAX_MULTIPLE, DriveIdentity, Geometry, identify
 from pyvmm.trace import OFF, Channel
 
-SECTOR: Final = 512
 BUFFER_SECTORS: Final = 128
 DMA_SECTORS: Final = 1024
 """At most so many are asked of the medium at once."""
-
-# Registers, by their offset at the command block's ports
-FEATURES, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, COMMAND = range(1, 8)
-ERROR, STATUS = FEATURES, COMMAND
-
-BSY, DRDY, DF, DSC, DRQ, ERR = 0x80, 0x40, 0x20, 0x10, 0x08, 0x01
-READY: Final = DRDY | DSC
-UNC, IDNF, ABRT = 0x40, 0x10, 0x04
-DIAGNOSTIC_PASSED: Final = 0x01
-DEVICE_LBA, DEVICE_DEV = 0x40, 0x10
-
-ACTIVE, IDLE, STANDBY, SLEEPING = 0xFF, 0x80, 0x00, 0x01
-"""The first three as CHECK POWER MODE has them."""
-
-SET_TRANSFER_MODE: Final = 0x03
-
-NOTHING, PIO_IN, PIO_OUT, DMA_IN, DMA_OUT, VERIFY = range(6)
-"""How data moves now."""
 
 Done = Callable[[bool], None]
 
@@ -68,38 +81,6 @@ class Medium(Protocol):
 
     def give_up(self) -> None:
         """Nobody waits for what is under way; *done* is called all the same where it had begun."""
-
-
-class _Transfer:
-    """What commands of one kind do: the direction, and how they differ."""
-
-    def __init__(self, kind: int, *, ext: bool = False, multiple: bool = False, through: bool = False) -> None:
-        self.kind, self.ext, self.multiple, self.through = kind, ext, multiple, through
-
-
-TRANSFERS: Final[dict[int, _Transfer]] = {
-    0x20: _Transfer(PIO_IN),  # READ SECTOR(S)
-    0x21: _Transfer(PIO_IN),  # without retries, until ATA-4
-    0x24: _Transfer(PIO_IN, ext=True),  # READ SECTOR(S) EXT
-    0x25: _Transfer(DMA_IN, ext=True),  # READ DMA EXT
-    0x29: _Transfer(PIO_IN, ext=True, multiple=True),  # READ MULTIPLE EXT
-    0x30: _Transfer(PIO_OUT),  # WRITE SECTOR(S)
-    0x31: _Transfer(PIO_OUT),
-    0x34: _Transfer(PIO_OUT, ext=True),  # WRITE SECTOR(S) EXT
-    0x35: _Transfer(DMA_OUT, ext=True),  # WRITE DMA EXT
-    0x39: _Transfer(PIO_OUT, ext=True, multiple=True),  # WRITE MULTIPLE EXT
-    0x3D: _Transfer(DMA_OUT, ext=True, through=True),  # WRITE DMA FUA EXT
-    0x40: _Transfer(VERIFY),  # READ VERIFY SECTOR(S)
-    0x41: _Transfer(VERIFY),
-    0x42: _Transfer(VERIFY, ext=True),  # READ VERIFY SECTOR(S) EXT
-    0xC4: _Transfer(PIO_IN, multiple=True),  # READ MULTIPLE
-    0xC5: _Transfer(PIO_OUT, multiple=True),  # WRITE MULTIPLE
-    0xC8: _Transfer(DMA_IN),  # READ DMA
-    0xC9: _Transfer(DMA_IN),
-    0xCA: _Transfer(DMA_OUT),  # WRITE DMA
-    0xCB: _Transfer(DMA_OUT),
-    0xCE: _Transfer(PIO_OUT, ext=True, multiple=True, through=True),  # WRITE MULTIPLE FUA EXT
-}
 
 
 class AtaDrive:
@@ -159,7 +140,7 @@ class AtaDrive:
         self._power_on()
 
     def set_srst(self, held: bool) -> None:
-        """SRST of the Device Control register, which both drives hear (ATA/ATAPI-7 volume 2, section 11.3)."""
+        """SRST of the Device Control register, which both drives hear (chapter 9, software reset protocol)."""
         if held and not self.in_reset:
             self._medium.give_up()
             self._clear_transfer()
@@ -178,7 +159,7 @@ class AtaDrive:
             self.signature()
 
     def signature(self) -> None:
-        """What the registers hold after a reset, and after EXECUTE DEVICE DIAGNOSTIC (section 9.12)."""
+        """What the registers hold after a reset, and after EXECUTE DEVICE DIAGNOSTIC (chapter 9, signature)."""
         self.now[COUNT], self.now[LBA_LOW], self.now[LBA_MID], self.now[LBA_HIGH], self.now[DEVICE] = 1, 1, 0, 0, 0
         self.error = DIAGNOSTIC_PASSED
         self.status = READY
@@ -268,7 +249,7 @@ class AtaDrive:
             return (self.before[COUNT] << 8 | self.now[COUNT]) or 0x10000
         return self.now[COUNT] or 0x100
 
-    def _begin(self, transfer: _Transfer) -> None:
+    def _begin(self, transfer: Transfer) -> None:
         sector, count = self._address(transfer.ext), self._count(transfer.ext)
         writes = transfer.kind in (PIO_OUT, DMA_OUT)
         if (transfer.multiple and not self._multiple) or (writes and self._medium.readonly):
@@ -498,7 +479,7 @@ class AtaDrive:
         self._end()
 
     def _standby(self) -> None:
-        """The cache goes to the medium first (section 6.48)."""
+        """The cache goes to the medium first (STANDBY IMMEDIATE)."""
         self._power = STANDBY
         self._flush()
 

@@ -6,7 +6,7 @@
 Both drives take what is written, the one that DEV selects answers. Device 0 answers for a device 1 that is not there:
 with its own registers, but status 0. With no drive at all the cable floats, and reads 7F: DD7 is pulled down.
 INTRQ is the selected drive's, unless nIEN keeps it off the cable; reading the status ends it.
-Source: ATA/ATAPI-7 volume 2 (T13 1532D), section 9.16 for one device alone, section 7 for the registers.
+Source: ATA/ATAPI-6 (T13 1410D), chapter 7, and of chapter 9 what it says of a device that is alone.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from pyvmm.devices.ata import COMMAND, DEVICE, DEVICE_DEV, STATUS, AtaDrive
+from pyvmm.devices.ata import AtaDrive
+from pyvmm.devices.ata_abi import COMMAND, DEVICE, DEVICE_DEV, STATUS
 from pyvmm.irq import Irq
 
 SRST, NIEN, HOB = 0x04, 0x02, 0x80
@@ -115,7 +116,7 @@ class AtaChannel:
             self.selected.command(code)
 
     def _diagnose(self) -> None:
-        """Both do it, whichever is selected, and device 0 tells (ATA/ATAPI-7 volume 1, section 6.13)."""
+        """Both do it, whichever is selected, and device 0 tells (EXECUTE DEVICE DIAGNOSTIC)."""
         for drive in self.drives:
             drive.signature()
         self._selected = 0

@@ -1,4 +1,4 @@
-"""What an ATA drive says of itself: the 256 words of IDENTIFY DEVICE (ATA/ATAPI-7 volume 1, section 6.17)."""
+"""What an ATA drive says of itself: the 256 words of IDENTIFY DEVICE (ATA/ATAPI-6, T13 1410D)."""
 
 from __future__ import annotations
 

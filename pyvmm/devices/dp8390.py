@@ -46,7 +46,7 @@ RSR_PRX, RSR_MPA, RSR_PHY = 0x01, 0x10, 0x20
 TSR_PTX: Final = 0x01
 TCR_LOOPBACK: Final = 0x06
 TSR_OF_LOOPBACK: Final = {0x02: 0x53, 0x04: 0x43, 0x06: 0x03}
-"""By the path: inside the chip, in the encoder, in the transceiver (data sheet, section 12)."""
+"""By the path: inside the chip, in the encoder, in the transceiver (data sheet, "Loopback Diagnostics")."""
 RSR_OF_LOOPBACK: Final = 0x02
 DCR_WTS: Final = 0x01
 
@@ -117,7 +117,7 @@ class Dp8390:
         self._stop()
 
     def _stop(self) -> None:
-        """What the reset pin does to the chip (data sheet, section 11)."""
+        """What the reset pin does to the chip (data sheet, "Initialization Procedures")."""
         self.cr = CR_STP | RD_NONE
         self.isr = ISR_RST
         self.imr = 0

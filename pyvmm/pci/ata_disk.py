@@ -12,7 +12,8 @@ from typing import ClassVar, Literal
 
 from pyvmm.backends import disks as backend
 from pyvmm.backends.disks import Disk, Disks, Request
-from pyvmm.devices.ata import SECTOR, AtaDrive, Done
+from pyvmm.devices.ata import AtaDrive, Done
+from pyvmm.devices.ata_abi import SECTOR
 from pyvmm.errors import UserError, printable
 from pyvmm.state import Plain
 from pyvmm.trace import OFF, Channel

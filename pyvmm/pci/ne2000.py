@@ -2,7 +2,7 @@
 
     BAR 0   32 ports, the chip's        INTA   its interrupt
 
-Source: Realtek RTL8029AS data sheet, sections 5 and 6. A frame for which the ring has no room waits on the wire until
+Source: Realtek RTL8029AS data sheet. A frame for which the ring has no room waits on the wire until
 the driver has moved BNRY, as behind a switch that has been told to pause: the chip has 16 KiB, and gets no bursts.
 """
 

@@ -8,7 +8,7 @@
         2  BMISX   bit 0 active, bit 1 error (w1c), bit 2 interrupt (w1c), bits 5 and 6 the driver's own
         4  BMIDTPX address of the table: dwords {address}, {bytes, 0 is 64 KiB; bit 31 ends the table}
 
-Sources: Intel 290550 (82371FB/SB data sheet), sections 2.5 and 2.7; SFF-8038i, revision 1.0, for the bus master.
+Sources: Intel 290550 (82371FB and 82371SB data sheet); SFF-8038i, revision 1.0, for the bus master.
 What is left away: the timing registers are kept and mean nothing, and a table ends after 64 KiB of itself.
 IDETIM's bit 15 is on after a reset, as a BIOS leaves it.
 """
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.bus import ALL_ONES
-from pyvmm.devices.ata import BSY, DMA_IN, DMA_OUT, SECTOR
+from pyvmm.devices.ata_abi import BSY, DMA_IN, DMA_OUT, SECTOR
 from pyvmm.devices.ata_channel import COMMAND_BLOCK_PORTS, AtaChannel
 from pyvmm.irq import Irq
 from pyvmm.memory import GuestMemoryError

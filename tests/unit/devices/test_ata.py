@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.devices.ata import TRANSFERS, AtaDrive
+from pyvmm.devices.ata import AtaDrive
+from pyvmm.devices.ata_abi import TRANSFERS
 from pyvmm.devices.ata_channel import AtaChannel
 from pyvmm.irq import FakeIrq
 from tests.rig.ata_driver import ABRT, BSY, DRQ, ERR, HOB, IDNF, NIEN, READY, SECTOR, SRST, UNC, AtaDriver, FakeMedium
