@@ -161,7 +161,9 @@ def test_by_dma_too_and_what_was_written_is_in_the_file(guest: Linux, tmp_path: 
 
 def test_a_snapshot_in_the_middle_of_a_transfer(guest: Linux) -> None:
     before = guest.md5("cat /dev/base")
-    guest.send("dd if=/dev/urandom of=/dev/base bs=64k count=64 conv=notrunc,fsync 2>/dev/null; echo Written $?\n")
+    write = "dd if=/dev/urandom of=/dev/base bs=64k count=64 conv=notrunc,fsync 2>/dev/null"
+    guest.send(f"echo Beg''ins; {write}; echo Writ''ten $?\n")
+    guest.expect("Begins\r\n")
     snapshot = guest.machine.snapshot()
     guest.expect("Written 0\r\n")
     guest.machine.restore(snapshot)

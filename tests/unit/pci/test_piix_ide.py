@@ -7,6 +7,7 @@ import random
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -35,13 +36,13 @@ OPS = int(os.environ.get("PYVMM_SOAK_OPS", "19200"))
 class Ide(AtaDriver):
     """The function on a board, disks of files behind it, and the driver of its primary channel."""
 
-    def __init__(self, *paths: Path, **words: object) -> None:
+    def __init__(self, *paths: Path, **words: Any) -> None:
         self.posted: list[object] = []
         self.disks = Disks(self.posted.append)
         self.lines = [FakeIrq(), FakeIrq()]
         self.ide = PiixIde(self.lines)
         for path in paths:
-            self.ide.attach(AtaDisk(path, self.disks, **words))  # type: ignore[arg-type]
+            self.ide.attach(AtaDisk(path, self.disks, **words))
         self.board = Board(ram=GuestMemory.of_size(1 << 22))
         self.board.host.root.add(self.ide, 1)
         self.ide.config_write(0x20, 4, IO)
@@ -284,10 +285,14 @@ def test_four_disks_and_no_fifth(path: Path) -> None:
 
 def test_what_it_cannot_be(path: Path) -> None:
     disks = Disks(lambda call: None)
-    for words, line in (({"serial": "x" * 21}, "at most 20"), ({"serial": "\u00e9"}, "ASCII"),
-                        ({"readonly": True, "temporary": True}, "do not go together")):  # fmt: skip
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"serial": "x" * 21}, "at most 20"),
+        ({"serial": "\u00e9"}, "ASCII"),
+        ({"readonly": True, "temporary": True}, "do not go together"),
+    ]
+    for words, line in mistakes:
         with pytest.raises(UserError, match=line):
-            AtaDisk(path, disks, **words)  # type: ignore[arg-type]
+            AtaDisk(path, disks, **words)
     disks.close()
 
 
