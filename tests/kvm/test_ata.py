@@ -153,3 +153,12 @@ def test_what_the_documentation_shows(tmp_path: Path) -> None:
         text=True,
     )
     assert ran.stdout == lines[2].partition("\n")[0] + "\n", ran.stderr
+
+
+def test_the_trace_names_ports_and_commands(path: Path) -> None:
+    words = ["run", "ata", "--disk", f"{path},bus=ata", "--set", "lba=9", "--trace", "ide,ata-disk"]
+    ran = subprocess.run([sys.executable, "-m", "pyvmm", *words], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (16, "sector 9\n")
+    lines = [line.split(maxsplit=1)[1] for line in ran.stderr.splitlines()[:-1]]
+    assert any(line.startswith("ide      port 0x1f0+0x7 W1 <- 0x20 rip=") for line in lines)
+    assert "ata-disk command 0x20 registers 00 01 09 00 00 e0" in lines
