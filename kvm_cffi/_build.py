@@ -158,16 +158,18 @@ int kvm_cffi_harvest(int fd, uint32_t slot, uint64_t *dirty, uint64_t *scratch, 
 int64_t kvm_cffi_copy_dirty(const uint64_t *dirty, const char *memory, size_t pages, char *store);
 int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, char **stores, uint64_t **owns, size_t count);
 
-enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
+enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER,
+       KVM_CFFI_PIO_INS };
 #define KVM_CFFI_RECORDS ...
 #define KVM_CFFI_COALESCED ...
 
 struct kvm_cffi_record { uint64_t address, data; uint32_t reason, count; uint8_t size, write; ...; };
-struct kvm_cffi_vcpu { uint64_t address, data, result, exits; int32_t error; ...; };
+struct kvm_cffi_vcpu { uint64_t address, data, result, exits; int32_t error; uint32_t count; ...; };
 
 struct kvm_cffi_vcpu *kvm_cffi_vcpu_new(int fd, size_t run_size, size_t ring_offset);
 void kvm_cffi_vcpu_free(struct kvm_cffi_vcpu *vcpu);
 uint64_t kvm_cffi_run(struct kvm_cffi_vcpu *vcpu);
+void kvm_cffi_answer_string(struct kvm_cffi_vcpu *vcpu, const uint8_t *data);
 int kvm_cffi_record(struct kvm_cffi_vcpu *vcpu, uint64_t exit, struct kvm_cffi_record *record);
 void kvm_cffi_set_immediate_exit(struct kvm_cffi_vcpu *vcpu, int value);
 void kvm_cffi_set_request_interrupt_window(struct kvm_cffi_vcpu *vcpu, int value);

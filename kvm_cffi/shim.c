@@ -229,7 +229,8 @@ static int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, ch
     return copied;
 }
 
-enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER };
+enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER,
+       KVM_CFFI_PIO_INS };
 
 #define KVM_CFFI_RECORDS 32
 #define KVM_CFFI_COALESCED 0x80 /* or-ed to the kind: coalesced writes wait, older than this exit */
@@ -288,7 +289,8 @@ static uint64_t load(const uint8_t *from, uint32_t size)
     return value;
 }
 
-/* The item at vcpu->index, packed for Python: kind in bits 0-7, size in 8-15, port in 16-31, datum of PIO in 32-63. */
+/* The item at vcpu->index, packed for Python: kind in bits 0-7, size in 8-15, port in 16-31, datum of PIO in 32-63. The
+ * first of several that are to be read is KVM_CFFI_PIO_INS: all may be answered at once. */
 static uint64_t item(struct kvm_cffi_vcpu *vcpu)
 {
     struct kvm_run *run = vcpu->run;
@@ -300,7 +302,7 @@ static uint64_t item(struct kvm_cffi_vcpu *vcpu)
 
         vcpu->reading = run->io.direction == KVM_EXIT_IO_IN;
         if (vcpu->reading)
-            return packed | KVM_CFFI_PIO_IN;
+            return packed | (vcpu->index == 0 && vcpu->count > 1 ? KVM_CFFI_PIO_INS : KVM_CFFI_PIO_IN);
         return packed | load(at, size) << 32 | KVM_CFFI_PIO_OUT;
     }
     vcpu->address = run->mmio.phys_addr + (uint64_t)vcpu->index * size;
@@ -369,6 +371,15 @@ static uint64_t first_item(struct kvm_cffi_vcpu *vcpu)
     default:
         return KVM_CFFI_OTHER;
     }
+}
+
+/* All that a KVM_CFFI_PIO_INS reads, count items: none is handed out any more. */
+static void kvm_cffi_answer_string(struct kvm_cffi_vcpu *vcpu, const uint8_t *data)
+{
+    memcpy(vcpu->items, data, (size_t)vcpu->count * vcpu->item_size);
+    vcpu->records[(vcpu->exits - 1) % KVM_CFFI_RECORDS].data = load(vcpu->items, vcpu->item_size);
+    vcpu->reading = 0;
+    vcpu->index = vcpu->count - 1;
 }
 
 /* Give the guest the result of the read that was handed out last, then hand out the next item: of the exit that is

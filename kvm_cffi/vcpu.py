@@ -44,6 +44,7 @@ _PIO_OUT, _PIO_IN, _MMIO_WRITE, _MMIO_READ, _OTHER = (
     int(lib.KVM_CFFI_MMIO_READ),
     int(lib.KVM_CFFI_OTHER),
 )
+_PIO_INS = int(lib.KVM_CFFI_PIO_INS)
 _COALESCED = int(lib.KVM_CFFI_COALESCED)
 _NESTED = struct.Struct("<HHI")
 """flags, format and size of struct kvm_nested_state."""
@@ -108,7 +109,7 @@ class Vcpu:
         kind = packed & 0xFF
         if kind == _PIO_OUT:
             return PioOut(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF, packed >> 32)
-        if kind == _PIO_IN:
+        if kind in (_PIO_IN, _PIO_INS):
             return PioIn(packed >> 16 & 0xFFFF, packed >> 8 & 0xFF)
         if kind == _MMIO_WRITE:
             return MmioWrite(c.address, packed >> 8 & 0xFF, c.data)
@@ -138,9 +139,20 @@ class Vcpu:
                 mmio.write(self._c.address, packed >> 8 & 0xFF, self._c.data)
             elif kind == _MMIO_READ:
                 self._c.result = mmio.read(self._c.address, packed >> 8 & 0xFF)
+            elif kind == _PIO_INS:
+                self._read_string(pio, packed >> 16 & 0xFFFF, packed >> 8 & 0xFF)
             else:
                 return self._decode(kind)
         return None
+
+    def _read_string(self, pio: Io, port: int, size: int) -> None:
+        """INS with a REP prefix: an address space that has read_string() may answer all of it at once."""
+        read_string = getattr(pio, "read_string", None)
+        data: bytes | None = None if read_string is None else read_string(port, size, self._c.count)
+        if data is None:
+            self._c.result = pio.read(port, size)
+        else:
+            lib.kvm_cffi_answer_string(self._c, data)
 
     def _decode(self, kind: int) -> Exit:
         """An exit that is neither port I/O nor MMIO."""

@@ -95,6 +95,16 @@ class Bus:
         answer = read(offset, size)  # has a name for machine.fault, which asks this frame when it is no int
         return answer & ALL_ONES[size]
 
+    def read_string(self, address: int, size: int, count: int) -> bytes | None:
+        """*count* reads in a row, *size* bytes each, little-endian; None where they are to come one by one. A device
+        that knows better than that has a read_string(offset, size, count) of its own."""
+        read, _, offset, room = self._hits.get(address) or self._find(address, size)
+        read_string = getattr(getattr(read, "__self__", None), "read_string", None)
+        if size > room or read_string is None:
+            return None
+        data: bytes | None = read_string(offset, size, count)
+        return data
+
     def write(self, address: int, size: int, value: int) -> None:
         """Hand the guest's write to the device; dropped where nothing is mapped, split as in read."""
         _, write, offset, room = self._hits.get(address) or self._find(address, size)

@@ -106,6 +106,22 @@
 #define PM1_CNT 0x604
 #define PM1_CNT_S5 0x3C00
 
+/* primary ATA channel, IRQ 14 */
+#define ATA_DATA 0x1F0
+#define ATA_ERROR 0x1F1
+#define ATA_COUNT 0x1F2
+#define ATA_LBA_LOW 0x1F3
+#define ATA_LBA_MID 0x1F4
+#define ATA_COMMAND 0x1F7        /* read: status, which ends the interrupt */
+#define ATA_DEVICE_CONTROL 0x3F6 /* read: alternate status */
+#define ATA_NIEN 0x02
+#define ATA_SRST 0x04
+#define ATA_DEVICE_LBA 0xE0
+#define ATA_READ_SECTORS 0x20
+#define ATA_BSY 0x80
+#define ATA_ERR 0x01
+#define ATA_FLOATING 0x7F        /* what is read where there is no drive */
+
 /* local APIC */
 #define LAPIC 0xFEE00000
 #define LAPIC_ID 0x20

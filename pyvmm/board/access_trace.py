@@ -59,11 +59,11 @@ class _Map:
         functions = board.pci.all_functions()
         shared = [function.trace for function in functions]
         for function in functions:
-            for bar in function.bars.values():
+            for bar in function.ranges:
                 if bar.io == is_io:
                     base = bar.address(function.config)
                     whose = "" if shared.count(function.trace) == 1 else f"{function.name} "
-                    bars[id(bar.device), base] = _Place(function.trace, f"{whose}BAR{bar.index}", base)
+                    bars[id(bar.device), base] = _Place(function.trace, f"{whose}{bar.name}", base)
         parts: list[tuple[int, int, _Place]] = []
         for placement in board.parts:
             if placement.part is not None:

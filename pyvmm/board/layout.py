@@ -63,6 +63,8 @@ IRQ_COM1: Final = 4
 IRQ_RTC: Final = 8
 IRQ_SCI: Final = 9
 IRQ_MOUSE: Final = 12
+IRQ_IDE: Final = (14, 15)
+"""Of the primary and the secondary channel."""
 PCI_GSIS: Final = (16, 17, 18, 19)
 """Where PIRQA-PIRQD arrive at the IOAPIC ..."""
 PCI_IRQS: Final = (10, 11, 10, 11)

@@ -7,6 +7,7 @@
     debug console      0xE9, debug exit 0xF4                    VGA text  0x3C0-0x3DF, 0xB8000
     fw_cfg             0x510
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A
+    IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
 It is built on a Vm, or on a FakeVm to find out what would be built; vCPUs and threads are not its business.
 """
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.networks import HostNetworks
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.board.vhost import BoardVhost
+    from pyvmm.pci.piix_ide import PiixIde
     from pyvmm.virtio.input import VirtioInput
 
 PIO_SIZE: Final = 1 << 16
@@ -264,6 +266,15 @@ class Pc:
     def _close_vhost(self) -> None:
         if "vhost" in self.__dict__:
             self.vhost.close()
+
+    @cached_property
+    def ide(self) -> PiixIde:
+        """The IDE controller, in the first free slot of bus 0. ValueError where none is free."""
+        from pyvmm.pci.piix_ide import PiixIde  # few machines want one
+
+        ide = PiixIde([self.irqchip.line(irq) for irq in layout.IRQ_IDE])
+        self.pci.root.add(ide, self.pci.root.free_slot(), trace=self.trace.channel("ide"))
+        return ide
 
     def _close_passthrough(self) -> None:
         if "passthrough" in self.__dict__:

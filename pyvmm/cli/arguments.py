@@ -26,6 +26,9 @@ WAIT = ",wait"
 """Of --gdb WHERE."""
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 
+BUSES = {"virtio": "virtio-blk", "ata": "ata-disk"}
+"""What --disk calls the ways to a disk, and the devices that have them."""
+
 
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is one line."""
@@ -102,13 +105,19 @@ def parse_seconds(text: str) -> float:
 
 
 def parse_disk(text: str) -> str:
-    """PATH[,KEY=VALUE...]: a virtio-blk as --device has it. ValueError says what is wrong."""
-    if not text.partition(",")[0]:
+    """PATH[,KEY=VALUE...]: a virtio-blk, or with bus=ata an ata-disk, as --device has it. ValueError says what is
+    wrong."""
+    path, *words = text.split(",")
+    if not path:
         raise ValueError(f"{text!r} names no file or block device: PATH[,readonly][,temporary]...")
-    return f"virtio-blk,path={text}"
+    buses = [word.partition("=")[2] for word in words if word.partition("=")[0] == "bus"]
+    if len(buses) > 1 or not {*buses} <= {*BUSES}:
+        raise ValueError(f"{text!r}: bus= is one of {', '.join(BUSES)}")
+    words = [word for word in words if word.partition("=")[0] != "bus"]
+    return ",".join([f"{BUSES[buses[0] if buses else 'virtio']},path={path}", *words])
 
 
-CARDS: Final = {"virtio": "virtio-net"}
+CARDS: Final = {"virtio": "virtio-net", "ne2k": "ne2k"}
 """What model= of --net says."""
 
 
@@ -226,16 +235,18 @@ def _machine_options(guests: bool = True) -> Parser:
         action="append",
         type=_checked(parse_disk),
         dest="device",
-        metavar="PATH[,readonly][,temporary][,cache=...][,size=10G][,serial=...]",
-        help="a virtio disk: a raw file or block device; cache is writeback (default), none or unsafe",
+        metavar="PATH[,bus=ata][,readonly][,temporary][,cache=...][,size=10G][,serial=...]",
+        help="a disk, a raw file or block device: virtio, or with bus=ata behind an IDE controller; cache is writeback "
+        "(default), none or unsafe",
     )
     add(
         "--net",
         action="append",
         type=_checked(parse_net),
         dest="device",
-        metavar="user|tap|socket:PATH[,forward=tcp:2222:22][,name=...][,mac=...][,mtu=...][,dump=FILE]",
-        help="a virtio network card: by passt, on a TAP interface, or on a Unix socket that another machine has",
+        metavar="user|tap|socket:PATH[,model=ne2k][,forward=tcp:2222:22][,name=...][,mac=...][,mtu=...][,dump=FILE]",
+        help="a network card, virtio or an NE2000: by passt, on a TAP interface, or on a Unix socket that another "
+        "machine has",
     )
     add(
         "--input",

@@ -32,6 +32,9 @@ PHRASES: Final = {
 }
 """What deeper code advises, and the flag for it."""
 
+DEVICE_FLAGS: Final = {"virtio-blk,path": "disk", "ata-disk,path": "disk", "virtio-net,to": "net", "ne2k,to": "net"}
+"""Devices that have a flag of their own, and the key that it begins with."""
+
 
 def in_flags(error: UserError) -> str:
     """The error's line, with flags in place of the names that Python has, and what was typed made printable."""
@@ -43,7 +46,8 @@ def _in_flags(error: UserError) -> str:
         text = str(error)
         for said, with_flag in PHRASES.items():
             text = text.replace(said, with_flag)
-        text = text.replace("device virtio-blk,path=", "disk ", 1).replace("device virtio-net,to=", "net ", 1)
+        for device, flag in DEVICE_FLAGS.items():
+            text = text.replace(f"device {device}=", f"{flag} ", 1)
         return f"--{text}" if text.startswith(("device ", "disk ", "net ", "symbols ")) else text
     missing = f": add {_flags(error.add)}" if error.add else ""
     return f"{_flags(error.fields)}: {error.why}{missing}"

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
 
 from pyvmm.backends.disks import Disks
 from pyvmm.backends.sockets import Sockets
@@ -34,7 +34,12 @@ from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.vhost import RingServers
 
+if TYPE_CHECKING:
+    from pyvmm.pci.ata_disk import AtaDisk
+
 BUILTIN: Final = {
+    "ata-disk": "pyvmm.pci.ata_disk:AtaDisk",
+    "ne2k": "pyvmm.pci.ne2000:Ne2000",
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
     "testdev": "pyvmm.devices.pc_testdev:PcTestdev",
@@ -150,7 +155,13 @@ def _is_device(kind: object) -> TypeGuard[type]:
     from pyvmm.devices.pc_testdev import PcTestdev
     from pyvmm.virtio.device import VirtioDevice
 
-    return isinstance(kind, type) and issubclass(kind, (PciDevice, VirtioDevice, PcTestdev))
+    if not isinstance(kind, type):
+        return False
+    if issubclass(kind, (PciDevice, VirtioDevice, PcTestdev)):
+        return True
+    from pyvmm.pci.ata_disk import AtaDisk  # few want one
+
+    return issubclass(kind, AtaDisk)
 
 
 def _classes(module: types.ModuleType) -> str:
@@ -283,7 +294,7 @@ def arguments(kind: type, spec: DeviceSpec, services: Services) -> dict[str, Any
     return values | {name: services[service]() for name, service in given.items() if service in services}
 
 
-def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice:
+def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice | AtaDisk:
     """The device; a VirtioDevice is in its PCI function. UserError says what is wrong with it, and in which line."""
     kind = find(spec)
     called_with = arguments(kind, spec, services)
@@ -299,12 +310,12 @@ def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice:
         raise UserError(f"device {spec}: {error}") from None
 
 
-def as_function(device: Any) -> PciDevice | BoardDevice:
+def as_function(device: Any) -> PciDevice | BoardDevice | AtaDisk:
     """A VirtioDevice as a PCI function; another device itself."""
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.pci import VirtioPci
 
-    made: PciDevice | BoardDevice = VirtioPci(device) if isinstance(device, VirtioDevice) else device
+    made: PciDevice | BoardDevice | AtaDisk = VirtioPci(device) if isinstance(device, VirtioDevice) else device
     return made
 
 

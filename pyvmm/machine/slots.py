@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvmm.backends.disks import Disks
 from pyvmm.backends.networks import HostNetworks
@@ -27,6 +27,9 @@ from pyvmm.trace import Channel
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.vhost import RingServers
+
+if TYPE_CHECKING:
+    from pyvmm.pci.ata_disk import AtaDisk
 
 ROOT_PORT = "root-port"
 
@@ -57,10 +60,15 @@ class Slots:
         device = make(self._numbered(spec), self._services(name)) if wanted is spec else as_function(wanted)
         if isinstance(device, PciDevice):
             self._add(spec, device, *self._place(spec, device), self._board.trace.channel(name))
-        elif spec.port is not None or spec.slot is not None:
-            raise UserError(f"device {spec}: no PCI device: leave port and slot away")
         else:
-            self._add_to_board(spec, device)
+            from pyvmm.pci.ata_disk import AtaDisk  # few want a device that is no PCI function
+
+            if spec.port is not None or spec.slot is not None:
+                raise UserError(f"device {spec}: no PCI device: leave port and slot away")
+            if isinstance(device, AtaDisk):
+                self._add_ata_disk(spec, device)
+            else:
+                self._add_to_board(spec, device)
         plugged = inner(device)
         self._board.devices[name] = plugged
         if wanted is spec:
@@ -68,7 +76,7 @@ class Slots:
         self._tell_router(plugged)
         return plugged
 
-    def make_again(self, name: str) -> PciDevice | BoardDevice:
+    def make_again(self, name: str) -> object:
         """Device *name* by its spec once more."""
         return make(self.specs[name], self._services(name))
 
@@ -151,6 +159,13 @@ class Slots:
             else:
                 with blaming(f"device {spec}", spec.file):  # attached() is the user's own code
                     bus.add(device, slot, trace=trace)
+        except ValueError as error:
+            raise UserError(f"device {spec}: {error}") from None
+
+    def _add_ata_disk(self, spec: DeviceSpec, disk: AtaDisk) -> None:
+        """On the IDE controller, which is there from the first such disk on."""
+        try:
+            self._board.ide.attach(disk)
         except ValueError as error:
             raise UserError(f"device {spec}: {error}") from None
 

@@ -42,6 +42,10 @@ class Bar:
         self.claim: Claim | None = None
 
     @property
+    def name(self) -> str:
+        return f"BAR{self.index}"
+
+    @property
     def offset(self) -> int:
         """Where the register is in configuration space."""
         return PCI_BASE_ADDRESS_0 + 4 * self.index
@@ -76,3 +80,20 @@ class Bar:
         if self.io or (offset | end) % PAGE_SIZE or not 0 <= offset < end <= self.size:
             raise ValueError(f"BAR {self.index} has no whole pages of memory at {offset:#x} to {end:#x}")
         self.backing.append((offset, buffer))
+
+
+class FixedPorts(Bar):
+    """Ports that a PC always had where they are, which no register moves; the I/O bit of COMMAND turns them on, and the
+    device may keep them off."""
+
+    def __init__(self, port: int, count: int, device: Device) -> None:
+        super().__init__(-port, count, device, io=True, bits64=False, prefetchable=False)
+        self.port = port
+        self.decoded = True
+
+    @property
+    def name(self) -> str:
+        return f"port {self.port:#x}"
+
+    def address(self, config: ConfigSpace) -> int:
+        return self.port if self.decoded else 0

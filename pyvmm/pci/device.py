@@ -23,7 +23,7 @@ from typing import ClassVar, Final
 from pyvmm.bus import ALL_ONES, Device
 from pyvmm.irq import Irq, LevelIrq
 from pyvmm.memory import GuestMemory, GuestMemoryError
-from pyvmm.pci.bar import Bar
+from pyvmm.pci.bar import Bar, FixedPorts
 from pyvmm.pci.config_space import ConfigSpace
 from pyvmm.pci.msi import Msi, Msix
 from pyvmm.pci.regs import (
@@ -109,6 +109,7 @@ class PciDevice:
     def __init__(self) -> None:
         self.config = self.make_config()
         self.bars: dict[int, Bar] = {}
+        self.fixed_ports: list[FixedPorts] = []
         self.msi: Msi | None = None
         self.msix: Msix | None = None
         self.interrupt: Irq = FunctionInterrupt(self)
@@ -180,6 +181,18 @@ class PciDevice:
         self.config.writable[PCI_COMMAND] |= PCI_COMMAND_MEMORY
         self.bars[bar.index] = bar
         return bar
+
+    def add_fixed_ports(self, port: int, count: int, device: Device) -> FixedPorts:
+        """*count* ports from *port* on, which no BAR places."""
+        ports = FixedPorts(port, count, device)
+        self.config.writable[PCI_COMMAND] |= PCI_COMMAND_IO
+        self.fixed_ports.append(ports)
+        return ports
+
+    @property
+    def ranges(self) -> list[Bar]:
+        """All that it answers: BARs and fixed ports."""
+        return [*self.bars.values(), *self.fixed_ports]
 
     def add_capability(self, cap_id: int, body: bytes, writable: bytes = b"") -> int:
         """Append a capability (see ConfigSpace.add_capability) and return its offset."""
@@ -324,7 +337,7 @@ class PciDevice:
     def place_bars(self) -> bool:
         """Say where the BARs are, without applying it yet; whether one has moved."""
         command, moved = self.command, False
-        for bar in self.bars.values():
+        for bar in self.ranges:
             if bar.claim is not None:
                 base = bar.address(self.config)
                 enabled = base and command & (PCI_COMMAND_IO if bar.io else PCI_COMMAND_MEMORY)
@@ -333,7 +346,7 @@ class PciDevice:
                     moved = True
                     if self.trace.enabled:
                         off = "" if enabled else ", but decoding is off"
-                        self.trace(f"BAR{bar.index} is at {base:#x}, {bar.size:#x} bytes{off}")
+                        self.trace(f"{bar.name} is at {base:#x}, {bar.size:#x} bytes{off}")
         return moved
 
     def reset_function(self) -> None:
@@ -377,7 +390,7 @@ class PciDevice:
         if self.interrupt_pin:
             self._intx_line = slot.intx(self.interrupt_pin)
             self.config.set(PCI_INTERRUPT_LINE, 1, slot.interrupt_line(self.interrupt_pin))
-        for bar in self.bars.values():
+        for bar in self.ranges:
             bar.claim = slot.claim(bar)
         for messages in (self.msi, self.msix):
             if messages:
@@ -392,7 +405,7 @@ class PciDevice:
         try:
             self.reset_function()
         finally:  # reset() may be the user's own
-            for bar in self.bars.values():
+            for bar in self.ranges:
                 claim, bar.claim = bar.claim, None
                 if claim is not None:
                     claim.release()

@@ -7,13 +7,12 @@ as it needs. A wire that is an OffloadWire fills in and reads the rest of the he
 
 from __future__ import annotations
 
-import os
-import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final
 
+from pyvmm.backends.mac import parse_mac, random_mac
 from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME, VNET_HEADER, Carrier, Networks, OffloadWire
 from pyvmm.errors import UserError, printable
 from pyvmm.trace import OFF, Channel
@@ -69,21 +68,6 @@ FEATURES: Final = (
     VIRTIO_NET_F_GUEST_ANNOUNCE,
     VIRTIO_NET_F_CTRL_MAC_ADDR,
 )
-
-
-def parse_mac(text: str) -> bytes:
-    """52:54:00:12:34:56. Raises ValueError for what is no address of one card."""
-    if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text):
-        raise ValueError(f"mac={printable(text)}: write it as 52:54:00:12:34:56")
-    address = bytes.fromhex(text.replace(":", ""))
-    if address[0] & 1 or not any(address):
-        raise ValueError(f"mac={text}: that is no address of one card: let it begin with 52:54:00")
-    return address
-
-
-def random_mac() -> bytes:
-    """Of those that QEMU's guests have, too: two machines on a wire differ."""
-    return b"\x52\x54\x00" + os.urandom(3)
 
 
 class VirtioNet(VirtioDevice):

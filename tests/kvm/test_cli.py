@@ -76,12 +76,12 @@ def mistake(pyvmm: Pyvmm) -> Callable[..., str]:
 
 
 STATUSES = {
-    "blk-bench": 17, "blk-log": 17,
-    "debug": 16, "dirty": 16, "doorbell": 16, "fetch-mmio": 6, "hello": 124, "hlt": 124, "hyperv-crash": 17, "int3": 16,
-    "internal-error": 6, "irq-window": 16, "kbd-inb60": 124, "keyboard": 124, "mmio": 16, "mmio-cross": 16, "msi": 124,
-    "nmi": 124, "pci": 17, "pio": 16, "pio-bench": 16, "ports": 16, "protected": 16, "reset-cf9": 16,
-    "reset-i8042": 16, "reset-port92": 16, "reset-triple-fault": 5, "rtc": 16, "shutdown": 5, "smp": 17,
-    "string-io": 16, "testdev": 20, "timer": 16, "tpr": 16, "uart": 16,
+    "ata": 17, "blk-bench": 17, "blk-log": 17, "debug": 16, "dirty": 16, "doorbell": 16, "fetch-mmio": 6,
+    "hello": 124, "hlt": 124,
+    "hyperv-crash": 17, "int3": 16, "internal-error": 6, "irq-window": 16, "kbd-inb60": 124, "keyboard": 124,
+    "mmio": 16, "mmio-cross": 16, "msi": 124, "ne2k": 17, "nmi": 124, "pci": 17, "pio": 16, "pio-bench": 16,
+    "ports": 16, "protected": 16, "reset-cf9": 16, "reset-i8042": 16, "reset-port92": 16, "reset-triple-fault": 5,
+    "rtc": 16, "shutdown": 5, "smp": 17, "string-io": 16, "testdev": 20, "timer": 16, "tpr": 16, "uart": 16,
 }  # fmt: skip
 """Each guest's exit status with nobody to type or to interrupt it."""
 FASTER = {
@@ -251,7 +251,7 @@ def test_a_linux_that_will_not_boot_here_is_told_at_the_start(tmp_path: Path) ->
         (["-c", "1000"], "'1000' is no number of vCPUs: 1 to 255"),
         (["-c", "two"], "'two' is no number of vCPUs"),
         (["-k", "bzImage", "hello"], "-k bzImage GUEST hello: a machine boots one of them: leave the other away"),
-        (["nobody"], "there is no guest 'nobody'; there are: blk-bench, "),
+        (["nobody"], "there is no guest 'nobody'; there are: ata, blk-bench, "),
         (["../hello"], "there is no guest '../hello'"),
         (["pio", "hello"], "unrecognized arguments: hello"),
         (["-i", "initrd"], "-i initrd: it goes with a kernel: add -k FILE"),

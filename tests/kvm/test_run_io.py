@@ -7,6 +7,8 @@ import threading
 import pytest
 
 from kvm_cffi.exits import Intr
+from pyvmm.bus import Bus
+from pyvmm.guests import load
 from tests.rig.rig import Rig, interrupted_after
 
 SPIN = "ebfe"  # jmp .
@@ -83,3 +85,44 @@ def test_coalesced_writes_come_before_the_exit() -> None:
         rig.code("b041 e6e9 40 e6e9 40 e6ea")  # out 0xe9 twice, al one more each time; out 0xea
         assert rig.vcpu.run_io(lock, pio, mmio) is None
     assert pio.seen == [(0xE9, 1, 0x41), (0xE9, 1, 0x42), (0xEA, 1, 0x43)] and mmio.seen == []
+
+
+class Counter:
+    """Each read gives one more."""
+
+    def __init__(self) -> None:
+        self.next, self.reads, self.strings = 1, 0, 0
+
+    def read(self, offset: int, size: int) -> int:
+        self.reads += 1
+        self.next += 1
+        return self.next - 1
+
+    def write(self, offset: int, size: int, value: int) -> None: ...
+
+
+class AtOnce(Counter):
+    def read_string(self, offset: int, size: int, count: int) -> bytes | None:
+        if size == 1:
+            return None
+        self.strings += 1
+        first = self.next
+        self.next += count
+        return b"".join(number.to_bytes(size, "little") for number in range(first, self.next))
+
+
+@pytest.mark.parametrize("kind", [Counter, AtOnce])
+def test_a_device_may_answer_a_string_at_once(kind: type[Counter]) -> None:
+    lock, device = threading.Lock(), kind()
+    pio, ended = Bus("PIO", 1 << 16), Notes(lock)
+    pio.map(0x1234, 4, device)
+    pio.map(0xF4, 1, ended)
+    with Rig(load("string-io").with_parameters(port=0x1234)) as rig:
+        while not ended.seen:
+            rig.vcpu.run_io(lock, pio, ended)
+        assert rig.memory.read(rig.symbol("in_bytes"), 5) == bytes([1, 2, 3, 4, 5])
+        assert rig.memory.read(rig.symbol("in_words"), 8) == bytes([6, 0, 7, 0, 8, 0, 9, 0])
+        assert rig.value("in_sum") == sum(range(10, 10 + 2048))
+        assert any(record.items > 100 and record.data >= 10 for record in rig.vcpu.last_exits())
+    if kind is AtOnce:
+        assert device.reads < 2000 and device.strings > 2

@@ -14,9 +14,13 @@ from docs.examples.pvpanic import PvPanic
 from pyvmm import state
 from pyvmm.backends.disks import Disk, Disks, Request
 from pyvmm.bus import Bus
+from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.ata_disk import AtaDisk
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.pci.ne2000 import Ne2000
+from pyvmm.pci.piix_ide import PiixIde
 from pyvmm.pci.regs import PCI_COMMAND
 from pyvmm.pci.root_port import RootPort
 from pyvmm.pci.testdev import PciTestdev
@@ -337,6 +341,74 @@ def _net(now: int) -> Twin:
     return twin
 
 
+def _ne2k(now: int) -> Twin:
+    wire = FakeWire()
+    card = Ne2000("user", OneWire(wire), mac="52:54:00:12:34:56")
+    twin = plugged(now, card)
+    chip = card.chip
+
+    def start(n: int) -> None:
+        """As a driver does: stop, ring, filter, start."""
+        ring = ((1, 0x46), (2, 0x80), (3, 0x46), (4, 0x40))
+        modes = ((0x0C, n >> 1 & 0x3F), (0x0D, n >> 7 & 2), (0x0E, n & 1), (0x0F, n >> 8 & 0x7F))
+        for offset, value in ((0, 0x21), *ring, *modes, (0, 0x61), (7, 0x47), (0, 0x22)):
+            chip.write(offset, 1, value)
+
+    def receive(n: int) -> None:
+        to = (b"\xff" * 6, b"\x52\x54\x00\x12\x34\x56", b"\x01\x00\x5e\x00\x00\x01")[n % 3]
+        wire.give(to + bytes(n % 1600))
+        wire.waiting.clear()  # what it does not take is no state of the card's
+
+    def remote(n: int) -> None:
+        for offset, value in ((0x0A, n & 0xFF), (0x0B, n >> 8 & 3), (8, 0), (9, 0x40 + (n >> 10 & 0x3F)), (0, 0x0A)):
+            chip.write(offset, 1, value + (8 * (n >> 16 & 1) if offset == 0 else 0))
+        for _ in range(n & 0x3F):
+            chip.read(0x10, 2) if n >> 16 & 1 else chip.write(0x10, 2, n & 0xFFFF)
+
+    def send(n: int) -> None:
+        for offset, value in ((4, 0x40), (5, n & 0xFF), (6, n >> 8 & 7), (0, 0x26)):
+            chip.write(offset, 1, value)
+
+    twin.hands = [*twin.hands, start, receive, receive, remote, send]
+    twin.told = wire.out  # type: ignore[assignment]
+    return twin
+
+
+def _ide(now: int) -> Twin:
+    """With three disks, and hands that do what chance seldom does: choose a command, start the bus master."""
+    lines = [FakeIrq(), FakeIrq()]
+    ide = PiixIde(lines)
+    for _ in range(3):
+        ide.attach(AtaDisk(Path("still"), StillDisks()))
+    twin = plugged(now, ide)
+    memory = twin.memory
+    assert memory is not None
+    doors: list[Door] = [*twin.doors, *((ports.device, ports.size) for ports in ide.fixed_ports)]
+
+    def command(n: int) -> None:
+        channel = ide.channels[n & 1]
+        codes = (0x20, 0x25, 0x30, 0x35, 0xC4, 0xC5, 0xC8, 0xCA, 0xEC, 0xE7, 0x40, 0xEF, 0xC6, 0x90)
+        channel.write(7, codes[(n >> 1) % len(codes)])
+
+    def table(n: int) -> None:
+        """A table of three regions, and the bus master started on it."""
+        for entry in range(3):
+            end = 0x80000000 if entry == 2 else 0
+            memory.write(0x1000 + 8 * entry, struct.pack("<II", 0x2000 + 2 * (n & 0xFF), (n >> entry & 0x3FE) | end))
+        ide.write(8 * (n & 1) + 4, 4, 0x1000)
+        ide.write(8 * (n & 1), 1, n >> 1 & 9)
+
+    def data(n: int) -> None:
+        channel = ide.channels[n & 1]
+        for _ in range(n >> 1 & 0x3FF):
+            channel.command_block.read(0, 4)
+            channel.command_block.write(0, 4, n)
+
+    twin.doors, twin.lines = doors, [*twin.lines, *lines]
+    twin.hands = [*twin.hands, command, command, command, table, data, data]
+    return twin
+
+
 class MsiFunction(PciDevice):
     """One that has MSI with several vectors, masked one by one."""
 
@@ -355,6 +427,8 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "doubler": lambda now: plugged(now, Doubler()),
     "idio16": lambda now: plugged(now, Idio16()),
     "pvpanic": lambda now: plugged(now, PvPanic()),
+    "piix_ide": _ide,
+    "ne2k": _ne2k,
     "msi": lambda now: plugged(now, MsiFunction()),
     "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
     "virtio_console": _console,

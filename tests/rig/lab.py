@@ -21,6 +21,7 @@ INITRAMFS_CLOUD = CACHE / "guest" / "initramfs-cloud.gz"  # and the modules that
 INITRAMFS_GENERIC = CACHE / "guest" / "initramfs-generic.gz"
 INITRAMFS_PCI = CACHE / "guest" / "initramfs-pci.gz"  # the cloud kernel's, with lspci and setpci
 INITRAMFS_NET = CACHE / "guest" / "initramfs-net.gz"  # and virtio_net
+INITRAMFS_LEGACY = CACHE / "guest" / "initramfs-legacy.gz"  # generic's, with ata_piix, sd, ext4 and ne2k-pci
 INITRAMFS_PASSTHROUGH = CACHE / "guest" / "initramfs-passthrough.gz"  # generic's, for what the lab gives away
 
 PATIENT = "lpj=10000000"

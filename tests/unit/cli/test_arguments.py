@@ -113,6 +113,15 @@ def test_networks_are_devices_too(capsys: pytest.CaptureFixture[str]) -> None:
         assert said in capsys.readouterr().err
 
 
+def test_a_disk_says_which_bus_it_is_on(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--disk", "a.img,bus=ata,readonly", "--disk", "b.img,temporary,bus=virtio"]
+    assert config(*words).devices == ("ata-disk,path=a.img,readonly", "virtio-blk,path=b.img,temporary")
+    for text in ("a.img,bus=scsi", "a.img,bus", "a.img,bus=ata,bus=virtio"):
+        with pytest.raises(SystemExit):
+            config("--disk", text)
+        assert f"{text!r}: bus= is one of virtio, ata" in capsys.readouterr().err
+
+
 def test_everything() -> None:
     assert config(
         *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4", "--cpu", "host,-avx"],

@@ -19,6 +19,7 @@ from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError
 from pyvmm.machine.describe import described
 from pyvmm.machine.registry import BUILTIN, find, help_text, keys, names
+from pyvmm.pci.ata_disk import AtaDisk
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import OFF
@@ -113,7 +114,10 @@ def test_a_device(file: Path) -> None:
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ("nothing", "write it as FILE.py:CLASS, or name one that there is: there are: pci-testdev, root-port, "),
+        (
+            "nothing",
+            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, ne2k, pci-testdev, root-port, ",
+        ),
         ("virtio-rgn", "did you mean virtio-rng?"),
         ("{file}", "write it as FILE.py:CLASS"),
         ("{file}:", "write it as NAME or FILE.py:CLASS"),
@@ -263,7 +267,7 @@ def test_a_file_named_as_one_of_the_standard_library(tmp_path: Path) -> None:
     assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
 
 
-NEEDS = {"vhost-vsock": ("cid",), "virtio-blk": ("path",), "virtio-net": ("to",)}
+NEEDS = {"ata-disk": ("path",), "ne2k": ("to",), "vhost-vsock": ("cid",), "virtio-blk": ("path",), "virtio-net": ("to",)}
 """The keys that a device cannot do without."""
 
 
@@ -271,8 +275,8 @@ NEEDS = {"vhost-vsock": ("cid",), "virtio-blk": ("path",), "virtio-net": ("to",)
 def test_what_comes_with_pyvmm_can_be_made(name: str, tmp_path: Path) -> None:
     (tmp_path / "path").write_bytes(bytes(512))
     device = made("".join([name, *(f",{key}={tmp_path / key}" for key in NEEDS.get(name, ()))]))
-    assert isinstance(device, PciDevice) or device.ports or device.memory
-    if isinstance(device, PciDevice):
+    assert isinstance(device, (PciDevice, AtaDisk)) or device.ports or device.memory
+    if isinstance(device, (PciDevice, AtaDisk)):
         device.close()
 
 

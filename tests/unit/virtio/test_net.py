@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm import state
+from pyvmm.backends.mac import parse_mac
 from pyvmm.errors import UserError
-from pyvmm.virtio.net import CONTROL, MAX_PIECES, RECEIVE, TRANSMIT, VirtioNet, parse_mac
+from pyvmm.virtio.net import CONTROL, MAX_PIECES, RECEIVE, TRANSMIT, VirtioNet
 from pyvmm.virtio.net_filter import MAX_ADDRESSES
 from tests.rig.net_driver import (
     EVENT_IDX,
