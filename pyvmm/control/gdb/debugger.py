@@ -57,6 +57,7 @@ class Debugger:
         """The vCPU that g, p, m and the like are about."""
         self.points = Points(self.abilities, machine.memory, self._physical_now)
         self.running = False
+        self._registers = debug_registers(())
         self._alone: int | None = None
         """The vCPU that steps in a machine that stands still."""
         self._steps: frozenset[int] = frozenset()
@@ -191,9 +192,9 @@ class Debugger:
 
     def _arm(self) -> None:
         """While all stand still."""
-        registers = debug_registers(self.points.hardware)
+        self._registers = debug_registers(self.points.hardware)
         for vcpu in self._group.vcpus:
-            vcpu.set_guest_debug(self._control_of(vcpu.id), registers)
+            vcpu.set_guest_debug(self._control_of(vcpu.id), self._registers)
 
     def _debugged(self, vcpu: Vcpu, exit: Debug | exits.Hlt) -> None:
         """KVM_EXIT_DEBUG, in the vCPU's thread and under the machine lock; or KVM_EXIT_HLT, which takes the place of a
@@ -229,6 +230,7 @@ class Debugger:
             found = vcpu.translate(exit.pc)  # a quick look, for it is done after each instruction
             if found.valid and self._byte(found.physical_address) == HLT:
                 self._halts(number)
+            vcpu.set_guest_debug(self._control_of(number), self._registers)  # a POPF or IRET may have cleared TF
             return None
         inject(vcpu, self._control_of(number), exit.exception)
         return None

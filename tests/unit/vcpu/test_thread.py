@@ -24,6 +24,13 @@ class Pic:
         return self.vectors.pop(0)
 
 
+class NoDebugger:
+    """All of a machine that these exits ask for."""
+
+    def debugged(self, vcpu: Vcpu, exit: Exit) -> bool:
+        return False
+
+
 class KickedVcpu:
     """Its first two entries are kicked out before they take the vector that is queued: a split irqchip may."""
 
@@ -69,7 +76,7 @@ def thread_of(vcpu: KickedVcpu, lock: threading.Lock, pic: Pic, raised: list[Bas
         lock,
         Bus("PIO", 1 << 16),
         Bus("MMIO", 1 << 52),
-        cast(ExitHandler, None),
+        cast(ExitHandler, NoDebugger()),
         lambda thread, error: raised.append(error),
         pic,
     )
