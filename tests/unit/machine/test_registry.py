@@ -267,7 +267,13 @@ def test_a_file_named_as_one_of_the_standard_library(tmp_path: Path) -> None:
     assert colorsys.rgb_to_hsv(0, 0, 0) == (0, 0, 0)
 
 
-NEEDS = {"ata-disk": ("path",), "ne2k": ("to",), "vhost-vsock": ("cid",), "virtio-blk": ("path",), "virtio-net": ("to",)}
+NEEDS = {
+    "ata-disk": ("path",),
+    "ne2k": ("to",),
+    "vhost-vsock": ("cid",),
+    "virtio-blk": ("path",),
+    "virtio-net": ("to",),
+}
 """The keys that a device cannot do without."""
 
 
