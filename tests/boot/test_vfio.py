@@ -171,91 +171,6 @@ def canary() -> tuple[mmap.mmap, int]:
     raise AssertionError("none of 4096 pages is beyond the guest's RAM")
 
 
-def bus(machine: Machine, part: str, register: int, size: int = 4, value: int | None = None) -> int:
-    """A read or a write of a register in BAR 0 of *part*, as the guest would do it where it traps."""
-    function = machine.parts[part]
-    address = function.bars[0].address(function.config) + register
-    mmio = machine.board.mmio
-    if value is not None:
-        machine.call(lambda: mmio.write(address, size, value))
-    return machine.call(lambda: mmio.read(address, size))
-
-
-def dma_to_peer(machine: Machine, value: int) -> int:
-    """Edu writes *value* from RAM to a register of the pair's first; what that is then."""
-    peer = machine.parts["first"]
-    there = peer.bars[0].address(peer.config) + RDBAL
-    machine.call(lambda: machine.memory.write(RAM_BUFFER, value.to_bytes(4, "little")))
-    for source, target, command in ((RAM_BUFFER, EDU_BUFFER, 1), (EDU_BUFFER, there, 3)):
-        for register, word in ((DMA_SRC, source), (DMA_DST, target), (DMA_COUNT, 4), (DMA_COMMAND, command)):
-            bus(machine, "edu", register, 8, word)
-        patience = Patience(PATIENCE, os.getpid())
-        while bus(machine, "edu", DMA_COMMAND, 8) & 1:
-            assert not patience.is_over, "the DMA does not end"
-            time.sleep(LOOK_S)
-    return bus(machine, "first", RDBAL)
-
-
-def test_two_of_one_group_peers_a_hot_reset_and_a_device_that_is_wanted_back() -> None:
-    first, second = PAIR
-    config = MachineConfig(guest="keyboard", devices=(f"vfio,host={first},id=first", f"vfio,host={second},id=second"))
-    assert pyvmm("vfio", "bind", first).returncode == 0
-    Path(f"/sys/bus/pci/devices/{second}/driver_override").write_text("uio_pci_generic")
-    Path("/sys/bus/pci/drivers_probe").write_text(second)
-    listed = pyvmm("vfio", "list").stdout
-    assert re.search(rf"{first} .* no: bind {second} \(uio_pci_generic\) of its group to vfio-pci too", listed), listed
-    with pytest.raises(UserError, match=rf"is not viable, .* {second} \(uio_pci_generic\): pyvmm vfio bind them too"):
-        Machine(config)
-    assert pyvmm("vfio", "bind", second).returncode == 0
-    lines: list[str] = []
-    devices = (f"vfio,host={first},id=first,p2p=on", f"vfio,host={second},id=second", GIVEN_EDU)
-    for peers in (False, True):
-        config = replace(config, devices=devices if peers else (devices[0].removesuffix(",p2p=on"), *devices[1:]))
-        with Machine(config) as machine:
-            machine.events.add(lambda event: lines.append(event.message))
-            machine.start()
-            machine.call(lambda: machine.parts["edu"].config_write(PCI_COMMAND, 2, 6))
-            assert bus(machine, "first", RDBAL) == 0
-            assert dma_to_peer(machine, 0x1230) == (0x1230 if peers else 0)
-            bus(machine, "second", RDBAL, value=0x4560)
-            machine.reset()
-            assert [bus(machine, name, RDBAL) for name in ("first", "second")] == [0, 0], "by a reset of their bus"
-            if peers:
-                Path("/sys/bus/pci/drivers/vfio-pci/unbind").write_text(second)  # it comes back when that is done
-                assert machine.parts["second"].config_read(0, 4) == 0xFFFFFFFF
-                assert [line for line in lines if f"device {second}: this host wants it back" in line], lines
-                assert bus(machine, "first", RDBAL) == 0, "the other goes on"
-
-
-def test_what_is_refused() -> None:
-    """Each is one line, and says what to do."""
-
-    def refused(*words: str, device: str = EDU) -> str:
-        command: list[str | Path] = [*words, PYVMM, "run", "--device", f"vfio,host={device}", "keyboard"]
-        ran: subprocess.CompletedProcess[str] = subprocess.run(
-            command, capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
-        assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran
-        return ran.stderr
-
-    assert "this host has no PCI device 0000:00:19.0: pyvmm vfio list" in refused(device="00:19.0")
-    assert "is no place of a PCI device: write it as lspci -D shows it" in refused(device="edu")
-    assert "has no IOMMU group: switch the IOMMU on" in refused(device=FREE)
-    # Root without its capabilities is a user as any other.
-    group = Path("/dev/vfio") / Path(f"/sys/bus/pci/devices/{EDU}/iommu_group").resolve().name
-    user = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
-    os.chown(group, 65534, 65534)
-    assert f"no permission for {group}: as root, chown {group} to who runs pyvmm" in refused(*user)
-    os.chown(group, 0, 0)
-    locked = refused("prlimit", "--memlock=65536:65536", *user)
-    assert re.search(r"pins all of guest RAM, \d+ KiB, and this process may lock 64: raise ulimit -l", locked), locked
-
-
-def test_the_same_device_twice() -> None:
-    with pytest.raises(UserError, match="is given to this guest already"):
-        Machine(replace(CONFIG, devices=(GIVEN_EDU, f"vfio,host={EDU},slot=5")))
-
-
 class TestFourDevices:
     def test_identity_and_bars(self, guest: Guest) -> None:
         said = guest.shell(f"lspci -n -vvv -s {GUEST_EDU}")
@@ -383,6 +298,91 @@ class TestFourDevices:
         guest.shell(f"reads /dev/nvme0n1 {DISK} 50 4")
         drive_nic(guest)
         drive_edu(guest, f"/sys/bus/pci/devices/0000:{GUEST_EDU}")
+
+
+def bus(machine: Machine, part: str, register: int, size: int = 4, value: int | None = None) -> int:
+    """A read or a write of a register in BAR 0 of *part*, as the guest would do it where it traps."""
+    function = machine.parts[part]
+    address = function.bars[0].address(function.config) + register
+    mmio = machine.board.mmio
+    if value is not None:
+        machine.call(lambda: mmio.write(address, size, value))
+    return machine.call(lambda: mmio.read(address, size))
+
+
+def dma_to_peer(machine: Machine, value: int) -> int:
+    """Edu writes *value* from RAM to a register of the pair's first; what that is then."""
+    peer = machine.parts["first"]
+    there = peer.bars[0].address(peer.config) + RDBAL
+    machine.call(lambda: machine.memory.write(RAM_BUFFER, value.to_bytes(4, "little")))
+    for source, target, command in ((RAM_BUFFER, EDU_BUFFER, 1), (EDU_BUFFER, there, 3)):
+        for register, word in ((DMA_SRC, source), (DMA_DST, target), (DMA_COUNT, 4), (DMA_COMMAND, command)):
+            bus(machine, "edu", register, 8, word)
+        patience = Patience(PATIENCE, os.getpid())
+        while bus(machine, "edu", DMA_COMMAND, 8) & 1:
+            assert not patience.is_over, "the DMA does not end"
+            time.sleep(LOOK_S)
+    return bus(machine, "first", RDBAL)
+
+
+def test_two_of_one_group_peers_a_hot_reset_and_a_device_that_is_wanted_back() -> None:
+    first, second = PAIR
+    config = MachineConfig(guest="keyboard", devices=(f"vfio,host={first},id=first", f"vfio,host={second},id=second"))
+    assert pyvmm("vfio", "bind", first).returncode == 0
+    Path(f"/sys/bus/pci/devices/{second}/driver_override").write_text("uio_pci_generic")
+    Path("/sys/bus/pci/drivers_probe").write_text(second)
+    listed = pyvmm("vfio", "list").stdout
+    assert re.search(rf"{first} .* no: bind {second} \(uio_pci_generic\) of its group to vfio-pci too", listed), listed
+    with pytest.raises(UserError, match=rf"is not viable, .* {second} \(uio_pci_generic\): pyvmm vfio bind them too"):
+        Machine(config)
+    assert pyvmm("vfio", "bind", second).returncode == 0
+    lines: list[str] = []
+    devices = (f"vfio,host={first},id=first,p2p=on", f"vfio,host={second},id=second", GIVEN_EDU)
+    for peers in (False, True):
+        config = replace(config, devices=devices if peers else (devices[0].removesuffix(",p2p=on"), *devices[1:]))
+        with Machine(config) as machine:
+            machine.events.add(lambda event: lines.append(event.message))
+            machine.start()
+            machine.call(lambda: machine.parts["edu"].config_write(PCI_COMMAND, 2, 6))
+            assert bus(machine, "first", RDBAL) == 0
+            assert dma_to_peer(machine, 0x1230) == (0x1230 if peers else 0)
+            bus(machine, "second", RDBAL, value=0x4560)
+            machine.reset()
+            assert [bus(machine, name, RDBAL) for name in ("first", "second")] == [0, 0], "by a reset of their bus"
+            if peers:
+                Path("/sys/bus/pci/drivers/vfio-pci/unbind").write_text(second)  # it comes back when that is done
+                assert machine.parts["second"].config_read(0, 4) == 0xFFFFFFFF
+                assert [line for line in lines if f"device {second}: this host wants it back" in line], lines
+                assert bus(machine, "first", RDBAL) == 0, "the other goes on"
+
+
+def test_what_is_refused() -> None:
+    """Each is one line, and says what to do."""
+
+    def refused(*words: str, device: str = EDU) -> str:
+        command: list[str | Path] = [*words, PYVMM, "run", "--device", f"vfio,host={device}", "keyboard"]
+        ran: subprocess.CompletedProcess[str] = subprocess.run(
+            command, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert ran.returncode == 2 and ran.stderr.count("\n") == 1, ran
+        return ran.stderr
+
+    assert "this host has no PCI device 0000:00:19.0: pyvmm vfio list" in refused(device="00:19.0")
+    assert "is no place of a PCI device: write it as lspci -D shows it" in refused(device="edu")
+    assert "has no IOMMU group: switch the IOMMU on" in refused(device=FREE)
+    # Root without its capabilities is a user as any other.
+    group = Path("/dev/vfio") / Path(f"/sys/bus/pci/devices/{EDU}/iommu_group").resolve().name
+    user = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+    os.chown(group, 65534, 65534)
+    assert f"no permission for {group}: as root, chown {group} to who runs pyvmm" in refused(*user)
+    os.chown(group, 0, 0)
+    locked = refused("prlimit", "--memlock=65536:65536", *user)
+    assert re.search(r"pins all of guest RAM, \d+ KiB, and this process may lock 64: raise ulimit -l", locked), locked
+
+
+def test_the_same_device_twice() -> None:
+    with pytest.raises(UserError, match="is given to this guest already"):
+        Machine(replace(CONFIG, devices=(GIVEN_EDU, f"vfio,host={EDU},slot=5")))
 
 
 def test_ten_reboots() -> None:
