@@ -6,22 +6,17 @@ writes fast is read only while the device takes it. Who has gone makes room for 
 
 from __future__ import annotations
 
-import errno
-import os
 import select
 import socket
-import stat
 from pathlib import Path
 from typing import Final
 
 from pyvmm.backends.byte_stream import StreamEnd, Waiting
-from pyvmm.errors import UserError, printable
+from pyvmm.backends.unix_socket import listen
 
 HIGH_WATER: Final = 256 << 10
 """Bytes that wait for the program before the device waits too."""
 CHUNK: Final = 64 << 10
-LONGEST_PATH: Final = 107
-"""Bytes (unix(7): sun_path has 108, with a NUL)."""
 
 
 class StreamSocket:
@@ -38,7 +33,7 @@ class StreamSocket:
         self._gone = False
         """The program has left; what it had written is still to be read."""
         self._posted = False
-        self._listener = _listen(path)
+        self._listener = listen(path)
         end.output = self._write
         end.on_room = self._feed
         loop.add(self._listener.fileno(), self._accept)
@@ -184,43 +179,3 @@ def _has_left(client: socket.socket) -> bool:
     poll = select.poll()
     poll.register(client, 0)
     return bool(poll.poll(0))
-
-
-def _listen(path: str) -> socket.socket:
-    """Raises UserError."""
-    shown = printable(path)
-    if not path:
-        raise UserError("socket:PATH: name the path behind it")
-    if len(os.fsencode(path)) > LONGEST_PATH:
-        raise UserError(f"socket {shown}: a path of more than {LONGEST_PATH} bytes: choose a shorter one")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        _clear(path, shown)
-        listener.bind(path)
-        listener.listen(1)
-    except OSError as error:
-        listener.close()
-        raise UserError(f"socket {shown}: {error.strerror}") from None
-    except UserError:
-        listener.close()
-        raise
-    return listener
-
-
-def _clear(path: str, shown: str) -> None:
-    """A socket that nobody listens at any more makes room. Raises UserError."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise UserError(f"socket {shown}: there is a file of that name: choose another, or remove it")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except OSError as error:
-            if error.errno == errno.ECONNREFUSED:
-                os.unlink(path)
-                return
-        raise UserError(f"socket {shown}: another program listens there: choose another")

@@ -312,7 +312,7 @@ def test_the_end_is_told() -> None:
     [
         (":99999", "port"),
         ("/nonexistent/gdb", "No such file"),
-        (__file__, "there is a file already"),
+        (__file__, "there is a file of that name"),
         ("a:b", "No such file|Permission|--gdb a:b"),
     ],
 )
@@ -341,7 +341,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert not path.exists()
     ran = subprocess.run([*words[:-1], "/nonexistent/gdb"], capture_output=True, text=True)
     assert ran.returncode == 2
-    assert ran.stderr.startswith("pyvmm: --gdb /nonexistent/gdb: No such file or directory; ")
+    assert ran.stderr.startswith("pyvmm: --gdb: socket /nonexistent/gdb: No such file or directory")
     assert ran.stderr.count("\n") == 1
 
 

@@ -7,17 +7,16 @@ with GdbServer(machine, "127.0.0.1:0") as gdb:
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
-import stat
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
 
 from pyvmm import threads
+from pyvmm.backends.unix_socket import listen
 from pyvmm.control.gdb.debugger import REASON, Debugger, Stop
 from pyvmm.control.gdb.packets import Acknowledgement, Interrupt, Packet, Reader, frame
 from pyvmm.control.gdb.stub import Stub
@@ -86,23 +85,13 @@ class GdbServer:
         try:
             if colon and port.isascii() and port.isdigit() and "/" not in where:
                 return socket.create_server((host.strip("[]") or LOCAL, int(port)), backlog=1)
-            return self._listen_at_path(where)
+            listener = listen(where)
         except (OSError, OverflowError) as error:
             why = getattr(error, "strerror", None) or str(error)
             raise UserError(f"--gdb {where}: {why}; give [HOST]:PORT or the path of a socket to be made") from None
-
-    def _listen_at_path(self, path: str) -> socket.socket:
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            if _is_stale(path):
-                os.unlink(path)
-            listener.bind(path)
-            os.chmod(path, stat.S_IRUSR | stat.S_IWUSR)
-            listener.listen(1)
-        except BaseException:
-            listener.close()
-            raise
-        self._path = path
+        except UserError as error:
+            raise UserError(f"--gdb: {error}") from None
+        self._path = where
         return listener
 
     # The thread
@@ -222,18 +211,3 @@ class _Session:
     def _send(self, data: bytes) -> None:
         self._sent = frame(data)
         self._client.sendall(self._sent)
-
-
-def _is_stale(path: str) -> bool:
-    """A socket that nobody listens at any more. OSError where something else is there."""
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(errno.EEXIST, "there is a file already")
-    except FileNotFoundError:
-        return False
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            return True
-    return False

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.backends.sockets import Sockets
-from pyvmm.backends.stream_socket import CHUNK, HIGH_WATER, LONGEST_PATH, StreamSocket
+from pyvmm.backends.stream_socket import CHUNK, HIGH_WATER, StreamSocket
+from pyvmm.backends.unix_socket import LONGEST_PATH
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
 
