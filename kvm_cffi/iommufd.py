@@ -19,8 +19,9 @@ from typing import Final
 
 from kvm_cffi._call import KvmError
 from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.descriptor import Descriptor
 from kvm_cffi.mapping import address_of
-from kvm_cffi.vfio import Descriptor, VfioDevice
+from kvm_cffi.vfio import VfioDevice
 
 DEVICE: Final = Path("/dev/iommu")
 _TYPE: Final = ord(";") << 8

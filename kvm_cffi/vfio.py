@@ -18,12 +18,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from kvm_cffi._call import KvmError, ioctl, ioctl_value
 from kvm_cffi._kvm import ffi, lib
+from kvm_cffi.descriptor import Descriptor
 from kvm_cffi.mapping import address_of, map_memory
 from kvm_cffi.vm import DeviceFd, Vm
 
@@ -31,33 +31,6 @@ CONTAINER: Final = Path("/dev/vfio/vfio")
 _PAGE: Final = 4096
 _HOT_RESET_DEV_ID, _HOT_RESET_DEV_ID_OWNED = 1, 2
 """VFIO_PCI_HOT_RESET_FLAG_…, which Debian 12's header has not."""
-
-
-class Descriptor:
-    """An open file that closes itself; a context manager."""
-
-    fd = -1
-    """Until it is open, and once it is closed."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def close(self) -> None:
-        """Once is enough."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Container(Descriptor):

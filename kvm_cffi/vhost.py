@@ -21,20 +21,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 from kvm_cffi._call import KvmError as KvmError
 from kvm_cffi._call import ioctl
 from kvm_cffi._kvm import ffi
+from kvm_cffi.descriptor import Descriptor
 from kvm_cffi.mapping import address_of
 
 NO_FD: Final = -1
 """Instead of an eventfd or a back end: none."""
 
 
-class Vhost:
-    """A descriptor of a vhost driver; a context manager. Raises OSError from the open, KvmError from ioctls.
+class Vhost(Descriptor):
+    """A descriptor of a vhost driver; a context manager. Raises OSError from the open, KvmError from ioctls. Once
+    close() has returned the kernel touches no memory of the guest any more.
 
     Virtqueues are called vrings here, as in the header: split rings, numbered from 0 as the driver has them, which need
     not be the device's own numbers."""
@@ -44,8 +45,7 @@ class Vhost:
     """The kernel module that makes *path*."""
 
     def __init__(self) -> None:
-        self.fd = -1
-        self.fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        super().__init__(os.open(self.path, os.O_RDWR | os.O_CLOEXEC))
 
     def set_owner(self) -> None:
         """VHOST_SET_OWNER, before all else: the addresses are those of this process. EBUSY: it has an owner."""
@@ -104,23 +104,6 @@ class Vhost:
 
     def _file(self, request: str, index: int, fd: int) -> None:
         ioctl(self.fd, request, ffi.new("struct vhost_vring_file *", {"index": index, "fd": fd}))
-
-    def close(self) -> None:
-        """Once is enough; when it returns the kernel touches no memory of the guest any more."""
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class VhostVsock(Vhost):
