@@ -10,16 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm import guests
-from pyvmm.cli.arguments import (
-    main,
-    make_config,
-    make_host_config,
-    make_parser,
-    parse_count,
-    parse_seconds,
-    parse_size,
-)
+from pyvmm.cli.arguments import main, make_config, make_host_config, make_parser
 from pyvmm.cli.flags import in_flags
+from pyvmm.cli.values import parse_count, parse_seconds, parse_size
 from pyvmm.config import MAX_MEMORY, HostConfig, MachineConfig, Module
 from pyvmm.errors import UserError
 from pyvmm.units import GIB, KIB, MIB
