@@ -1,4 +1,4 @@
-"""What a value on the command line means: sizes, counts, times, short forms of --device; ValueError says what is not."""
+"""What a value on the command line means: sizes, counts, times, short forms of --device; ValueError where nothing."""
 
 from __future__ import annotations
 
