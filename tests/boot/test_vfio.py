@@ -130,7 +130,8 @@ def edu_dma_from_device(guest: Guest, address: int) -> None:
     """64 bytes of edu's own memory to *address*."""
     bar = edu_bar(guest)
     values = ((DMA_SRC, EDU_BUFFER), (DMA_DST, address), (DMA_COUNT, 64), (DMA_COMMAND, 3))
-    guest.shell("; ".join(f"devmem {bar + register:#x} 64 {value:#x}" for register, value in values))
+    writes = "; ".join(f"devmem {bar + register:#x} 64 {value:#x}" for register, value in values)
+    guest.shell(f"setpci -s {GUEST_EDU} COMMAND=6; {writes}")  # a driver that goes takes bus mastering away
     guest.until(lambda: not int(guest.shell(f"devmem {bar + DMA_COMMAND:#x} 32"), 16) & 1, "the end of the DMA")
 
 

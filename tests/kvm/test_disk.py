@@ -15,9 +15,10 @@ from pyvmm.backends.image import FileImage
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
 from pyvmm.machine.event import MachineEvent
+from pyvmm.machine.outcome import End
 from pyvmm.units import MIB
 from tests.rig.blk_driver import FLUSH, IN, OK, OUT, SECTOR, BlkDriver
-from tests.rig.board import SPIN, Board
+from tests.rig.board import SPIN, Board, board
 
 A, B, C = b"a" * SECTOR, b"b" * SECTOR, b"c" * SECTOR
 
@@ -239,3 +240,17 @@ def test_a_mistake_is_one_line(path: Path, tmp_path: Path, words: str, line: str
         [sys.executable, "-m", "pyvmm", "run", "--disk", words], cwd=tmp_path, capture_output=True, text=True
     )
     assert (ran.returncode, ran.stderr) == (2, f"pyvmm: --{line}\n")
+
+
+@pytest.mark.parametrize(("depth", "write"), [(1, 0), (32, 1)])
+def test_a_guest_that_asks_again_and_again(tmp_path: Path, depth: int, write: int) -> None:
+    """guests/blk-bench: each request ends once, and what it writes is in the file."""
+    path = tmp_path / "disk"
+    path.write_bytes(b"\xa5" * MIB)
+    parameters = {"count": 300, "depth": depth, "write": write, "blocks": MIB // 4096}
+    with board("blk-bench", parameters=parameters, devices=(f"virtio-blk,path={path}",)) as machine:
+        outcome = machine.finish()
+        assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)
+        cycles, interrupts, kicks = (int(word, 16) for word in machine.output.split())
+        assert cycles and 0 < interrupts <= 300 and 0 < kicks <= 300
+    assert (path.read_bytes() != b"\xa5" * MIB) == bool(write)
