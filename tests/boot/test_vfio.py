@@ -150,7 +150,7 @@ def drive_nic(guest: Guest, size: int = 1_000_000) -> None:
         '[ "$1" != bound ] || { ip addr add $ip/24 dev $interface; echo address $ip; }\nEND\n'
         "chmod +x /tmp/lease; ip link set eth0 up"
     )
-    assert "address 10.0.2.15" in guest.shell("udhcpc -i eth0 -n -q -s /tmp/lease")
+    assert "address 10.0.2.15" in guest.shell("udhcpc -i eth0 -n -q -t 20 -s /tmp/lease")
     with DOWNLOAD.open("rb") as file:
         wanted = hashlib.md5(file.read(size)).hexdigest()
     assert guest.shell(f"nc {SERVER} </dev/null | head -c {size} | md5sum").split()[0] == wanted
