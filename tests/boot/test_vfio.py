@@ -64,6 +64,7 @@ RDBAL = 0x2800
 READS = 1000
 DISK = 32 * MIB
 NO_RAM = 0xA8000
+REBOOTS = int(os.environ.get("PYVMM_SOAK_REBOOTS", "2"))
 """Behind base memory, where a PC has none, and the window of text mode has not begun."""
 PCIR = b"PCIR" + struct.pack("<HHHHBBHHHBB", 0x1234, 0x11E8, 0, 24, 0, 0, 0xFF00, 4, 0, 0, 0x80)
 ROM = (struct.pack("<HB21xHxx", 0xAA55, 4, 0x1C) + PCIR).ljust(2048, b"r")
@@ -386,12 +387,12 @@ def test_the_same_device_twice() -> None:
         Machine(replace(CONFIG, devices=(GIVEN_EDU, f"vfio,host={EDU},slot=5")))
 
 
-def test_ten_reboots() -> None:
-    """Each finds what `reads fill` has written."""
+def test_reboots() -> None:
+    """Each finds what `reads fill` has written. PYVMM_SOAK_REBOOTS says how many there are."""
     run = f"until [ -b /dev/nvme0n1 ]; do sleep 0.1; done; reads /dev/nvme0n1 {DISK} 50 4"
     cmdline = f'{CONFIG.cmdline} pyvmm.run="{run}" pyvmm.end=reboot'
     with Guest(replace(CONFIG, cpus=1, devices=(GIVEN_EDU, GIVEN_NVME), cmdline=cmdline)) as guest:
-        for _ in range(11):
+        for _ in range(REBOOTS + 1):
             guest.expect(USERSPACE)
             guest.expect("pyvmm guest: exit 0")
 
@@ -433,8 +434,7 @@ def test_intx_by_other_chips(irqchip: Literal["kernel", "split", "user"], words:
     with Guest(config) as guest:
         booted(guest)
         drive_intx(guest, 3, each)
-        drive_nic(guest)
-        drive_nvme(guest)
+        drive_nic(guest, 100_000)
 
 
 def test_given_back() -> None:
