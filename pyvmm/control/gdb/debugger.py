@@ -242,9 +242,10 @@ class Debugger:
             return b""
 
     def _event(self, event: MachineEvent) -> None:
-        """In the loop, under the machine lock."""
+        """In the loop, under the machine lock. After a reset and a restore the vCPUs still stand."""
         if event.kind in ("reset", "restored"):
             self.points.put_again()
+            self._arm()  # other registers are in, and with them no TF
         elif event.kind == "ended":
             self._wake()
 
