@@ -32,7 +32,7 @@ HZ: Final = 250
 CONFIGURATIONS: Final = (("kernel", 1), ("kernel", 2), ("split", 1), ("user", 1))
 
 
-MOMENTS: Final = int(os.environ.get("PYVMM_SOAK_MOMENTS", "5"))
+MOMENTS: Final = int(os.environ.get("PYVMM_SOAK_MOMENTS", "3"))
 """At which a snapshot is taken; scripts/soak has more."""
 BUSY: Final = "echo go; i=0; while [ $i -lt 30 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n"
 
