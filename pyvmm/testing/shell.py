@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 from pyvmm.testing.patience import PATIENCE
 
@@ -16,15 +16,23 @@ class Terminal(Protocol):
     def send(self, text: str, /) -> None: ...
 
 
-class Ran(NamedTuple):
-    """What a command printed, and its exit status."""
-
+class _Ran(NamedTuple):
     output: str
     """Both outputs, as they came."""
     status: int
-    stdout: bytes | None = None
-    """Standard output alone, and standard error; None where both came by the serial port."""
-    stderr: bytes | None = None
+
+
+class Ran(_Ran):
+    """What a command printed, and its exit status: a pair. Where an agent ran it, *stdout* and *stderr* have each
+    output alone; they are None where both came by the serial port."""
+
+    stdout: bytes | None
+    stderr: bytes | None
+
+    def __new__(cls, output: str, status: int, stdout: bytes | None = None, stderr: bytes | None = None) -> Self:
+        made = super().__new__(cls, output, status)
+        made.stdout, made.stderr = stdout, stderr
+        return made
 
 
 def run(terminal: Terminal, command: str, timeout: float = PATIENCE) -> Ran:
