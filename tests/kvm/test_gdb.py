@@ -240,6 +240,13 @@ def test_a_client_that_vanishes_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "gdb").exists()
 
 
+def test_a_server_that_nobody_came_to_lets_the_guest_go() -> None:
+    with debugged(wait=True) as (machine, server):
+        assert machine.state == "paused"
+        server.close()
+        assert machine.wait(lambda: PROMPT in machine.screen, 60)
+
+
 def test_the_next_client_waits_for_the_first(tmp_path: Path) -> None:
     with counting(tmp_path) as machine, GdbServer(machine, "127.0.0.1:0") as server:
         machine.start()

@@ -55,7 +55,7 @@ class Debugger:
             self.abilities = probe(system)
         self.current = 0
         """The vCPU that g, p, m and the like are about."""
-        self.points = Points(self.abilities, machine.memory, self._physical_now)
+        self.points = Points(self.abilities, machine.memory, lambda linear: self._physical(self.cpu_now, linear))
         self.running = False
         self._registers = debug_registers(())
         self._alone: int | None = None
@@ -171,8 +171,7 @@ class Debugger:
 
     # KVM's side
 
-    @property
-    def _control(self) -> int:
+    def _control_of(self, number: int) -> int:
         control: int = constants.KVM_GUESTDBG_ENABLE
         if self.points.patched:
             control |= constants.KVM_GUESTDBG_USE_SW_BP
@@ -180,10 +179,6 @@ class Debugger:
             control |= constants.KVM_GUESTDBG_USE_HW_BP
         if self.points.stepped:
             control |= constants.KVM_GUESTDBG_SINGLESTEP
-        return control
-
-    def _control_of(self, number: int) -> int:
-        control = self._control
         if number in self._steps:
             control |= constants.KVM_GUESTDBG_SINGLESTEP
             if self.abilities.block_irq and number not in self._woken:
@@ -286,9 +281,6 @@ class Debugger:
     def cpu(self) -> Cpu:
         """The current vCPU, which stands still, as a report looks at it. Raises KvmError."""
         return self._cpu(self.current)
-
-    def _physical_now(self, linear: int) -> int | None:
-        return self._physical(self._group.vcpus[self.current], linear)
 
     def _physical(self, vcpu: Vcpu, linear: int) -> int | None:
         try:

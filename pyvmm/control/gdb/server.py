@@ -43,7 +43,6 @@ class GdbServer:
         self._listener = self._listen(where)
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
-        self._waits = wait
         if wait:
             machine.pause(REASON)
         self._thread = threading.Thread(target=self._main, name="gdb", daemon=True)
@@ -71,6 +70,7 @@ class GdbServer:
                 os.unlink(self._path)
             except FileNotFoundError:
                 pass
+        self._machine.resume(REASON)  # it has waited, and nobody came
 
     def __enter__(self) -> Self:
         return self
