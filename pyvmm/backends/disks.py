@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pyvmm.clock import NS_PER_SECOND
 from pyvmm.errors import UserError
@@ -260,6 +260,26 @@ class Disk:
             self.give_up()
             self._worker.close()
             self._image.close()
+
+
+class OnDisk:
+    """A device with a Disk, whose STATE has it as "disk": what a snapshot asks of that, and its end."""
+
+    STATE: ClassVar[tuple[str, ...]] = ()
+
+    disk: Disk
+
+    def check_saved(self, saved: Plain) -> None:
+        """Raises StateError where the disk is not what it was."""
+        if isinstance(saved, dict):
+            self.disk.check_saved(saved.get("disk"))
+
+    def portable(self, saved: Plain) -> Plain:
+        """What was saved, for another process."""
+        return saved | {"disk": self.disk.portable(saved.get("disk"))} if isinstance(saved, dict) else saved
+
+    def close(self) -> None:
+        self.disk.close()
 
 
 class Disks:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from pyvmm.backends import disks as backend
-from pyvmm.backends.disks import Disk, Disks, Request
+from pyvmm.backends.disks import Disk, Disks, OnDisk, Request
 from pyvmm.devices.ata import AtaDrive, Done
 from pyvmm.devices.ata_abi import SECTOR
 from pyvmm.errors import UserError, printable
-from pyvmm.state import Plain
 from pyvmm.trace import OFF, Channel
 
 SERIAL_BYTES = 20
@@ -53,7 +52,7 @@ class DiskMedium:
             request.owner(request.error is None)
 
 
-class AtaDisk:
+class AtaDisk(OnDisk):
     """A disk on an IDE controller, for guests without virtio: a raw file or block device (docs/disks.md)."""
 
     STATE: ClassVar[tuple[str, ...]] = ("disk",)  # the channel has the drive's
@@ -82,15 +81,3 @@ class AtaDisk:
             self.disk.close()
             raise UserError(f"{name}: cache=none reads {block} bytes at once here, an ATA disk {SECTOR}: leave it away")
         self.drive = AtaDrive(DiskMedium(self.disk), MODEL, serial, FIRMWARE, trace)
-
-    def check_saved(self, saved: Plain) -> None:
-        """Raises StateError where the disk is not what it was."""
-        if isinstance(saved, dict):
-            self.disk.check_saved(saved.get("disk"))
-
-    def portable(self, saved: Plain) -> Plain:
-        """What was saved, for another process."""
-        return saved | {"disk": self.disk.portable(saved.get("disk"))} if isinstance(saved, dict) else saved
-
-    def close(self) -> None:
-        self.disk.close()

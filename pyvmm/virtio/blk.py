@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import ClassVar, Final, Literal, NamedTuple
 
 from pyvmm.backends import disks as backend
-from pyvmm.backends.disks import Disks, Request
+from pyvmm.backends.disks import Disks, OnDisk, Request
 from pyvmm.errors import UserError, printable
-from pyvmm.state import Plain, StateError
+from pyvmm.state import StateError
 from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.abi import VIRTIO_ID_BLOCK
 from pyvmm.virtio.device import RING_FEATURES, VirtioDevice
@@ -91,7 +91,7 @@ class Ticket(NamedTuple):
     """Bytes of the chain that are written where all goes well."""
 
 
-class VirtioBlk(VirtioDevice):
+class VirtioBlk(OnDisk, VirtioDevice):
     """A disk: a raw file or block device of this host (docs/disks.md)."""
 
     device_id = VIRTIO_ID_BLOCK
@@ -333,16 +333,6 @@ class VirtioBlk(VirtioDevice):
         self.disk.drain()
         if self._late:
             raise StateError(f"{self.disk.name}: its driver waits for requests and has forbidden DMA: try again later")
-
-    def check_saved(self, saved: Plain) -> None:
-        if isinstance(saved, dict):
-            self.disk.check_saved(saved.get("disk"))
-
-    def portable(self, saved: Plain) -> Plain:
-        return saved | {"disk": self.disk.portable(saved.get("disk"))} if isinstance(saved, dict) else saved
-
-    def close(self) -> None:
-        self.disk.close()
 
 
 def _features(readonly: bool, queues: int) -> int:
