@@ -12,8 +12,7 @@ from pyvmm.backends.disks import Disks
 from pyvmm.machine.machine import Machine
 from pyvmm.testing.pci import Board
 from pyvmm.virtio.blk import VirtioBlk
-from pyvmm.virtio.pci import VirtioPci
-from tests.rig.virtio_driver import BoardOf, Driver, Virtio
+from tests.rig.virtio_driver import Driver, Virtio
 
 IN, OUT, FLUSH, GET_ID, DISCARD, ZEROES = 0, 1, 4, 8, 11, 13
 OK, IOERR, UNSUPP = 0, 1, 2
@@ -77,14 +76,9 @@ class BlkDriver:
     def of_machine(cls, machine: Machine, name: str = "virtio-blk") -> BlkDriver:
         """Of a disk that a machine has, whose guest leaves it alone; all inside machine.call()."""
         device = machine.board.devices[name]
-        function = next(f for f in machine.board.pci.all_functions() if getattr(f, "device", None) is device)
-        assert isinstance(function, VirtioPci) and isinstance(device, VirtioBlk)
-        board = BoardOf(machine)
-        config = board.ecam(0, int(function.name[:2], 16))
+        assert isinstance(device, VirtioBlk)
         driver = cls.__new__(cls)
-        bars = [config.read(at, 4) & ~0xF for at in (0x10, 0x18)]
-        config.write(4, 2, 6)
-        driver._drive(device, Virtio(board, function, config, *bars), VERSION_1 | device.features & 0xFFFFFF)
+        driver._drive(device, Virtio.of_machine(machine, device), VERSION_1 | device.features & 0xFFFFFF)
         return driver
 
     def config(self, offset: int, size: int) -> int:

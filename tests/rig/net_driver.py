@@ -10,8 +10,7 @@ from typing import Any
 from pyvmm.backends.wire import VNET_HEADER, Wire
 from pyvmm.machine.machine import Machine
 from pyvmm.virtio.net import CONTROL, RECEIVE, TRANSMIT, VirtioNet
-from pyvmm.virtio.pci import VirtioPci
-from tests.rig.virtio_driver import BoardOf, Driver, Virtio
+from tests.rig.virtio_driver import Driver, Virtio
 
 VERSION_1, EVENT_IDX, INDIRECT, PACKED = 1 << 32, 1 << 29, 1 << 28, 1 << 34
 MAC = b"\x52\x54\x00\x12\x34\x56"
@@ -130,14 +129,9 @@ class NetDriver:
     def of_machine(cls, machine: Machine, name: str = "virtio-net") -> NetDriver:
         """Of a card that a machine has, whose guest leaves it alone; all inside machine.call()."""
         device = machine.board.devices[name]
-        function = next(f for f in machine.board.pci.all_functions() if getattr(f, "device", None) is device)
-        assert isinstance(function, VirtioPci) and isinstance(device, VirtioNet)
-        board = BoardOf(machine)
-        config = board.ecam(0, int(function.name[:2], 16))
+        assert isinstance(device, VirtioNet)
         driver = cls.__new__(cls)
-        bars = [config.read(at, 4) & ~0xF for at in (0x10, 0x18)]
-        config.write(4, 2, 6)
-        driver._drive(device, Virtio(board, function, config, *bars), VERSION_1 | device.features & 0xFFFFFF)
+        driver._drive(device, Virtio.of_machine(machine, device), VERSION_1 | device.features & 0xFFFFFF)
         return driver
 
     def config(self, offset: int, size: int) -> int:
