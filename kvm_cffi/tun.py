@@ -24,7 +24,6 @@ TUNSETOFFLOAD: Final = 0x400454D0
 TUNSETVNETHDRSZ: Final = 0x400454D8
 
 IFF_TAP: Final = 0x0002
-IFF_MULTI_QUEUE: Final = 0x0100
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 
@@ -45,17 +44,16 @@ VNET_HEADER: Final = 12
 
 
 class TapInterface:
-    """One queue of the TAP interface *name*, which is made where there is none; "" for a name of the kernel's choice.
+    """The TAP interface *name*, which is made where there is none; "" for a name of the kernel's choice.
 
     Raises OSError as open(2) and TUNSETIFF do: EPERM without CAP_NET_ADMIN for one that is not the user's, EBUSY for
     one that somebody has, EINVAL for what is no TAP interface or has other flags. All of it but *fd* needs no right
     beyond what is said.
     """
 
-    def __init__(self, name: str = "", *, headers: bool = False, queues: bool = False) -> None:
-        """*headers*: each frame has a struct virtio_net_hdr of VNET_HEADER bytes before it, both ways. *queues*: the
-        interface may be opened several times."""
-        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if headers else 0) | (IFF_MULTI_QUEUE if queues else 0)
+    def __init__(self, name: str = "", *, headers: bool = False) -> None:
+        """*headers*: each frame has a struct virtio_net_hdr of VNET_HEADER bytes before it, both ways."""
+        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if headers else 0)
         self.fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             made = fcntl.ioctl(self.fd, TUNSETIFF, _ifreq(name, struct.pack("H", flags)))

@@ -403,11 +403,6 @@ class AtaDrive:
         """How many it would move at once."""
         return min(self._left, DMA_SECTORS) * SECTOR
 
-    @property
-    def dma_left(self) -> int:
-        """How many are left of the command."""
-        return self._left * SECTOR
-
     def transfer(self, views: Sequence[memoryview]) -> None:
         """Move whole sectors, at most dma_bytes, to or from *views*."""
         self._filled = sum(map(len, views))

@@ -60,7 +60,6 @@ class Pci:
     """The PCI devices below *sys*; *run* is where the drivers that devices had are noted until the next boot."""
 
     def __init__(self, sys: Path = Path("/sys"), run: Path = Path("/run/pyvmm/vfio"), dev: Path = Path("/dev")) -> None:
-        self._sys = sys
         self._bus = sys / "bus" / "pci"
         self._run = run
         self._dev = dev

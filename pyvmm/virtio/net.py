@@ -47,7 +47,6 @@ VIRTIO_NET_ERR: Final = 1
 
 CONFIG: Final = struct.Struct("<6sHHH")
 """struct virtio_net_config up to mtu: mac, status, max_virtqueue_pairs, mtu."""
-STATUS_AT: Final = 6
 NUM_BUFFERS_AT: Final = 10
 EMPTY_HEADER: Final = bytes(VNET_HEADER)
 
