@@ -222,7 +222,7 @@ class RamPages:
         """What no snapshot needs any more, the log too where there is none; at any time, under the machine lock."""
         if self._base is None:
             return
-        if self._taken:
+        if list(self._taken):  # its length counts one that is just being let go, and this is called for that
             self._join_levels()
             return
         for region in self._regions:

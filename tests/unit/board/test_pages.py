@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import mmap
 import os
+import weakref
 from collections.abc import Callable
 from contextlib import closing
 
@@ -202,3 +203,14 @@ def test_what_somebody_wrote_who_does_not_say_where() -> None:
         rig.ram.regions[0].buffer[0:1] = b"x"
         rig.pages.put_back(taken)  # said once it counts once
         assert rig.contents() != before
+
+
+def test_the_log_ends_with_the_last_snapshot_at_the_moment_it_is_let_go() -> None:
+    """A set of weak references may count it still."""
+    with closing(Rig()) as rig:
+        taken = rig.pages.take()
+        weakref.finalize(taken, rig.pages.release_unused)
+        assert rig.pages.logging
+        del taken
+        gc.collect()
+        assert not rig.pages.logging
