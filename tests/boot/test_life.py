@@ -34,7 +34,7 @@ CONFIGURATIONS: Final = (("kernel", 1), ("kernel", 2), ("split", 1), ("user", 1)
 
 MOMENTS: Final = int(os.environ.get("PYVMM_SOAK_MOMENTS", "3"))
 """At which a snapshot is taken; scripts/soak has more."""
-BUSY: Final = "echo go; i=0; while [ $i -lt 30 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n"
+BUSY: Final = "echo go; i=0; while [ $i -lt 12 ]; do i=$((i+1)); cat /proc/interrupts >/dev/null; done; echo done-$i\n"
 
 
 @dataclass
@@ -125,15 +125,15 @@ def test_many_short_pauses(guests: dict[tuple[str, int], Guest]) -> None:
     for key, guest in guests.items():
         guest.send(BUSY)
         pauses = 0
-        while "done-30" not in guest.output:
+        while "done-12" not in guest.output:
             with guest.machine.paused("test"):
                 pauses += 1
             time.sleep(0.01)
             assert guest.outcome is None, key
-        guest.expect("done-30")
+        guest.expect("done-12")
         guest.expect("# ")
         assert pauses > 10
-        assert "done-30" in guest.output
+        assert "done-12" in guest.output
 
 
 def at_work(guest: Guest, seed: random.Random) -> Snapshot:
@@ -146,7 +146,7 @@ def at_work(guest: Guest, seed: random.Random) -> Snapshot:
         with guest.machine.paused("test"):
             if not guest.output.rpartition("\ngo")[2].strip():
                 return snapshot
-        guest.expect("done-30")  # a fast host: another try
+        guest.expect("done-12")  # a fast host: another try
         guest.expect("# ")
     raise AssertionError("it was never busy for as long as that")
 
@@ -165,7 +165,7 @@ def test_back_to_a_snapshot(guests: dict[tuple[str, int], Guest]) -> None:
                 with guest.machine.paused("test"):
                     guest.machine.restore(snapshot)
                     guest.skip()
-            guest.expect("done-30")
+            guest.expect("done-12")
             guest.expect("# ")
         guest.shell("sleep 1; usleep 1000")
         clocks = Clocks.of(guest)
@@ -182,11 +182,11 @@ def test_on_in_another_process(guests: dict[tuple[str, int], Guest], tmp_path: P
         warned = logged(guest)
         for _ in range(MOMENTS // 2):
             at_work(guest, seed).save(tmp_path / "saved")
-            guest.expect("done-30")
+            guest.expect("done-12")
             guest.expect("# ")
         before = Clocks.of(guest)  # later than the last moment
         with Elsewhere(tmp_path / "saved") as other:
-            other.expect("done-30")
+            other.expect("done-12")
             other.expect("# ")
             uptime = float(shell(other, "cat /proc/uptime").split()[0])
             assert uptime < before.monotonic + time.monotonic() - before.after

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,17 +22,12 @@ def lab(*words: str, stdin: str = "", timeout: float = 120) -> subprocess.Comple
     return subprocess.run([LAB, *words], input=stdin, capture_output=True, text=True, timeout=timeout, cwd=ROOT)
 
 
-def runs() -> set[Path]:
-    """The directories of the labs that are running, or that left theirs behind."""
-    cache = Path(os.environ.get("PYVMM_CACHE") or ROOT / ".cache")
-    return set((cache / "lab" / "runs").glob("*"))
-
-
 @pytest.fixture(autouse=True)
-def nothing_stays_behind() -> Iterator[None]:
-    before = runs()
+def nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test's labs have their directories where no other lab has."""
+    monkeypatch.setenv("PYVMM_LAB_RUNS", str(tmp_path / "runs"))
     yield
-    assert runs() <= before
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_output_input_errors_and_status_pass_through() -> None:
@@ -97,8 +92,7 @@ def test_a_signal_ends_the_lab(number: signal.Signals) -> None:
         assert not Path(f"/proc/{children[0]}").exists()
 
 
-def test_killed_outright_it_leaves_no_qemu() -> None:
-    before = runs()
+def test_killed_outright_it_leaves_no_qemu(tmp_path: Path) -> None:
     with Console([LAB, "--", "sh", "-c", "echo ready; sleep 1000"]) as console:
         console.expect("ready", 60)
         (child,) = Path(f"/proc/{console.pid}/task/{console.pid}/children").read_text().split()
@@ -108,8 +102,7 @@ def test_killed_outright_it_leaves_no_qemu() -> None:
         while Path(f"/proc/{child}/exe").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not Path(f"/proc/{child}/exe").exists()
-    for left in runs() - before:
-        subprocess.run(["rm", "-rf", left], check=True)
+    shutil.rmtree(tmp_path / "runs")  # of all it made, nobody is left to remove this
 
 
 def test_the_time_is_limited() -> None:
