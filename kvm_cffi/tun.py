@@ -1,9 +1,10 @@
-"""TAP interfaces: /dev/net/tun and the four ioctls that make one of it (linux/if_tun.h), sizes in bytes.
+"""TAP interfaces: /dev/net/tun and the ioctls that make one of it (linux/if_tun.h), sizes in bytes.
 
     tap = TapInterface("tap0", headers=True)
     os.read(tap.fd, 65561)      # a struct virtio_net_hdr and a frame
 
-It is gone with its descriptor, unless somebody has made it persistent (`ip tuntap add`).
+One that is opened several times has so many queues, between which the kernel spreads connections. It is gone with its
+last descriptor, unless somebody has made it persistent (`ip tuntap add`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,14 @@ IFNAMSIZ: Final = 16
 
 TUNSETIFF: Final = 0x400454CA
 TUNSETOFFLOAD: Final = 0x400454D0
+TUNGETIFF: Final = 0x800454D2
 TUNSETVNETHDRSZ: Final = 0x400454D8
+TUNSETQUEUE: Final = 0x400454D9
 
 IFF_TAP: Final = 0x0002
+IFF_MULTI_QUEUE: Final = 0x0100
+IFF_ATTACH_QUEUE: Final = 0x0200
+IFF_DETACH_QUEUE: Final = 0x0400
 IFF_NO_PI: Final = 0x1000
 IFF_VNET_HDR: Final = 0x4000
 
@@ -44,16 +50,17 @@ VNET_HEADER: Final = 12
 
 
 class TapInterface:
-    """The TAP interface *name*, which is made where there is none; "" for a name of the kernel's choice.
+    """The TAP interface *name*, or a queue of it; it is made where there is none; "" for a name of the kernel's choice.
 
     Raises OSError as open(2) and TUNSETIFF do: EPERM without CAP_NET_ADMIN for one that is not the user's, EBUSY for
     one that somebody has, EINVAL for what is no TAP interface or has other flags. All of it but *fd* needs no right
     beyond what is said.
     """
 
-    def __init__(self, name: str = "", *, headers: bool = False) -> None:
-        """*headers*: each frame has a struct virtio_net_hdr of VNET_HEADER bytes before it, both ways."""
-        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if headers else 0)
+    def __init__(self, name: str = "", *, headers: bool = False, queues: bool = False) -> None:
+        """*headers*: each frame has a struct virtio_net_hdr of VNET_HEADER bytes before it, both ways. *queues*: the
+        interface may be opened several times."""
+        flags = IFF_TAP | IFF_NO_PI | (IFF_VNET_HDR if headers else 0) | (IFF_MULTI_QUEUE if queues else 0)
         self.fd = os.open(TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             made = fcntl.ioctl(self.fd, TUNSETIFF, _ifreq(name, struct.pack("H", flags)))
@@ -68,6 +75,21 @@ class TapInterface:
     def set_offload(self, flags: int) -> None:
         """TUN_F_*: what the reader takes beyond whole frames with a good checksum. Raises OSError."""
         fcntl.ioctl(self.fd, TUNSETOFFLOAD, flags)
+
+    def set_attached(self, attached: bool) -> None:
+        """Whether this queue is one of those that the kernel uses; one that is not can neither be read nor written.
+        Raises OSError: EINVAL where it is so already."""
+        flags = IFF_ATTACH_QUEUE if attached else IFF_DETACH_QUEUE
+        fcntl.ioctl(self.fd, TUNSETQUEUE, _ifreq("", struct.pack("H", flags)))
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the interface has not been deleted; False of a queue that is not attached, too."""
+        try:
+            fcntl.ioctl(self.fd, TUNGETIFF, _ifreq("", b""))
+        except OSError:
+            return False
+        return True
 
     @property
     def mtu(self) -> int:

@@ -48,6 +48,8 @@ class Cable:
         self._kept: bytes | None = None
         """For which the card had no room."""
         self._fd = -1
+        self._away = False
+        """Somebody else has the descriptor, or nobody may read it."""
         self._events = 0
         """What the loop looks for."""
         self._posted = False
@@ -138,7 +140,7 @@ class Cable:
     def _watch(self) -> None:
         """Let the loop look for what is wanted now."""
         events = 0
-        if self._fd >= 0:
+        if self._fd >= 0 and not self._away:
             events = (select.EPOLLIN if self._kept is None else 0) | (select.EPOLLOUT if self._unsent else 0)
         if self._buffered and self._kept is None and not self._posted:
             self._posted = True

@@ -26,10 +26,19 @@ MIN_MTU, MAX_MTU = 68, 65535
 """Of IPv4 (RFC 791), and what virtio has room for."""
 
 
+MAX_QUEUES: Final = 16
+"""Of a tap: a pair of virtqueues each. The kernel takes 256 (MAX_TAP_QUEUES)."""
+
+
 class NoWire:
     """Where the machine is not to run: nobody is at the other end."""
 
     sent = received = dropped = 0
+
+    def __init__(self, queues: int = 1) -> None:
+        self.others = tuple(NoWire() for _ in range(queues - 1))
+
+    def use(self, count: int) -> None: ...
 
     def send(self, frame: bytes | bytearray | memoryview) -> None:
         self.dropped += 1
@@ -71,6 +80,8 @@ class HostNetworks:
         forward: str | None = None,
         mtu: int | None = None,
         dump: Path | None = None,
+        queues: int = 1,
+        lend: bool = False,
     ) -> Wire:
         kind, colon, path = to.partition(":")
         if kind not in ("user", "tap", "socket") or (kind == "socket") != bool(path) or (colon and not path):
@@ -81,15 +92,22 @@ class HostNetworks:
             raise UserError(f"net {printable(to)}: forward= is of user: leave it away")
         if mtu is not None and not MIN_MTU <= mtu <= MAX_MTU:
             raise UserError(f"net {printable(to)}: mtu={mtu}: it is {MIN_MTU} to {MAX_MTU}")
+        if (queues != 1 or lend) and kind != "tap":
+            word = "vhost is" if lend else "queues= is"
+            raise UserError(f"net {printable(to)}: {word} of a tap: leave it away")
+        if not 1 <= queues <= MAX_QUEUES:
+            raise UserError(f"net {printable(to)}: queues={queues}: it is 1 to {MAX_QUEUES}")
+        if lend and dump is not None:
+            raise UserError(f"net {printable(to)}: dump= shows no frames that vhost carries: leave one of them away")
         if self._look_only:
-            return NoWire()
+            return NoWire(queues)
         from pyvmm.backends.cable import Host
 
         host = Host(self._loop, self._clock, self._stands, self._tell)
         file = None if dump is None else _dump(to, dump)
         try:
             if kind == "tap":
-                cable = _tap(host, file, headers, name, mtu)
+                cable = _tap(host, file, headers, name, mtu, queues)
             elif kind == "user":
                 cable = _user(host, file, forward, mtu)
             else:
@@ -111,10 +129,12 @@ class HostNetworks:
 # Each is imported only where it is asked for.
 
 
-def _tap(host: Host, dump: Dump | None, headers: bool, name: str | None, mtu: int | None) -> Cable:
+def _tap(host: Host, dump: Dump | None, headers: bool, name: str | None, mtu: int | None, queues: int) -> Cable:
     from pyvmm.backends.tap import OffloadTapCable, TapCable
 
-    return (OffloadTapCable if headers else TapCable)(host, dump, name=name, mtu=mtu)
+    if not headers:
+        return TapCable(host, dump, name=name, mtu=mtu)
+    return OffloadTapCable(host, dump, name=name, mtu=mtu, queues=queues)
 
 
 def _user(host: Host, dump: Dump | None, forward: str | None, mtu: int | None) -> Cable:

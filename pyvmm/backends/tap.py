@@ -1,13 +1,17 @@
 """A TAP interface of this host's: what the guest sends comes out of it, what the host sends there the guest gets.
 
 With headers the kernel computes checksums and makes segments of frames of up to 64 KiB, and gives the same to a driver
-that takes them (docs/networks.md says how an interface is made that a user may have).
+that takes them; there may be several queues; and vhost may carry the frames of each (docs/networks.md says how an
+interface is made that a user may have).
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import socket
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from kvm_cffi.tun import (
@@ -19,10 +23,11 @@ from kvm_cffi.tun import (
     TUN_F_TSO_ECN,
     TapInterface,
 )
-from pyvmm.backends.cable import Cable, Host
+from pyvmm.backends.cable import BURST, Cable, Host
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.wire import MAX_FRAME, VNET_HEADER
 from pyvmm.errors import UserError, printable
+from pyvmm.loop import Loop
 
 # linux/virtio_net.h
 VIRTIO_NET_F_CSUM: Final = 0
@@ -64,15 +69,17 @@ class TapCable(Cable):
         self._watch()
 
     headers = False
+    several = False
+    """It may have more than one queue."""
 
     def _error(self, why: str) -> UserError:
         return UserError(f"{self.name}: {why}")
 
     def _open(self, name: str) -> TapInterface:
         try:
-            return TapInterface(name, headers=self.headers)
+            return TapInterface(name, headers=self.headers, queues=self.several)
         except OSError as error:
-            raise self._error(_why(error, name)) from None
+            raise self._error(_why(error, name, self.several)) from None
 
     def _prepare(self, mtu: int | None) -> None:
         tap = self._tap
@@ -124,12 +131,83 @@ class TapCable(Cable):
         self._tap.close()
 
 
+RTMGRP_LINK: Final = 1
+"""linux/rtnetlink.h: what interfaces come, go and change."""
+
+
+class LinkChanges:
+    """Calls *changed* when an interface of this host has come, gone or changed (rtnetlink(7)); anybody may listen."""
+
+    def __init__(self, loop: Loop, changed: Callable[[], None]) -> None:
+        self._loop = loop
+        self._changed = changed
+        kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.bind((0, RTMGRP_LINK))
+        loop.add(self._socket.fileno(), self._ready)
+
+    def _ready(self) -> None:
+        with contextlib.suppress(
+            OSError
+        ):  # nothing more, or more than it could keep: then one is to be looked for, too
+            for _ in range(BURST):
+                self._socket.recv(1 << 16)
+        self._changed()
+
+    def close(self) -> None:
+        self._loop.remove(self._socket.fileno())
+        self._socket.close()
+
+
 class OffloadTapCable(TapCable):
-    """With headers: an OffloadWire."""
+    """With headers: an OffloadWire, a QueuedWire and a LendingWire."""
 
     headers = True
     offset = VNET_HEADER
     offloads = OFFLOADS
+
+    def __init__(self, host: Host, dump: Dump | None, *, name: str | None, mtu: int | None, queues: int = 1) -> None:
+        self.several = queues > 1
+        self.others: Sequence[TapQueue] = ()
+        self._changes: LinkChanges | None = None
+        super().__init__(host, dump, name=name, mtu=mtu)
+        try:
+            for _ in range(queues - 1):
+                self.others = (*self.others, TapQueue(self))
+            self.use(1)
+        except BaseException:
+            self.close()
+            raise
+
+    def use(self, count: int) -> None:
+        for number, queue in enumerate(self.others, 1):
+            queue.attach(number < count)
+
+    def lend(self) -> int:
+        if self._fd < 0:
+            raise OSError(errno.EBADFD, "the interface has gone")
+        self._away = True
+        self._watch()
+        if self._changes is None:  # for nobody reads who would see it go
+            self._changes = LinkChanges(self._host.loop, self._look)
+        return self._fd
+
+    def take_back(self) -> None:
+        self._away = False
+        self._watch()
+        if self._changes is not None:
+            self._changes.close()
+            self._changes = None
+
+    def _look(self) -> None:
+        if self._fd >= 0 and not self._tap.is_there:
+            self._lost(OSError(errno.EBADFD, os.strerror(errno.EBADFD)))
+
+    def close(self) -> None:
+        self.take_back()
+        for queue in self.others:
+            queue.close()
+        super().close()
 
     def offload(self, features: int) -> None:
         flags = 0
@@ -145,18 +223,63 @@ class OffloadTapCable(TapCable):
             pass  # the interface has gone, which the next read says
 
 
-def _why(error: OSError, name: str) -> str:
+class TapQueue(OffloadTapCable):
+    """Another queue of the interface of *first*, which is not used before it is attached."""
+
+    def __init__(self, first: OffloadTapCable) -> None:
+        Cable.__init__(self, first.name, first._host, first._dump)
+        self.several = True
+        self.others = ()
+        self._changes = None
+        self._tap = self._open(first.interface)
+        self.interface = self._tap.name
+        self._attached = True
+        self._fd = self._tap.fd
+        self._watch()
+
+    def attach(self, attached: bool) -> None:
+        if self._fd < 0 or attached == self._attached:
+            return
+        self._attached = attached
+        if not attached:
+            self._away = True
+            self._watch()
+        try:
+            self._tap.set_attached(attached)
+        except OSError:
+            return  # the interface has gone, which the first queue tells
+        if attached:
+            self._away = False
+            self._watch()
+
+    def take_back(self) -> None:
+        super().take_back()
+        if not self._attached:
+            self._away = True
+            self._watch()
+
+    def _lost(self, error: OSError) -> None:
+        self._let_go()
+        self._tap.close()
+        self._set_connected(False)
+
+    def close(self) -> None:
+        self._dump = None  # it is the first one's
+        super().close()
+
+
+def _why(error: OSError, name: str, several: bool) -> str:
     who = name or "tap0"
+    kind = "mode tap multi_queue" if several else "mode tap"
     if error.filename == TUN:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             return f"there is no {TUN} on this host: as root, modprobe tun"
         return f"{TUN}: {error.strerror}: you must be allowed to read and write it"
     if error.errno == errno.EPERM:
-        return (
-            f"it is not yours: as root, ip tuntap add {who} mode tap user $USER; ip link set {who} up; then name={who}"
-        )
+        return f"it is not yours: as root, ip tuntap add {who} {kind} user $USER; ip link set {who} up; then name={who}"
     if error.errno == errno.EBUSY:
         return "another program has it: name one that is free"
     if error.errno == errno.EINVAL:
-        return "there is an interface of this name that is no tap of one queue: name another"
+        kind = "several queues" if several else "one queue"
+        return f"there is an interface of this name that is no tap of {kind}: name another"
     return error.strerror or str(error)

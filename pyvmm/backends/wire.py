@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -63,6 +63,28 @@ class OffloadWire(Protocol):
         """Of `offloads` the driver takes *features*, and nothing else may come; 0 until this is called."""
 
 
+@runtime_checkable
+class QueuedWire(Protocol):
+    """A wire of several queues, between which the host spreads connections; it is the first of them itself."""
+
+    others: Sequence[Wire]
+
+    def use(self, count: int) -> None:
+        """From now on the first *count* carry frames; 1 until this is called."""
+
+
+@runtime_checkable
+class LendingWire(Protocol):
+    """A wire whose frames the host's kernel can carry by itself."""
+
+    def lend(self) -> int:
+        """The descriptor that frames are read from and written to, each behind a struct virtio_net_hdr of VNET_HEADER
+        bytes: the wire touches it no more. Raises OSError where it has gone."""
+
+    def take_back(self) -> None:
+        """The wire reads again; where it has not been lent nothing happens."""
+
+
 class Networks(Protocol):
     """Opens wires for the cards of one machine."""
 
@@ -78,6 +100,9 @@ class Networks(Protocol):
         forward: str | None = None,
         mtu: int | None = None,
         dump: Path | None = None,
+        queues: int = 1,
+        lend: bool = False,
     ) -> Wire:
         """A wire *to* "user", "tap" or "socket:PATH"; see docs/networks.md for the words. With *headers* the card knows
-        what to do with an OffloadWire. Raises UserError."""
+        what to do with an OffloadWire, of more than one of *queues* with a QueuedWire, and to *lend* with a
+        LendingWire. Raises UserError."""

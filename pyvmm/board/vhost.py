@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from kvm_cffi import address_of
-from kvm_cffi.vhost import Vhost, VhostVsock
+from kvm_cffi.vhost import Vhost, VhostNet, VhostVsock
 from pyvmm.board.eventfd import high_eventfd
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
@@ -46,6 +46,9 @@ class BoardVhost:
 
     def vsock(self) -> VhostVsock:
         return self._open(VhostVsock)
+
+    def net(self) -> VhostNet:
+        return self._open(VhostNet)
 
     def _open(self, kind: type[V]) -> V:
         """Raises UserError."""

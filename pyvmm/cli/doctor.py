@@ -179,14 +179,19 @@ def network_findings(tun: Path = Path("/dev/net/tun")) -> Iterator[Finding]:
 
 def vhost_findings(dev: Path = Path("/dev")) -> Iterator[Finding]:
     """What of virtio the host's kernel can serve by itself."""
-    file = dev / "vhost-vsock"
-    if not file.exists():
-        hint = "optional; as root, modprobe vhost_vsock: sockets between guest and host, --device vhost-vsock,cid=N"
-        yield Finding("vhost", "no vhost-vsock", hint=hint)
-    elif not os.access(file, os.R_OK | os.W_OK):
-        yield Finding("vhost", f"no permission for {file}", hint=f"optional; as root, chmod 666 {file}")
-    else:
-        yield Finding("vhost", "vhost-vsock")
+    servers = {
+        "vhost-vsock": "sockets between guest and host, --device vhost-vsock,cid=N",
+        "vhost-net": "frames of a TAP interface, --net tap,vhost",
+    }
+    for name, what in servers.items():
+        file = dev / name
+        if not file.exists():
+            hint = f"optional; as root, modprobe {name.replace('-', '_')}: {what}"
+            yield Finding("vhost", f"no {name}", hint=hint)
+        elif not os.access(file, os.R_OK | os.W_OK):
+            yield Finding("vhost", f"no permission for {file}", hint=f"optional; as root, chmod 666 {file}")
+        else:
+            yield Finding("vhost", name)
 
 
 def display_findings(display: str | None) -> Iterator[Finding]:

@@ -80,6 +80,10 @@ class VirtioDevice:
         """Call it after changing `config`: the driver is told (section 2.5)."""
         self.transport.config_changed()
 
+    def agrees(self, features: int) -> bool:
+        """Whether the device works with *features* of what it offers: FEATURES_OK stays off else (section 2.2.1)."""
+        return True
+
     def handle_queue(self, queue: VirtQueue) -> None:
         """The driver has kicked *queue*, or it has just been started. Chains pushed are shown when this returns."""
 

@@ -150,6 +150,8 @@ class Offload:
     ) -> None:
         self.server = server
         """Another one only while it serves nothing."""
+        self.allowed = True
+        """False: it is to serve nothing, whatever the driver does."""
         self.queues: list[OffloadedQueue] = []
         self.serving = False
         self._vhost = vhost
@@ -168,11 +170,16 @@ class Offload:
         """A queue may have come into use, with *features* of the driver, or not be so any more."""
         if features is not None:
             self._features = features
-        wanted = not self._resting and bool(self.queues) and all(queue.running for queue in self.queues)
+        may = self.allowed and not self._resting and bool(self.queues)
+        wanted = may and all(queue.running for queue in self.queues)
         if wanted and not self.serving:
             self._hand_over()
         elif not wanted:
             self.take_back()
+
+    def allow(self, allowed: bool) -> None:
+        self.allowed = allowed
+        self.follow()
 
     def _hand_over(self) -> None:
         server = self.server

@@ -214,7 +214,9 @@ class VirtioPci(PciDevice):
         status = self.status | value & ~VIRTIO_CONFIG_S_NEEDS_RESET
         if not self.status & VIRTIO_CONFIG_S_FEATURES_OK:
             refused = self._driver_features & ~self.device.features
-            if refused or not self._driver_features >> VIRTIO_F_VERSION_1 & 1:
+            if refused or not (
+                self._driver_features >> VIRTIO_F_VERSION_1 & 1 and self.device.agrees(self._driver_features)
+            ):
                 status &= ~VIRTIO_CONFIG_S_FEATURES_OK
             if not status & VIRTIO_CONFIG_S_FEATURES_OK:
                 status &= ~VIRTIO_CONFIG_S_DRIVER_OK

@@ -37,6 +37,12 @@ class VsockServer(RingServer, Protocol):
     def set_running(self, running: bool) -> None: ...
 
 
+class NetServer(RingServer, Protocol):
+    """See kvm_cffi.vhost.VhostNet."""
+
+    def set_backend(self, index: int, fd: int) -> None: ...
+
+
 class Resting(Protocol):
     """What must not touch guest memory while the machine stands still."""
 
@@ -51,6 +57,9 @@ class RingServers(Protocol):
 
     def vsock(self) -> VsockServer:
         """/dev/vhost-vsock, which knows guest memory from now on, as it comes and goes. Raises UserError."""
+
+    def net(self) -> NetServer:
+        """/dev/vhost-net, likewise; one for each pair of queues."""
 
     def release(self, server: RingServer) -> None:
         """Close a server."""

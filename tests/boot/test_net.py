@@ -1,5 +1,6 @@
-"""Networks under a current Linux: passt and a TAP interface, data both ways, and what becomes of them when the cable,
-the machine or the back end goes. The lab has a dummy interface with a default route, and all stays in there."""
+"""Networks under a current Linux: passt, a TAP interface, and one whose frames vhost carries in two pairs of queues;
+data both ways, and what becomes of them when the cable, the machine or the back end goes. The lab has a dummy interface
+with a default route, and all stays in there."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ ADDRESS = "203.0.113.77"
 """What DNS says of NAME."""
 HOST, GATEWAY, HOST6, GATEWAY6 = "192.0.2.2", "192.0.2.1", "2001:db8::2", "2001:db8::1"
 TAP, TAP_HOST, TAP_GUEST, TAP_HOST6, TAP_GUEST6 = "pvt0", "198.51.100.1", "198.51.100.2", "fd00::1", "fd00::2"
+VHOST, VHOST_HOST, VHOST_GUEST = "pvt1", "203.0.113.1", "203.0.113.2"
 GIVE, GIVE_LITTLE, TAKE, MANY, DNS, FORWARDED = 5000, 5001, 5002, 5003, 53, 2222
 
 OPEN: Final = "0<>/tmp/open"
@@ -119,20 +121,23 @@ class Servers:
 
 
 class Linux(Guest):
-    """With eth0, which passt has, and eth1, which is a TAP interface with frames of up to 9000 bytes."""
+    """With eth0, which passt has, eth1, which is a TAP interface with frames of up to 9000 bytes, and eth2, which is
+    another that vhost-net serves. Linux uses a pair of queues for each processor."""
 
-    def __init__(self, directory: Path, cmdline: str = "") -> None:
+    def __init__(self, directory: Path, cmdline: str = "", cpus: int = 1) -> None:
         self.dump = directory / "tap.pcap"
         self.lines: list[str] = []
         super().__init__(
             MachineConfig(
                 memory=256 * MIB,
+                cpus=cpus,
                 kernel=CLOUD_KERNEL,
                 initrd=INITRAMFS_NET,
                 cmdline=f"console=ttyS0 quiet {cmdline}",
                 devices=(
                     f"virtio-net,to=user,id=user,forward=tcp:{FORWARDED}:22",
                     f"virtio-net,to=tap,name={TAP},mtu=9000,id=tap,mac=52:54:00:00:00:07,dump={self.dump}",
+                    f"virtio-net,to=tap,name={VHOST},vhost,queues=2,mtu=9000,id=vhost",
                 ),
             )
         )
@@ -143,7 +148,7 @@ class Linux(Guest):
     def set_up(self) -> None:
         assert "lease of" in self.shell(DHCP)
         self.shell(f"ip addr add {TAP_GUEST}/24 dev eth1; ip -6 addr add {TAP_GUEST6}/64 dev eth1")
-        self.shell("ip link set eth1 up")
+        self.shell(f"ip link set eth1 up; ip addr add {VHOST_GUEST}/24 dev eth2; ip link set eth2 up")
 
     def exchange(self, host: str, servers: Servers, port: int = GIVE_LITTLE) -> None:
         """The same data there and back over TCP."""
@@ -191,12 +196,14 @@ def servers() -> Servers:
     ip("tuntap", "add", TAP, "mode", "tap", "vnet_hdr")
     ip("addr", "add", f"{TAP_HOST}/24", "dev", TAP)
     ip("-6", "addr", "add", f"{TAP_HOST6}/64", "dev", TAP, "nodad")
+    ip("tuntap", "add", VHOST, "mode", "tap", "vnet_hdr", "multi_queue")
+    ip("addr", "add", f"{VHOST_HOST}/24", "dev", VHOST)
     return Servers()
 
 
 @pytest.fixture(scope="module")
 def guest(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
-    with Linux(tmp_path_factory.mktemp("net")) as guest:
+    with Linux(tmp_path_factory.mktemp("net"), cpus=2) as guest:
         guest.set_up()
         yield guest
 
@@ -214,6 +221,17 @@ def test_linux_finds_them(guest: Linux) -> None:
 def test_names_over_udp(guest: Linux) -> None:
     assert ADDRESS in guest.shell(f"nslookup {NAME}", status=None)
     assert ADDRESS in guest.shell(f"nslookup {NAME} {TAP_HOST}", status=None)
+
+
+def test_vhost_carries_frames_in_two_pairs_of_queues(guest: Linux, servers: Servers) -> None:
+    device: Any = guest.machine.board.devices["vhost"]
+    assert device.pairs == 2
+    assert guest.shell("ls /sys/class/net/eth2/queues").split() == ["rx-0", "rx-1", "tx-0", "tx-1"]
+    workers = [name for name in map(Path.read_text, Path("/proc").glob("[0-9]*/comm")) if name.startswith("vhost-")]
+    assert len(workers) == 2, workers
+    guest.exchange(VHOST_HOST, servers, GIVE)
+    assert " 0% packet loss" in guest.shell(f"ping -c 2 -s 8900 {VHOST_HOST}")
+    assert (device.wire.sent, device.wire.received) == (0, 0), "none of them came by here"
 
 
 @pytest.mark.parametrize("host", [GATEWAY, TAP_HOST])
@@ -256,12 +274,13 @@ def test_jumbo_frames_and_the_file_that_shows_them(guest: Linux) -> None:
 
 
 def test_link_down_and_up(guest: Linux, servers: Servers) -> None:
-    for name, card in (("user", "eth0"), ("tap", "eth1")):
+    for name, card in (("user", "eth0"), ("tap", "eth1"), ("vhost", "eth2")):
         device: Any = guest.machine.board.devices[name]
         for up in (False, True):
             guest.machine.call(partial(device.set_link, up))
             guest.until_carrier(card, str(int(up)))
     guest.exchange(TAP_HOST, servers)
+    guest.exchange(VHOST_HOST, servers)
 
 
 def test_back_to_a_snapshot_and_on(guest: Linux, servers: Servers) -> None:
@@ -269,6 +288,7 @@ def test_back_to_a_snapshot_and_on(guest: Linux, servers: Servers) -> None:
     for _ in range(2):
         guest.exchange(GATEWAY, servers)
         guest.exchange(TAP_HOST, servers)
+        guest.exchange(VHOST_HOST, servers)
         guest.machine.restore(snapshot)
 
 
@@ -285,8 +305,9 @@ def test_restored_elsewhere_it_tells_the_network_where_it_is(guest: Linux, tmp_p
     with Guest.restored(file) as other:
         other.send("\n")
         other.expect("# ")
-        text = other.shell(f"nc {TAP_HOST} {GIVE_LITTLE} {OPEN} | md5sum")
-        assert text.split()[0] == hashlib.md5(LITTLE).hexdigest()
+        for host in (TAP_HOST, VHOST_HOST):
+            text = other.shell(f"nc {host} {GIVE_LITTLE} {OPEN} | md5sum")
+            assert text.split()[0] == hashlib.md5(LITTLE).hexdigest()
     assert passts() == []
     arp = bytes.fromhex("52540000000708060001080006040001525400000007") + socket.inet_aton(TAP_GUEST)
     told = arp + bytes(6) + socket.inet_aton(TAP_GUEST), arp + b"\xff" * 6 + socket.inet_aton(TAP_GUEST)
@@ -319,6 +340,7 @@ def test_without_msi_after_reboot_after_reset_and_without_its_back_ends(servers:
             guest.set_up()
             guest.exchange(GATEWAY, servers)
             guest.exchange(TAP_HOST, servers)
+            guest.exchange(VHOST_HOST, servers)
         (passt,) = passts()
         os.kill(passt, signal.SIGKILL)
         guest.until_carrier("eth0", "0")
@@ -326,4 +348,7 @@ def test_without_msi_after_reboot_after_reset_and_without_its_back_ends(servers:
         ip("link", "del", TAP)
         guest.until_carrier("eth1", "0")
         assert guest.lines[1:] == [f"net tap,name={TAP}: the interface has gone: the guest's link is down"]
+        ip("link", "del", VHOST)  # which nobody reads from, but vhost
+        guest.until_carrier("eth2", "0")
+        assert guest.lines[2:] == [f"net tap,name={VHOST}: the interface has gone: the guest's link is down"]
         assert guest.shell("echo $((6 * 7))").strip() == "42"

@@ -14,8 +14,11 @@ from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.irq import FakeIrq
 from pyvmm.loop import Loop
 from pyvmm.machine.registry import Services, make
+from pyvmm.memory import GuestMemory
 from pyvmm.trace import OFF, Channel
+from pyvmm.virtio.vhost import RingServers
 from tests.rig.net_driver import FakeWire, OneWire
+from tests.rig.vhost import FakeVhost
 
 SERVICES: Services = {
     Channel: lambda: OFF,
@@ -24,6 +27,7 @@ SERVICES: Services = {
     FlushPage: lambda: lambda gpa: None,
     IsaLines: lambda: [FakeIrq() for _ in range(16)],
     Networks: lambda: OneWire(FakeWire()),
+    RingServers: lambda: FakeVhost(GuestMemory.of_size(0x1000)),
     Sockets: lambda: Sockets(Loop(nullcontext())),
 }
 

@@ -33,6 +33,7 @@ from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
 from tests.rig.net_driver import FakeWire, OneWire
 from tests.rig.twins import Door, Hand, Twin
+from tests.rig.vhost import FakeVhost
 
 MEMORY_START, IO_START = 0xC0000000, 0xC000
 RING_SIZE = 8
@@ -319,7 +320,7 @@ def _writeback(function: VirtioPci) -> Hand:
 
 def _net(now: int) -> Twin:
     wire = FakeWire()
-    device = VirtioNet("user", OneWire(wire), mac="52:54:00:12:34:56")
+    device = VirtioNet("user", OneWire(wire), FakeVhost(GuestMemory.of_size(0x1000)), mac="52:54:00:12:34:56")
     wires = lambda function: lambda n: wire.give(bytes(6) + bytes(14 + n % 50))  # noqa: E731
     link = lambda function: lambda n: device.set_link(n % 4 != 0)  # noqa: E731
     twin = virtio(now, lambda: VirtioPci(device), wires, link)

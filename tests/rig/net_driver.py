@@ -9,7 +9,9 @@ from typing import Any
 
 from pyvmm.backends.wire import VNET_HEADER, Wire
 from pyvmm.machine.machine import Machine
-from pyvmm.virtio.net import CONTROL, RECEIVE, TRANSMIT, VirtioNet
+from pyvmm.testing.pci import Board
+from pyvmm.virtio.net import RECEIVE, TRANSMIT, VirtioNet
+from tests.rig.vhost import FakeVhost
 from tests.rig.virtio_driver import Driver, Virtio
 
 VERSION_1, EVENT_IDX, INDIRECT, PACKED = 1 << 32, 1 << 29, 1 << 28, 1 << 34
@@ -76,6 +78,28 @@ class FakeOffloadWire(FakeWire):
         self.taken.append(features & self.offloads)
 
 
+class LentWire(FakeOffloadWire):
+    """Of several queues, each of which may be lent to a server; the descriptor is nobody's."""
+
+    def __init__(self, queues: int = 1, fd: int = 70) -> None:
+        super().__init__()
+        self.others = [LentWire(1, fd + number) for number in range(1, queues)]
+        self.used = 0
+        self.fd = fd
+        self.lent = False
+
+    def use(self, count: int) -> None:
+        self.used = count
+
+    def lend(self) -> int:
+        assert not self.lent
+        self.lent = True
+        return self.fd
+
+    def take_back(self) -> None:
+        self.lent = False
+
+
 class OneWire:
     """The Networks that has it."""
 
@@ -93,8 +117,11 @@ class OneWire:
         forward: str | None = None,
         mtu: int | None = None,
         dump: Path | None = None,
+        queues: int = 1,
+        lend: bool = False,
     ) -> Wire:
         self.asked = {"to": to, "headers": headers, "name": name, "forward": forward, "mtu": mtu, "dump": dump}
+        self.asked |= {"queues": queues, "lend": lend}
         return self.wire
 
 
@@ -108,14 +135,18 @@ class NetDriver:
         features: int = 0,
         without: int = 0,
         size: int | None = None,
+        servers: FakeVhost | None = None,
         home: bytes = b"here",
         **words: Any,
     ) -> None:
         """*features* beside those of a card, *without* some; *size* of its rings."""
         self.wire = wire or FakeWire()
         self.networks = OneWire(self.wire, home)
-        device = VirtioNet("user", self.networks, **{"mac": "52:54:00:12:34:56", **words})
-        self._drive(device, Virtio.of(device), VERSION_1 | features | device.features & 0xFFFFFF & ~without, size)
+        board = Board()
+        self.servers = servers or FakeVhost(board.ram)
+        device = VirtioNet("user", self.networks, self.servers, **{"mac": "52:54:00:12:34:56", **words})
+        taken = VERSION_1 | features | device.features & 0xFFFFFF & ~without
+        self._drive(device, Virtio.of(device, board), taken, size)
 
     def _drive(self, device: VirtioNet, virtio: Virtio, features: int, size: int | None = None) -> None:
         self.device, self.virtio, self.ram = device, virtio, virtio.board.ram
@@ -148,26 +179,26 @@ class NetDriver:
         self._rooms += count
         return at
 
-    def offer(self, *lengths: int, kick: bool = True) -> None:
+    def offer(self, *lengths: int, kick: bool = True, pair: int = 0) -> None:
         """A buffer to receive into, of pieces of so many bytes."""
         pieces = [(self._room(-(-length // ROOM)), length) for length in lengths]
-        chain = self.queues[RECEIVE].add([(at, length, True) for at, length in pieces])
+        chain = self.queues[2 * pair + RECEIVE].add([(at, length, True) for at, length in pieces])
         assert chain is not None
-        self.given[chain] = pieces
+        self.given[pair << 16 | chain] = pieces
         if kick:
-            self.virtio.kick(RECEIVE)
+            self.virtio.kick(2 * pair + RECEIVE)
 
-    def received(self) -> list[bytes]:
+    def received(self, pair: int = 0) -> list[bytes]:
         """What is in each buffer that came back, header included."""
         found = []
-        for chain, length in self.queues[RECEIVE].used():
-            data = b"".join(self.ram.read(at, size) for at, size in self.given.pop(chain))
+        for chain, length in self.queues[2 * pair + RECEIVE].used():
+            data = b"".join(self.ram.read(at, size) for at, size in self.given.pop(pair << 16 | chain))
             found.append(data[:length])
         return found
 
-    def frames(self) -> list[bytes]:
+    def frames(self, pair: int = 0) -> list[bytes]:
         """Whole frames, put together as num_buffers says."""
-        found, buffers = [], self.received()
+        found, buffers = [], self.received(pair)
         while buffers:
             (count,) = struct.unpack_from("<H", buffers[0], 10)
             assert 1 <= count <= len(buffers)
@@ -175,23 +206,24 @@ class NetDriver:
             del buffers[:count]
         return found
 
-    def send(self, data: bytes, pieces: int = 1, header: bytes = bytes(VNET_HEADER)) -> None:
+    def send(self, data: bytes, pieces: int = 1, header: bytes = bytes(VNET_HEADER), pair: int = 0) -> None:
         whole = header + data
         at = self._room(-(-max(1, len(whole)) // ROOM))
         self.ram.write(at, whole)
         step = max(1, -(-len(whole) // pieces))
-        chain = self.queues[TRANSMIT].add(
+        chain = self.queues[2 * pair + TRANSMIT].add(
             [(at + n, min(step, len(whole) - n), False) for n in range(0, len(whole) or 1, step)]
         )
         assert chain is not None
-        self.virtio.kick(TRANSMIT)
+        self.virtio.kick(2 * pair + TRANSMIT)
 
     def command(self, kind: int, command: int, data: bytes = b"") -> int:
         """Its answer."""
         at = self._room(-(-(len(data) + 3) // ROOM))
         self.ram.write(at, bytes((kind, command)) + data + b"\xee")
         end = at + 2 + len(data)
-        assert self.queues[CONTROL].add([(at, 2 + len(data), False), (end, 1, True)]) is not None
-        self.virtio.kick(CONTROL)
-        assert len(self.queues[CONTROL].used()) == 1
+        control = len(self.queues) - 1
+        assert self.queues[control].add([(at, 2 + len(data), False), (end, 1, True)]) is not None
+        self.virtio.kick(control)
+        assert len(self.queues[control].used()) == 1
         return self.ram.read_int(end, 1)

@@ -15,6 +15,9 @@ from pyvmm.virtio.vhost import Resting, RingServer
 FEATURES = 1 << 32 | 1 << 29 | 1 << 28 | 1 << 27 | 1 << 26 | 1 << 1
 """Those of Linux 6.1's vhost-vsock: VERSION_1, EVENT_IDX, INDIRECT_DESC, ANY_LAYOUT, VHOST_F_LOG_ALL, SEQPACKET."""
 
+NET_FEATURES = FEATURES & ~(1 << 1) | 1 << 15
+"""Of vhost-net: without SEQPACKET, with MRG_RXBUF (and a virtio_net_hdr of its own, 27, as above)."""
+
 
 class FakeServer:
     """vhost-vsock whose host sends back what the guest sends: each chain of ring 1 fills one of ring 0."""
@@ -25,12 +28,15 @@ class FakeServer:
         self.cid = 0
         self.running = False
         self.closed = False
+        self.known = FEATURES
         self.features = 0
         self.num: dict[int, int] = {}
         self.base: dict[int, int] = {}
         self.addr: dict[int, tuple[int, int, int]] = {}
         self.kick: dict[int, int] = {}
         self.call: dict[int, int] = {}
+        self.backends = [-1, -1]
+        """Of vhost-net, which serves while it has both."""
         self.log: list[tuple[str, int, int]] = []
         self.refuse: str | None = None
         """The call that fails."""
@@ -43,11 +49,11 @@ class FakeServer:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
     def get_features(self) -> int:
-        return FEATURES
+        return self.known
 
     def set_features(self, features: int) -> None:
         self._note("features", 0, features)
-        if features & ~FEATURES:
+        if features & ~self.known:
             raise OSError(errno.EOPNOTSUPP, "no such features")
         self.features = features
 
@@ -117,6 +123,11 @@ class FakeServer:
             self._waiting.clear()
         self.running = running
 
+    def set_backend(self, index: int, fd: int) -> None:
+        self._note("backend", index, fd)
+        self.backends[index] = fd
+        self.set_running(all(fd >= 0 for fd in self.backends))
+
     def serve(self, most: int = 1 << 16) -> None:
         """The kernel's thread has its turn: it looks at *most* chains, if somebody has kicked."""
         if not self.running:
@@ -177,6 +188,11 @@ class FakeVhost:
         self.servers.append(FakeServer(self.memory, self.taken))
         return self.server
 
+    def net(self) -> FakeServer:
+        server = self.vsock()
+        server.known = NET_FEATURES
+        return server
+
     def release(self, server: RingServer) -> None:
         assert isinstance(server, FakeServer)
         server.close()
@@ -207,7 +223,8 @@ class FakeVhost:
 
     def run(self) -> None:
         """The server's turn, and the loop's."""
-        self.server.serve()
+        for server in self.servers:
+            server.serve()
         for fd, call in list(self.watched.items()):
             try:
                 os.eventfd_read(fd)

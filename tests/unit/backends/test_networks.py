@@ -22,7 +22,7 @@ from pyvmm.backends.networks import HostNetworks
 from pyvmm.backends.passt import Forward, parse_forwards
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.stream import MAX_UNSENT
-from pyvmm.backends.wire import MAX_FRAME, Carrier, OffloadWire, Wire
+from pyvmm.backends.wire import MAX_FRAME, Carrier, LendingWire, OffloadWire, QueuedWire, Wire
 from pyvmm.clock import GuestClock
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
@@ -340,7 +340,9 @@ class FakeTap:
     def __init__(self, name: str = "", *, headers: bool = False, queues: bool = False) -> None:
         if self.refuse is not None:
             raise self.refuse
-        self.name, self.headers = name or "tap3", headers
+        self.name, self.headers, self.several = name or "tap3", headers, queues
+        self.attached: list[bool] = []
+        self.is_there = True
         ours, self.kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self.fd = ours.detach()
@@ -349,6 +351,9 @@ class FakeTap:
 
     def set_offload(self, flags: int) -> None:
         self.offloads.append(flags)
+
+    def set_attached(self, attached: bool) -> None:
+        self.attached.append(attached)
 
     def _change(self) -> None:
         if not self.allowed:
@@ -405,6 +410,54 @@ def test_what_the_kernel_is_told_that_a_driver_takes(rig: Rig, fake_tap: type[Fa
     assert wire._tap.offloads == [0, 1, 0, 3, 1, 15, 15]  # type: ignore[attr-defined]
 
 
+def test_queues_of_a_tap_are_attached_as_they_are_used(rig: Rig, fake_tap: type[FakeTap]) -> None:
+    wire = rig.networks.open("tap", headers=True, queues=3)
+    assert isinstance(wire, QueuedWire)
+    taps: list[FakeTap] = [one._tap for one in (wire, *wire.others)]  # type: ignore[attr-defined]
+    assert all(one.several for one in taps) and {one.name for one in taps} == {"tap3"}
+    for count in (2, 2, 3, 1):
+        wire.use(count)
+    assert [one.attached for one in taps] == [[], [False, True, False], [False, True, False]]
+    got: list[bytes] = []
+    for one in (wire, *wire.others):
+        one.listen(lambda frame: got.append(frame) or True)  # type: ignore[func-returns-value]
+    taps[1].kernel.send(bytes(12) + frames(60)[0])
+    rig.turn()
+    assert got == [], "nobody reads one that is not attached: that is an error"
+    wire.use(2)
+    rig.turn()
+    assert got == [bytes(12) + frames(60)[0]]
+    wire.others[0].send(bytes(12) + frames(61)[0])
+    assert taps[1].kernel.recv(1 << 17) == bytes(12) + frames(61)[0]
+    assert not rig.networks.open("tap", headers=True)._tap.several  # type: ignore[attr-defined]
+
+
+def test_a_tap_that_is_lent_is_left_alone_and_seen_to_go(rig: Rig, fake_tap: type[FakeTap]) -> None:
+    wire = rig.networks.open("tap", headers=True, lend=True)
+    assert isinstance(wire, LendingWire) and isinstance(wire, Carrier)
+    got: list[bytes] = []
+    wire.listen(lambda frame: got.append(frame) or True)  # type: ignore[func-returns-value]
+    kernel = wire._tap  # type: ignore[attr-defined]
+    for _ in range(2):
+        assert wire.lend() == kernel.fd
+        kernel.kernel.send(bytes(12) + frames(60)[0])
+        rig.turn()
+        assert got == []
+        wire.take_back()
+        rig.turn()
+        assert got == [bytes(12) + frames(60)[0]]
+        got.clear()
+    wire.lend()
+    wire._changes._ready()  # type: ignore[attr-defined]
+    assert wire.connected, "another interface has changed"
+    kernel.is_there = False
+    wire._changes._ready()  # type: ignore[attr-defined]
+    assert not wire.connected and rig.lines == ["net tap,name=tap3: the interface has gone: the guest's link is down"]
+    with pytest.raises(OSError, match="the interface has gone"):
+        wire.lend()
+    wire.take_back()
+
+
 def test_a_tap_that_takes_no_more_drops(rig: Rig, fake_tap: type[FakeTap]) -> None:
     wire = rig.networks.open("tap")
     for _ in range(3000):
@@ -436,7 +489,7 @@ def test_a_tap_that_goes_takes_the_link_down(
         (OSError(errno.EACCES, "Permission denied", "/dev/net/tun"), "Permission denied: you must be allowed to"),
         (OSError(errno.EPERM, "x"), "it is not yours: as root, ip tuntap add tap0 mode tap user"),
         (OSError(errno.EBUSY, "x"), "another program has it: name one that is free"),
-        (OSError(errno.EINVAL, "x"), "there is an interface of this name that is no tap"),
+        (OSError(errno.EINVAL, "x"), "there is an interface of this name that is no tap of one queue"),
         (OSError(errno.ENOMEM, "Cannot allocate memory"), "Cannot allocate memory"),
     ],
 )
@@ -563,6 +616,10 @@ def test_a_port_that_is_taken(rig: Rig) -> None:
         ("user:x", {}, "there is no such network"),
         ("user", {"name": "tap0"}, "name= is of a tap: leave it away"),
         ("tap", {"forward": "tcp:1:2"}, "forward= is of user: leave it away"),
+        ("user", {"queues": 2}, "queues= is of a tap: leave it away"),
+        ("user", {"lend": True}, "vhost is of a tap: leave it away"),
+        ("tap", {"queues": 0}, "queues=0: it is 1 to 16"),
+        ("tap", {"lend": True, "dump": Path("x")}, "dump= shows no frames that vhost carries"),
         ("user", {"mtu": 67}, "mtu=67: it is 68 to 65535"),
         ("user", {"mtu": 65536}, "mtu=65536: it is 68 to 65535"),
         ("user", {"dump": Path("/nowhere/x")}, "dump=/nowhere/x: No such file or directory"),

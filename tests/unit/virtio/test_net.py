@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyvmm import state
 from pyvmm.backends.mac import parse_mac
 from pyvmm.errors import UserError
+from pyvmm.memory import GuestMemory
 from pyvmm.virtio.net import CONTROL, MAX_PIECES, RECEIVE, TRANSMIT, VirtioNet
 from pyvmm.virtio.net_filter import MAX_ADDRESSES
 from tests.rig.net_driver import (
@@ -26,7 +27,9 @@ from tests.rig.net_driver import (
     OneWire,
     frame,
 )
+from tests.rig.vhost import FakeVhost
 
+RAM = GuestMemory.of_size(0x1000)
 MRG_RXBUF, CTRL_RX, ANNOUNCE = 1 << 15, 1 << 18, 1 << 21
 MULTICAST = b"\x01\x00\x5e\x00\x00\x01"
 OTHER = b"\x52\x54\x00\x99\x99\x99"
@@ -46,7 +49,7 @@ def test_identity_and_configuration() -> None:
     assert card.mac() == MAC
     assert (card.status(), card.config(8, 2), card.config(10, 2)) == (1, 1, 9000)
     words = {"to": "user", "headers": True, "name": "tap7", "forward": "x", "mtu": 9000, "dump": None}
-    assert card.networks.asked == words
+    assert card.networks.asked == words | {"queues": 1, "lend": False}
     assert 3 not in bits(NetDriver().virtio.offered())
 
 
@@ -65,7 +68,7 @@ def test_addresses() -> None:
     for text in ("", "52:54:00:12:34", "52-54-00-12-34-56", "01:00:5e:00:00:01", "00:00:00:00:00:00", "x" * 17):
         with pytest.raises(UserError, match=r"^net user: mac="):
             NetDriver(mac=text)
-    first, second = (VirtioNet("user", OneWire(FakeWire())).mac for _ in range(2))
+    first, second = (VirtioNet("user", OneWire(FakeWire()), FakeVhost(RAM)).mac for _ in range(2))
     assert first != second and first[:3] == second[:3] == b"\x52\x54\x00"
 
 
@@ -160,7 +163,7 @@ def test_a_frame_in_very_many_pieces_is_dropped() -> None:
 
 def test_nobody_gets_a_frame_before_the_driver_is_there() -> None:
     wire = FakeWire()
-    VirtioNet("user", OneWire(wire))
+    VirtioNet("user", OneWire(wire), FakeVhost(RAM))
     assert wire.receive is None
     card = NetDriver(wire)
     assert wire.receive is not None

@@ -16,6 +16,7 @@ from pyvmm.testing.pci import Board
 from pyvmm.virtio.net import VirtioNet
 from pyvmm.virtio.pci import VirtioPci
 from tests.rig.net_driver import MAC, FakeOffloadWire, FakeWire, OneWire, frame
+from tests.rig.vhost import FakeVhost
 from tests.rig.virtio_driver import Buffer, Driver, PackedDriver, SplitDriver, Virtio
 from tests.unit.virtio.test_fuzz import DATA, INTERESTING, LOW, SEED, GuardedMemory
 
@@ -30,7 +31,7 @@ class Fuzz:
         self.ram = GuardedMemory()
         self.board = Board(ram=self.ram)
         self.wire = wire
-        self.device = VirtioNet("tap", OneWire(wire), mac="52:54:00:12:34:56")
+        self.device = VirtioNet("tap", OneWire(wire), FakeVhost(self.ram), mac="52:54:00:12:34:56")
         self.function = VirtioPci(self.device)
         self.board.host.root.add(self.function, 10)
         self.config = self.board.ecam(0, 10)
