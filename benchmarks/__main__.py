@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +23,7 @@ from benchmarks import (
     exits,
     host,
     keys,
+    net_lab,
     pio,
     pytests,
     reset,
@@ -51,15 +52,19 @@ IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "boot-exits": exits.measure,
     "virtio-lab": virtio.measure,
     "blk-lab": blk_lab.measure,
+    "net-lab": net_lab.measure,
     "vfio-lab": vfio.measure,
 }
 """What is measured in the lab, each in a boot of its own."""
 PREPARE: Final[dict[str, Callable[[], None]]] = {
     "virtio-lab": virtio.prepare,
     "blk-lab": blk_lab.prepare,
+    "net-lab": net_lab.prepare,
     "vfio-lab": vfio.prepare,
 }
 """What is done before the lab boots."""
+OPTIONS: Final[dict[str, Sequence[str]]] = {"net-lab": net_lab.LAB, "vfio-lab": vfio.LAB}
+"""What scripts/lab is asked for."""
 ROUNDS: Final = 5
 LAB_FAILED: Final = 125
 TRIES: Final = 3
@@ -98,8 +103,7 @@ def measure_in_lab(name: str, rounds: int) -> tuple[str, str]:
     lab = [str(ROOT / "scripts" / "lab")]
     if name in PREPARE:
         PREPARE[name]()
-    if name == "vfio-lab":
-        lab += vfio.LAB
+    lab += OPTIONS.get(name, ())
     with tempfile.TemporaryDirectory() as directory:
         command = [*lab, "--out", directory, "--", str(PYTHON), "-m", "benchmarks", name]
         command += ["--rounds", str(rounds), "--json", "/run/lab/out/results.json"]
