@@ -1,7 +1,7 @@
 """TCP between Linux and this host, in the lab: Debian's cloud kernel under pyvmm and QEMU, on the same three ways out.
 
-A TAP interface each, read by the monitor or by vhost-net; and passt. The server, benchmarks/net_io.c, is a program of the
-lab's, its client one of the guest's, who has the clock. QEMU's card is a q35's virtio-net-pci.
+A TAP interface each, read by the monitor or by vhost-net; and passt. The server, benchmarks/net_io.c, is a program of
+the lab's, its client one of the guest's, who has the clock. QEMU's card is a q35's virtio-net-pci.
 """
 
 from __future__ import annotations
