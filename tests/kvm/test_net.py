@@ -157,7 +157,7 @@ def test_a_peer_that_goes_is_one_line_and_the_machine_lives(path: Path) -> None:
         (("user,forward=tcp:22",), "--net user: forward: 'tcp:22' is no forward: write tcp:2222:22"),
         (("user,mac=01:00:00:00:00:00",), "--net user: mac=01:00:00:00:00:00: that is no address of one card"),
         (("tap,name=a-name-that-is-too-long",), "--net tap,name=a-name-that-is-too-long: an interface's name has"),
-        (("user,speed=9",), "--net user,speed=9: virtio-net has no key speed: it has to, mac, mtu, name, forward,"),
+        (("user,speed=9",), "--net user,speed=9: virtio-net has no key speed: it has to, mac, mtu, name, queues,"),
         (("socket:x,dump=/nowhere/x",), "--net socket:x: dump=/nowhere/x: No such file or directory"),
     ],
 )

@@ -81,8 +81,8 @@ def test_a_snapshot_knows_how_many_are_used() -> None:
 # vhost
 
 
-def served(queues: int = 1, **words: int) -> NetDriver:
-    return NetDriver(LentWire(queues), queues=queues, vhost=True, features=EVENT_IDX, **words)
+def served(queues: int = 1) -> NetDriver:
+    return NetDriver(LentWire(queues), queues=queues, vhost=True, features=EVENT_IDX)
 
 
 def test_what_a_card_offers_that_the_kernel_serves() -> None:
@@ -190,7 +190,7 @@ def test_nothing_is_lost_or_comes_twice(actions: list[str]) -> None:
 
     for action in actions:
         match action:
-            case "send" if card.queues[1].free and card.queues[0].free:  # type: ignore[attr-defined]
+            case "send" if card.queues[1].free and card.queues[0].free:  # type: ignore[union-attr]
                 card.offer(100)
                 card.send(frame(b"%d" % sent))
                 sent += 1
