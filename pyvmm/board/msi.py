@@ -2,15 +2,16 @@
 
 At once by KVM_SIGNAL_MSI, from the moment the guest has unmasked it. A turn of the loop later by an eventfd with a GSI
 route of its own (KVM_IRQFD, KVM_SET_GSI_ROUTING): that costs a third, and whoever holds the descriptor (another thread,
-VFIO) interrupts the guest without us. KVM takes routes only as a whole table and lets nobody by meanwhile, so those of
-all vectors that wait are set in one, and then the eventfds are bound, BATCH a turn: a function has up to 2,048 vectors,
-and a guest enables them with one write. Where descriptors or routes run out, KVM_SIGNAL_MSI it stays.
+VFIO) interrupts the guest without us. KVM takes routes only as a whole table and lets nobody by meanwhile, so many
+are set at once, ROUTES a turn of the loop, and then the eventfds are bound, BATCH a turn: a function has up to 2,048
+vectors, and a guest enables them with one write. Where descriptors or routes run out, KVM_SIGNAL_MSI it stays.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from kvm_cffi import Vm
@@ -18,7 +19,10 @@ from pyvmm.board.eventfd import high_eventfd
 from pyvmm.board.gsi import GsiTable
 from pyvmm.trace import OFF, Channel
 
-BATCH: Final = 256
+ROUTES: Final = 512
+"""New routes set before the machine lock is given up: five milliseconds, of which the table is one or two."""
+
+BATCH: Final = 128
 """Eventfds made and bound before the machine lock is given up: a few milliseconds."""
 
 MASKED_AT_ONCE: Final = 16
@@ -219,9 +223,10 @@ class EventfdMsiRouter:
             self._defer(self._go_on)
 
     def _go_on(self) -> None:
-        """A turn: the routes of all that wait, or else the next BATCH of eventfds."""
+        """A turn: the next ROUTES routes of those that wait, or else the next BATCH of eventfds."""
         self._deferred = False
-        wanted = [(vector, route) for vector in self._waiting if (route := vector.wants_route())]
+        routes = ((vector, route) for vector in self._waiting if (route := vector.wants_route()))
+        wanted = list(islice(routes, ROUTES))
         if wanted:
             self.gsis.set_messages([(gsi, *message) for _, (gsi, message) in wanted])
             for vector, _ in wanted:
