@@ -148,6 +148,18 @@ def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterato
             yield Finding("VFIO", f"{module} has {parameter}=Y: {what}", warning=True, hint=f"load {module} without it")
     if not bound:
         return
+    if (
+        dev / "vfio/devices"
+    ).is_dir():  # VFIO_DEVICE_CDEV: each device has a file there, and /dev/iommu has their memory
+        iommu = dev / "iommu"
+        if not iommu.exists():
+            yield Finding(
+                "VFIO", f"no {iommu}: devices are had by their groups", hint="optional; as root, modprobe iommufd"
+            )
+        elif not os.access(iommu, os.R_OK | os.W_OK):
+            yield Finding("VFIO", f"no permission for {iommu}", warning=True, hint=f"as root, chmod 666 {iommu}")
+        else:
+            yield Finding("VFIO", f"devices are had by {iommu}")
     from pyvmm.vfio.sysfs import VFIO_DRIVER, Pci
 
     pci = Pci(sys, dev=dev)

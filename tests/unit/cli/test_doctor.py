@@ -159,6 +159,22 @@ def test_vfio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert device.warning and device.text.startswith("0000:00:08.0: no: no IOMMU")
 
 
+def test_vfio_by_iommufd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finding() -> Finding:
+        _, finding, *_ = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+        return finding
+
+    (tmp_path / "sys/kernel/iommu_groups/1").mkdir(parents=True)
+    (tmp_path / "dev/vfio/devices").mkdir(parents=True)
+    (tmp_path / "dev/vfio/1").touch()
+    assert "modprobe iommufd" in finding().hint and not finding().warning
+    iommu = tmp_path / "dev/iommu"
+    iommu.touch()
+    assert finding() == Finding("VFIO", f"devices are had by {iommu}")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert finding().warning and f"chmod 666 {iommu}" in finding().hint
+
+
 @pytest.mark.parametrize("display", [None, ""])
 def test_no_display(display: str | None) -> None:
     (finding,) = display_findings(display)
