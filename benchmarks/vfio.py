@@ -1,8 +1,8 @@
 """Devices that are given to a guest, by pyvmm beside QEMU's vfio-pci: the same guest, the same devices, in one lab.
 
-Debian's kernel runs benchmarks/reads.c on nvme (random reads of 4 KiB, one and 32 at a time), busybox's ping through
-e1000e to QEMU's own network, and benchmarks/intx.c on edu (INTx, the irqchip in the kernel). While nvme reads, KVM's
-counters say which exits the guest has (debugfs).
+Debian's kernel runs benchmarks/reads.c on nvme (random reads of 4 KiB, one and 32 at a time) and benchmarks/msix.c (a
+command that moves no data, MSI-X), busybox's ping through e1000e to QEMU's own network, and benchmarks/intx.c on edu (INTx,
+the irqchip in the kernel). While nvme reads, KVM's counters say which exits the guest has (debugfs).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ INITRAMFS = CACHE / "guest" / "initramfs-passthrough.gz"
 DISK = CACHE / "bench" / "nvme.img"
 BYTES: Final = 32 << 20
 READS: Final = {1: 1000, 32: 4000}
-PINGS, INTERRUPTS = 200, 200
+PINGS, COMMANDS, INTERRUPTS = 200, 1000, 200
 EDU, NIC, NVME = "0000:00:08.0", "0000:00:09.0", "0000:00:0a.0"
 LAB: Final = shlex.split(
     "--modules 'vfio_iommu_type1 vfio_pci' --append intel_iommu=on --device intel-iommu,intremap=on,caching-mode=on "
@@ -46,6 +46,7 @@ echo mark begin
 echo depth-1 $(reads /dev/nvme0n1 {BYTES} {READS[1]} 1)
 echo mark end
 echo depth-32 $(reads /dev/nvme0n1 {BYTES} {READS[32]} 32)
+echo msix $(msix /dev/nvme0 {COMMANDS})
 ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0
 until ping -c 1 -W 1 10.0.2.2 >/dev/null; do :; done
 echo ping $(ping -A -c {PINGS} 10.0.2.2 | tail -n 1)
@@ -55,6 +56,7 @@ for device in /sys/bus/pci/drivers/uio_pci_generic/0000:*; do echo intx $(intx $
 MEASURED: Final = {
     "depth-1": ("nvme, 4 KiB random reads a second, one at a time", True),
     "depth-32": ("the same, 32 at a time", True),
+    "msix": ("nvme, a command without data and its MSI-X, µs", False),
     "ping": ("e1000e, a ping there and back, µs", False),
     "intx": ("edu, INTx raised to served, µs", False),
 }
@@ -152,7 +154,7 @@ def report(ours: Contender, other: Contender) -> str:
 
 def prepare() -> None:
     """What must be there before the lab is."""
-    for name in ("reads", "intx"):
+    for name in ("reads", "intx", "msix"):
         compiled(name, "-static")
     subprocess.run(["truncate", "-s", "64M", DISK], check=True)
 
@@ -164,7 +166,9 @@ def measure(rounds: int) -> str:
     with tempfile.TemporaryDirectory() as directory:
         initrd = Path(directory) / "initrd"
         image = with_file(INITRAMFS.read_bytes(), SCRIPT.encode(), "bin/bench")
-        initrd.write_bytes(with_file(image, compiled("intx", "-static").read_bytes(), "bin/intx"))
+        for name in ("intx", "msix"):
+            image = with_file(image, compiled(name, "-static").read_bytes(), f"bin/{name}")
+        initrd.write_bytes(image)
         ours, other = contenders(initrd)
         runs: dict[str, Callable[[], float]] = {one.name: one.run for one in (ours, other)}
         in_turn(runs, rounds, say)
