@@ -1,35 +1,33 @@
-"""Devices of this host for the guest: the container, its groups, guest RAM in their I/O address space, and INTx.
+"""Devices of this host for the guest: the container, its groups, and what stands in the way of one.
 
-Guest RAM is mapped at its own addresses (an I/O virtual address is a guest physical one), all of it, and pinned for as
-long as a device is there: a device may read and write it at any time. Nothing else is mapped, so that is all that it
-reaches.
+What they reach is in dma.py, how their INTx comes to the guest in intx_line.py.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvm_cffi import KvmError, Vm, address_of
+from kvm_cffi import KvmError, Vm
 from kvm_cffi.iommufd import DEVICE as IOMMU
 from kvm_cffi.iommufd import IommuFd, open_device
 from kvm_cffi.vfio import CONTAINER, Container, Group, KvmVfio, VfioDevice
+from pyvmm.board.dma import DmaMap, PeerWindows
 from pyvmm.board.eventfd import high_eventfd
 from pyvmm.board.host_address import locate
+from pyvmm.board.intx_line import KernelLine, LoopLine, RelayLine, taken
 from pyvmm.board.irqchip import Irqchip
 from pyvmm.board.memslots import MemorySlots
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
-from pyvmm.memory import GuestMemory, Region
+from pyvmm.memory import GuestMemory
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host import PciHost
 from pyvmm.trace import Trace
-from pyvmm.units import KIB
 from pyvmm.vfio.sysfs import VFIO_DRIVER, HostFunction, Pci, full_name
 
 if TYPE_CHECKING:
@@ -42,83 +40,6 @@ NOT_REMAPPED: Final = (
     "this host does not remap interrupts, so that a device could send the host any: switch interrupt remapping on in "
     "the firmware (or, where every guest is trusted, load vfio_iommu_type1 with allow_unsafe_interrupts=1)"
 )
-
-
-class DmaMap:
-    """A Listener that keeps guest RAM, as it comes and goes, in the I/O address space of *container*."""
-
-    def __init__(
-        self, container: Container | IommuFd, memory: GuestMemory, else_ranges: Sequence[tuple[int, int]] = ()
-    ) -> None:
-        """*else_ranges* counts where the kernel is too old to say which addresses can be mapped."""
-        self._container = container
-        self._memory = memory
-        self.ranges = container.iova_ranges() or list(else_ranges)
-        """(first, last) that the host can map; none where it does not say."""
-
-    def added(self, region: Region) -> None:
-        """Raises UserError."""
-        if region.kind != "ram":
-            return
-        first, last = region.gpa, region.gpa + len(region.buffer) - 1
-        if self.ranges and not any(low <= first and last <= high for low, high in self.ranges):
-            reach = ", ".join(f"{low:#x}-{high:#x}" for low, high in self.ranges)
-            raise UserError(
-                f"guest RAM at {first:#x}-{last:#x} is not where this host's IOMMU maps ({reach}): give the guest less "
-                "memory (-m), or leave the device away"
-            )
-        try:
-            self._container.map_dma(region.gpa, region.buffer)
-        except KvmError as error:
-            if error.errno == errno.ENOMEM:
-                raise UserError(_too_little_locked(max(self._memory.size, len(region.buffer)))) from None
-            raise UserError(f"guest RAM at {first:#x}-{last:#x} cannot be given to devices: {error}") from None
-
-    def removed(self, region: Region) -> None:
-        if region.kind == "ram":
-            self._container.unmap_dma(region.gpa, len(region.buffer))
-
-
-class PeerWindows:
-    """Keeps the pieces of BARs that other devices may reach in the I/O address space of *space*, where the guest has
-    them. See memslots.WindowListener."""
-
-    def __init__(self, space: Container | IommuFd, say: Callable[[str], None]) -> None:
-        self._space = space
-        self._say = say
-        self._allowed: list[tuple[int, int]] = []
-        """[start, end) in this process."""
-        self._mapped: dict[int, memoryview] = {}
-        self._told = False
-
-    def allow(self, memory: memoryview) -> None:
-        start = address_of(memory)
-        self._allowed.append((start, start + len(memory)))
-
-    def opened(self, address: int, buffer: memoryview) -> None:
-        start = address_of(buffer)
-        if not any(low <= start < high for low, high in self._allowed):
-            return
-        try:
-            self._space.map_dma(address, buffer)
-        except OSError as error:
-            if not self._told:  # a guest moves it as often as it likes
-                self._told = True
-                self._say(f"p2p: devices cannot reach the BAR at {address:#x}: {error}: leave p2p=on away")
-            return
-        self._mapped[address] = buffer
-
-    def closed(self, address: int) -> None:
-        buffer = self._mapped.pop(address, None)
-        if buffer is not None:
-            self._space.unmap_dma(address, len(buffer))
-
-    def find(self, address: int) -> int | None:
-        """Where in this process the memory is that devices reach at *address*."""
-        for start, buffer in self._mapped.items():
-            if start <= address < start + len(buffer):
-                return address_of(buffer) + address - start
-        return None
 
 
 class BoardPassthrough:
@@ -310,7 +231,7 @@ class BoardPassthrough:
         fd = high_eventfd()
 
         def signalled() -> None:
-            if _taken(fd):
+            if taken(fd):
                 call()
 
         self._loop.add(fd, signalled)
@@ -366,112 +287,6 @@ def _done(batch: list[_Job]) -> None:
         item.done()
 
 
-class KernelLine:
-    """INTx by irqfd: KVM raises the line when the device signals, and lets VFIO unmask it when the guest has ended the
-    interrupt (KVM_IRQFD_FLAG_RESAMPLE). Nothing of ours runs."""
-
-    is_up = False
-
-    def __init__(self, irqchip: Irqchip, pirq: int) -> None:
-        self._irqchip = irqchip
-        self._pirq = pirq
-        self.trigger = high_eventfd()
-        self.unmask: int | None = high_eventfd()
-        try:
-            irqchip.resample(pirq, self.trigger, self.unmask)
-        except OSError:
-            self._close_eventfds()
-            raise
-
-    def close(self) -> None:
-        self._irqchip.resample_no_more(self._pirq, self.trigger)
-        self._close_eventfds()
-
-    def _close_eventfds(self) -> None:
-        os.close(self.trigger)
-        if self.unmask is not None:
-            os.close(self.unmask)
-
-
-class RelayLine:
-    """INTx as KernelLine, but both ways by the loop, for somebody who watches: the device's signal is *seen* and handed
-    on to the irqfd, the end of the interrupt is seen and *ended* told of it."""
-
-    unmask: int | None = None
-
-    def __init__(
-        self, loop: Loop, irqchip: Irqchip, pirq: int, ended: Callable[[], None], seen: Callable[[str], None]
-    ) -> None:
-        self._loop = loop
-        self._inner = KernelLine(irqchip, pirq)
-        self._ended = ended
-        self._seen = seen
-        self.is_up = False
-        try:
-            self.trigger = high_eventfd()
-        except OSError:
-            self._inner.close()
-            raise
-        assert self._inner.unmask is not None
-        loop.add(self.trigger, self._signalled)
-        loop.add(self._inner.unmask, self._guest_ended)
-
-    def _signalled(self) -> None:
-        if _taken(self.trigger):
-            self.is_up = True
-            self._seen("INTx up, by the loop")
-            os.eventfd_write(self._inner.trigger, 1)
-
-    def _guest_ended(self) -> None:
-        if self._inner.unmask is not None and _taken(self._inner.unmask):
-            self._ended()
-            self.is_up = False
-
-    def close(self) -> None:
-        self._loop.remove(self.trigger)
-        if self._inner.unmask is not None:
-            self._loop.remove(self._inner.unmask)
-        os.close(self.trigger)
-        self._inner.close()
-
-
-class LoopLine:
-    """INTx by the loop, where PIC or IOAPIC are ours: they say when the guest has ended an interrupt."""
-
-    unmask: int | None = None
-    is_up = False
-
-    def __init__(
-        self, loop: Loop, irqchip: Irqchip, pirq: int, raised: Callable[[], None], ended: Callable[[], None]
-    ) -> None:
-        self._loop = loop
-        self._irqchip = irqchip
-        self._pirq = pirq
-        self._raised = raised
-        self._ended = ended
-        self.trigger = high_eventfd()
-        loop.add(self.trigger, self._signalled)
-        irqchip.ended[pirq].append(ended)
-
-    def _signalled(self) -> None:
-        if _taken(self.trigger):
-            self._raised()
-
-    def close(self) -> None:
-        self._irqchip.ended[self._pirq].remove(self._ended)
-        self._loop.remove(self.trigger)
-        os.close(self.trigger)
-
-
-def _taken(fd: int) -> bool:
-    """Whether an eventfd had been signalled."""
-    try:
-        os.eventfd_read(fd)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def _not_viable(function: HostFunction, others: list[HostFunction]) -> str:
     return (
         f"device {function.name}: its group {function.group} is not viable, for of its devices the host has "
@@ -508,14 +323,3 @@ def _why_not_open(path: Path, error: OSError) -> str:
         case errno.ENOENT:
             return f"{path} does not exist: is the device vfio-pci's? pyvmm vfio list"
     return f"{path}: {error.strerror}"
-
-
-def _too_little_locked(size: int) -> str:
-    """Devices pin guest RAM, which counts as locked."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if limit == resource.RLIM_INFINITY:
-        return f"this host has not {size // KIB} KiB of memory to pin for a device: ask for less (-m)"
-    return (
-        f"a device pins all of guest RAM, {size // KIB} KiB, and this process may lock {limit // KIB}: raise ulimit -l "
-        "(memlock in /etc/security/limits.conf), or ask for less (-m)"
-    )

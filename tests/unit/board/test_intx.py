@@ -10,8 +10,8 @@ from functools import partial
 from kvm_cffi import IrqchipRoute, MsiRoute, constants
 from pyvmm.board import layout
 from pyvmm.board.fake_vm import FakeVm
+from pyvmm.board.intx_line import KernelLine, LoopLine, RelayLine
 from pyvmm.board.irqchip import KernelIrqchip
-from pyvmm.board.passthrough import KernelLine, LoopLine, RelayLine
 from pyvmm.board.placement import Parts
 from pyvmm.board.user_irqchip import SplitIrqchip, UserIrqchip
 from pyvmm.bus import Bus

@@ -14,9 +14,10 @@ import pytest
 
 from kvm_cffi import KvmError
 from pyvmm.board import passthrough
+from pyvmm.board.dma import DmaMap
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.memslots import MemorySlots
-from pyvmm.board.passthrough import BoardPassthrough, DmaMap
+from pyvmm.board.passthrough import BoardPassthrough
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory, Region
 from pyvmm.trace import Trace
