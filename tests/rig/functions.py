@@ -294,6 +294,9 @@ class StillDisk(Disk):
         if requests:
             self.completed(list(requests))
 
+    def doorbell(self, look: Callable[[], None]) -> None:
+        return None
+
     def give_up(self) -> list[Request]:
         return []
 
