@@ -197,8 +197,8 @@ def more(directory: Path) -> bytes:
 
 class Linux(Guest):
     """With eth0, which passt has, eth1, a TAP interface with frames of up to 9000 bytes, eth2, another that vhost-net
-    serves, eth3, a socket, and vhost-vsock, which is here for the guest without MSI. Linux uses a pair of queues for each
-    processor."""
+    serves, eth3, a socket, and vhost-vsock, which is here for the guest without MSI. Linux uses a pair of queues for
+    each processor."""
 
     def __init__(self, config: MachineConfig, saved: Saved | None = None) -> None:
         self.lines: list[str] = []
