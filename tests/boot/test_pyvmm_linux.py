@@ -63,8 +63,8 @@ def test_a_shell(pyvmm: Start, tmp_path: Path) -> None:
     compressed."""
     agent = tmp_path / "agent"
     words = ("linux", "-k", TRIXIE_KERNEL, "--modules", "virtio_input,evdev")
-    words = (*words, "--device", f"virtio-console,port.pyvmm.agent=socket:{agent}")
-    console = pyvmm(*words, on_pty=True, size=(31, 97))
+    port = ("--device", f"virtio-console,port.pyvmm.agent=socket:{agent}")
+    console = pyvmm(*words, *port, on_pty=True, size=(31, 97))
     console.expect("# ")
     console.send("stty size; lsmod | cut -d ' ' -f 1 | sort | tail -n 1; modprobe -r virtio_input; echo $?; tty\n")
     console.expect("31 97\r\nvirtio_input\r\n0\r\n/dev/ttyS0\r\n")
