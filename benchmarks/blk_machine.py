@@ -26,8 +26,8 @@ def taken(thread: threading.Thread) -> float:
 
 def name(thread: threading.Thread) -> str:
     if thread.name.startswith("disk"):
-        return "the disk's threads: preadv, completion, interrupt"
-    return "the loop: doorbell, requests off the ring" if thread.name == "machine" else "the vCPU"
+        return "the disk's threads: doorbell, ring, preadv, interrupt"
+    return "the loop" if thread.name == "machine" else "the vCPU"
 
 
 def main(count: int, depth: int) -> int:

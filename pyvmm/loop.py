@@ -59,7 +59,7 @@ class Loop:
         """When the timerfd goes off: never later than the first timer."""
         self._stopped = False
         self.lends = False
-        """Whether run_here() may do it: while a machine lives."""
+        """Whether run_here() may do it: while a machine lives and does not stand still."""
         self.lent_to: threading.Thread | None = None
         """Who is in run_here()."""
 

@@ -117,6 +117,11 @@ class Disk:
 
     # Requests
 
+    def doorbell(self, look: Callable[[], None]) -> int | None:
+        """An eventfd for a guest to ring: *look* is called for it, under the machine lock, to submit what there is, by
+        a thread of the disk's that then goes on to do it. None where whoever hears the guest is to call it."""
+        return self._worker.watch(look)
+
     def submit(self, *requests: Request) -> None:
         """Have them done; `completed` will have them. Several at once wake a thread once."""
         self._given_up = False
@@ -297,7 +302,7 @@ class Disks:
         self._post = post
         self._tell = tell
         self._look_only = look_only
-        self._run_here = run_here
+        self._run_here = None if look_only else run_here
         self._open: list[Disk] = []
 
     def open(

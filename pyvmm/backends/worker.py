@@ -3,18 +3,22 @@
     worker = Worker("disk root.img", work, ended, loop.post)
     worker.submit(item)         # work(item) runs in a thread; then ended([item, …]) in the loop, under the machine lock
 
-Where that lock is free, the thread itself calls *ended* under it: the loop need not wake up for that. Items end in any
-order. Those that end close together are given to *ended* as one batch. Every method is called under the machine lock,
-which is what keeps the counts right.
+    fd = worker.watch(look)     # an eventfd: who writes to it has look() called, which submits what there is to do
+
+Where that lock is free, the thread itself calls *ended* and *look* under it: the loop need not wake up for that, and of
+what *look* submits the thread does the first. Items end in any order. Those that end close together are given to
+*ended* as one batch. Every method is called under the machine lock, which is what keeps the counts right.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 from pyvmm import threads
@@ -53,6 +57,11 @@ class Worker(Generic[T]):
         self._todo: deque[T] = deque()
         self._bell = -1
         """An eventfd that wakes a thread. Who rings lets the interpreter go, so the thread need not wait for that."""
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._epoll: select.epoll | None = None
+        """What a thread waits for that has nothing to do; each ring wakes one of them."""
+        self._looking = False
+        """A thread calls what it watches, and then does what that submits."""
         self._ended: deque[T] = deque()
         self._told = False
         """The loop has been asked to look at `_ended`."""
@@ -69,11 +78,33 @@ class Worker(Generic[T]):
             self._start()
         self.pending += len(items)
         self._todo.extend(items)
-        os.eventfd_write(self._bell, 1)
+        if not self._looking:
+            os.eventfd_write(self._bell, 1)
+
+    def watch(self, look: Callable[[], None]) -> int | None:
+        """An eventfd for somebody to ring; *look* is called for it, once for several rings, until close(). None where
+        no thread may call it, or this host gives us none."""
+        if self._run_here is None:
+            return None
+        try:
+            if not self._threads:
+                self._start()
+            fd = self._eventfd()
+        except (OSError, RuntimeError):
+            return None
+        self._watched[fd] = look
+        return fd
+
+    def _eventfd(self) -> int:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        assert self._epoll is not None
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        return fd
 
     def _start(self) -> None:
-        if self._bell < 0:
-            self._bell = os.eventfd(0, os.EFD_CLOEXEC)
+        if self._epoll is None:
+            self._epoll = select.epoll()
+            self._bell = self._eventfd()
         thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         try:
             threads.start(thread)
@@ -92,7 +123,7 @@ class Worker(Generic[T]):
                 if self._closed:
                     os.eventfd_write(self._bell, 1)
                     return
-                os.read(self._bell, 8)
+                self._wait()
                 continue
             if self._todo:  # another thread may do that meanwhile
                 os.eventfd_write(self._bell, 1)
@@ -107,15 +138,37 @@ class Worker(Generic[T]):
             if self._awaited:
                 self._event.set()
 
-    def _tell_here_or_post(self) -> None:
+    def _wait(self) -> None:
+        """For a ring."""
+        assert self._epoll is not None
+        for fd, _ in self._epoll.poll(maxevents=1):
+            try:
+                os.eventfd_read(fd)
+            except BlockingIOError:  # another thread has come before
+                continue
+            look = self._watched.get(fd)
+            if look is not None and not self._here(partial(self._look, look)):
+                self._post(look)
+
+    def _look(self, look: Callable[[], None]) -> None:
+        self._looking = True
         try:
-            if self._run_here is not None and self._run_here(self._tell):
-                return
+            look()
+        finally:
+            self._looking = False
+
+    def _here(self, call: Callable[[], None]) -> bool:
+        """Whether *call* was done here, under the machine lock."""
+        try:
+            return self._run_here is not None and self._run_here(call)
         except BaseException as error:
             self._post(_raiser(error))
-            return
-        self._told = True
-        self._post(self._tell)
+            return True
+
+    def _tell_here_or_post(self) -> None:
+        if not self._here(self._tell):
+            self._told = True
+            self._post(self._tell)
 
     def _tell(self) -> None:
         self._told = False
@@ -162,7 +215,7 @@ class Worker(Generic[T]):
             return
         self._closed = True
         self.drop()
-        if self._bell >= 0:
+        if self._epoll is not None:
             os.eventfd_write(self._bell, 1)
         deadline = time.monotonic() + patience
         for thread in self._threads:
@@ -171,9 +224,12 @@ class Worker(Generic[T]):
             raise UserError(f"{self.name} does not end within {patience:g} s: its host does not answer")
         self._threads.clear()
         self._ended.clear()
-        if self._bell >= 0:
-            os.close(self._bell)
-            self._bell = -1
+        if self._epoll is not None:
+            self._epoll.close()
+            for fd in (self._bell, *self._watched):
+                os.close(fd)
+            self._watched.clear()
+            self._epoll = None
 
 
 def _raiser(error: BaseException) -> Callable[[], None]:

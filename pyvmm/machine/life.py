@@ -252,7 +252,7 @@ class Life:
     def _main(self) -> None:
         try:
             self._emit("started")
-            self.loop.lends = True
+            self.loop.lends = not self._standing
             if self._reasons and not self._standing:
                 self._stand_still()
             elif self._standing and not self._reasons:
@@ -348,6 +348,7 @@ class Life:
             self.cpus.wait_until_standing()
             with self.lock:
                 self._board.stand_still()
+                self.loop.lends = False  # only the loop does anything now, and it may be copying RAM
         except UserError:
             self.cpus.release()
             raise
@@ -361,6 +362,7 @@ class Life:
             self._time.go()
             self.clock.go()
             self._board.go_on()
+            self.loop.lends = self._thread.is_alive()
         self._standing = False
         self.cpus.release()
 

@@ -130,6 +130,8 @@ class VirtioBlk(OnDisk, VirtioDevice):
             raw=format == "raw",
         )
         self.disk.completed = self._completed
+        for queue in self.queues:
+            queue.kick_fd = self.disk.doorbell(queue.kicked)
         self._block = self.disk.block
         self.features = RING_FEATURES | _features(readonly, queues)
         self.config = bytearray(self._config_of(queues))

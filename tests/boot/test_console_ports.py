@@ -1,4 +1,4 @@
-"""Ports, hvc0, the agent and vhost-vsock under a current Linux: one boot, a restore and a reset."""
+"""Ports, hvc0, the agent and vhost-vsock under a current Linux: one boot, a restore, a snapshot's file and a reset."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ import pytest
 from pyvmm.boot.initramfs import Added, Initramfs
 from pyvmm.boot.kernel_modules import KernelModules
 from pyvmm.config import MachineConfig, Module
+from pyvmm.machine.saved import Saved
 from pyvmm.testing.guest_agent import GuestAgent
 from pyvmm.virtio.console_ports import ConsolePorts
+from tests.rig.bare import compiled
 from tests.rig.guest import Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, PYVMM
 
@@ -30,30 +32,36 @@ SECONDS = 300.0
 class Linux(Guest):
     """With hvc0 and the port `echo` on sockets, the port `tap` and the agent's in Python's hands, and vsock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, saved: Saved | None = None) -> None:
+        """The sockets are in *folder*. One that was *saved* goes on."""
         self.hvc, self.echo = folder / "hvc", folder / "echo"
+        super().__init__(saved.config if saved is not None else self.made_of(folder), saved)
+        ports = self.machine.board.devices["virtio-console"]
+        assert isinstance(ports, ConsolePorts)
+        self.ports = ports
+        self.agent = GuestAgent(self.machine, self.ports["pyvmm.agent"])
+        if saved is None:
+            self.ready()
+        else:
+            self.send("\n")
+            self.expect("# ")
+
+    def made_of(self, folder: Path) -> MachineConfig:
         release = CLOUD_KERNEL.resolve().name.removeprefix("vmlinuz-")
         archive = Initramfs(
             modules=KernelModules(CLOUD_KERNEL.resolve().parents[1] / "lib/modules" / release),
             load=["virtio_pci", "virtio_console", "vmw_vsock_virtio_transport"],
-            added=[Added(_vsock_echo(folder), "/vsock_echo")],
+            added=[Added(compiled("vsock_echo", folder), "/vsock_echo")],
             agent=True,
         ).build()
         ports = f"console=socket:{self.hvc},port.echo=socket:{self.echo},port.tap,port.pyvmm.agent"
-        super().__init__(
-            MachineConfig(
-                memory=256 * MIB,
-                kernel=CLOUD_KERNEL,
-                initrd=Module(archive),
-                cmdline="console=ttyS0 quiet",
-                devices=(f"virtio-console,{ports}", f"vhost-vsock,cid={CID}"),
-            )
+        return MachineConfig(
+            memory=256 * MIB,
+            kernel=CLOUD_KERNEL,
+            initrd=Module(archive),
+            cmdline="console=ttyS0 quiet",
+            devices=(f"virtio-console,{ports}", f"vhost-vsock,cid={CID}"),
         )
-        ports_device = self.machine.board.devices["virtio-console"]
-        assert isinstance(ports_device, ConsolePorts)
-        self.ports = ports_device
-        self.agent = GuestAgent(self.machine, self.ports["pyvmm.agent"])
-        self.ready()
 
     def ready(self) -> None:
         """The shell is there, the agent, and the servers that send back what comes."""
@@ -112,18 +120,25 @@ WAYS: list[Callable[[Linux, bytes], bytes]] = [Linux.by_socket, Linux.by_tap, Li
 ALL_WAYS = pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 
 
-def _vsock_echo(folder: Path) -> Path:
-    """The program, which no Debian package has so small."""
-    source, program = Path(__file__).with_name("vsock_echo.c"), folder / "vsock_echo"
-    flags = ["-O1", "-nostdlib", "-static", "-ffreestanding", "-fno-stack-protector", "-fcf-protection=none"]
-    subprocess.run(["gcc", *flags, "-o", program, source], check=True)
-    return program
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ports")
 
 
 @pytest.fixture(scope="module")
-def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
-    with Linux(tmp_path_factory.mktemp("ports")) as guest:
+def guest(folder: Path) -> Iterator[Linux]:
+    with Linux(folder) as guest:
         yield guest
+
+
+@pytest.fixture(scope="module")
+def other(guest: Linux, folder: Path) -> Iterator[Linux]:
+    """The guest, out of a file, when the first has ended."""
+    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
+    guest.machine.snapshot().save(folder / "saved")
+    guest.close()
+    with Linux(folder, Saved(str(folder / "saved"))) as other:
+        yield other
 
 
 def test_linux_finds_them(guest: Linux) -> None:
@@ -201,9 +216,19 @@ def test_after_a_pause_everything_goes_on(guest: Linux) -> None:
             assert wire.recv(100) == b"while it stood"
 
 
-def test_after_a_reset(guest: Linux) -> None:
-    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
-    guest.machine.reset()
-    guest.ready()
+def test_out_of_a_file(other: Linux) -> None:
+    """The sockets are made anew, at the same places, and the guest's address is as it was."""
     for way in WAYS:
-        assert way(guest, DATA[:100_000]) == DATA[:100_000], way
+        assert way(other, DATA[:100_000]) == DATA[:100_000], way
+    with socket.socket(socket.AF_UNIX) as wire:
+        wire.settimeout(SECONDS)
+        wire.connect(str(other.hvc))
+        other.shell("echo from hvc0 >/dev/hvc0")
+        assert wire.recv(100) == b"from hvc0\r\n"
+
+
+def test_after_a_reset(other: Linux) -> None:
+    other.machine.reset()
+    other.ready()
+    for way in WAYS:
+        assert way(other, DATA[:100_000]) == DATA[:100_000], way

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 from tests.rig.console import Start
@@ -57,12 +58,20 @@ def test_a_panic(start: Start, tmp_path: Path) -> None:
     assert "\r" not in told
 
 
-def test_a_shell(pyvmm: Start) -> None:
-    """On the terminal, of its size; Debian 13's kernel, whose modules are compressed."""
+def test_a_shell(pyvmm: Start, tmp_path: Path) -> None:
+    """On the terminal, of its size, and commands by the agent beside it; Debian 13's kernel, whose modules are
+    compressed."""
+    agent = tmp_path / "agent"
     words = ("linux", "-k", TRIXIE_KERNEL, "--modules", "virtio_input,evdev")
-    console = pyvmm(*words, on_pty=True, size=(31, 97))
+    port = ("--device", f"virtio-console,port.pyvmm.agent=socket:{agent}")
+    console = pyvmm(*words, *port, on_pty=True, size=(31, 97))
     console.expect("# ")
     console.send("stty size; lsmod | cut -d ' ' -f 1 | sort | tail -n 1; modprobe -r virtio_input; echo $?; tty\n")
     console.expect("31 97\r\nvirtio_input\r\n0\r\n/dev/ttyS0\r\n")
+    command = "tr a-z A-Z; cat /proc/version >&2; echo by the agent >/dev/ttyS0; exit 5"
+    ran = subprocess.run([PYVMM, "exec", agent, "--", "sh", "-c", command], input=b"a b\n", capture_output=True)
+    assert (ran.returncode, ran.stdout) == (5, b"A B\n") and ran.stderr.startswith(b"Linux version 6.12.")
+    console.expect("by the agent")
     console.send("exit\n")
     assert console.wait() == 0
+    assert not agent.exists()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -254,3 +256,39 @@ def test_a_guest_that_asks_again_and_again(tmp_path: Path, depth: int, write: in
         cycles, interrupts, kicks = (int(word, 16) for word in machine.output.split())
         assert cycles and 0 < interrupts <= 300 and 0 < kicks <= 300
     assert (path.read_bytes() != b"\xa5" * MIB) == bool(write)
+
+
+def test_who_rings_is_not_heard_while_the_machine_stands(path: Path) -> None:
+    """A snapshot copies RAM then, without the machine lock."""
+    with made(path, "") as machine:
+        machine.start()
+        disk = driver(machine)
+        request, fd = machine.call(lambda: disk.add(IN, 1, into=SECTOR)), disk.device.queues[0].kick_fd
+        assert request is not None and fd is not None
+
+        def ring() -> None:
+            os.eventfd_write(fd, 1)
+            while not machine.life.loop._posted and disk.status(request) == 0xEE:
+                pass
+            assert disk.status(request) == 0xEE and not disk.device.busy
+
+        machine.life.while_standing("this test", ring)
+        while not machine.call(disk.queues[0].used):
+            pass
+
+
+@pytest.mark.parametrize("depth", [1, 32])
+def test_it_goes_back_while_it_asks(tmp_path: Path, depth: int) -> None:
+    """What has rung when the machine comes to stand, and what was under way, is neither lost nor done twice."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(MIB))
+    parameters = {"count": 6000, "depth": depth, "write": 1, "blocks": MIB // 4096}
+    with board("blk-bench", parameters=parameters, devices=(f"virtio-blk,path={path},temporary",)) as machine:
+        machine.start()
+        dice = random.Random(depth)
+        for _ in range(8):
+            snapshot = machine.snapshot()
+            time.sleep(dice.random() / 100)
+            machine.restore(snapshot)
+        outcome = machine.finish()
+        assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from docs.examples.idio16 import Idio16
 from docs.examples.pvpanic import PvPanic
 from pyvmm import state
 from pyvmm.backends.disks import Disk, Disks, Request
+from pyvmm.backends.sockets import Sockets
 from pyvmm.bus import Bus
 from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
@@ -27,10 +29,12 @@ from pyvmm.pci.testdev import PciTestdev
 from pyvmm.testing.pci import Board
 from pyvmm.virtio.blk import VirtioBlk
 from pyvmm.virtio.console import VirtioConsole
+from pyvmm.virtio.console_ports import ConsolePorts
 from pyvmm.virtio.input import VirtioInput, VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.net import VirtioNet
 from pyvmm.virtio.pci import VirtioPci
 from pyvmm.virtio.rng import VirtioRng
+from pyvmm.virtio.vsock import VirtioVsock
 from tests.rig.net_driver import FakeWire, OneWire
 from tests.rig.twins import Door, Hand, Twin
 from tests.rig.vhost import FakeVhost
@@ -280,6 +284,58 @@ def _console(now: int) -> Twin:
     return twin
 
 
+def _console_ports(now: int) -> Twin:
+    """hvc0, and a port in Python's hands."""
+    later: list[Callable[[], None]] = []
+    device = ConsolePorts(StillSockets(later.append), console="terminal", port={"tap": ""})
+    tap, terminal = device["tap"], device.ports[0]
+    twin = virtio(now, lambda: VirtioPci(device), lambda function: lambda n: terminal.receive(bytes(n % 40)))
+    memory = twin.memory
+    assert memory is not None
+
+    def control(n: int) -> None:
+        message = struct.pack("<IHH", n & 1, (0, 3, 6, 6)[n >> 1 & 3], n >> 3 & 1)
+        for number in range(RING_SIZE):
+            memory.write(0x100000 + 64 * number, message)
+
+    def other_end(n: int) -> None:
+        (tap.connect, tap.hang_up, lambda: tap.write(bytes(n % 200)))[n % 3]()
+        while later:
+            later.pop(0)()
+
+    def begin_again() -> None:
+        """Somebody takes up the host's ends, on a terminal of the usual size; both stay over a reset."""
+        device.resize(80, 25)
+        for port in device.ports:
+            port.closing, port.host_open = False, True
+
+    twin.hands, twin.let_go = [*twin.hands, control, control, other_end, other_end], begin_again
+    twin.hands.append(lambda n: device.resize(n & 0xFF, n >> 8 & 0xFF))
+    twin.loses = True
+    return twin
+
+
+class StillSockets(Sockets):
+    """Nobody connects."""
+
+    def __init__(self, post: Callable[[Callable[[], None]], None]) -> None:
+        self._later = post
+
+    def post(self, call: Callable[[], None]) -> None:
+        self._later(call)
+
+
+def _vsock(now: int) -> Twin:
+    vhost = FakeVhost(GuestMemory())
+    device = VirtioVsock(3, vhost)
+    twin = virtio(now, lambda: VirtioPci(device), lambda function: lambda n: vhost.run())
+    assert twin.memory is not None
+    vhost.memory = vhost.server.memory = twin.memory
+    twin.loses = True
+    weakref.finalize(twin, vhost.close)
+    return twin
+
+
 class StillDisk(Disk):
     """All zero, and done with each request at once."""
 
@@ -293,6 +349,9 @@ class StillDisk(Disk):
     def submit(self, *requests: Request) -> None:
         if requests:
             self.completed(list(requests))
+
+    def doorbell(self, look: Callable[[], None]) -> None:
+        return None
 
     def give_up(self) -> list[Request]:
         return []
@@ -433,6 +492,8 @@ FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "msi": lambda now: plugged(now, MsiFunction()),
     "virtio_rng": lambda now: virtio(now, lambda: VirtioPci(VirtioRng(lambda n: b"\x5a" * n))),
     "virtio_console": _console,
+    "virtio_console_ports": _console_ports,
+    "virtio_vsock": _vsock,
     "virtio_blk": lambda now: virtio(
         now, lambda: VirtioPci(VirtioBlk(Path("still"), StillDisks(), queues=2)), _writeback
     ),

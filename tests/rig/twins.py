@@ -16,7 +16,9 @@ from pyvmm.memory import GuestMemory
 from pyvmm.pci.decoder import AddressClaim, AddressDecoder
 from pyvmm.pci.doorbell import FakeDoorbells
 from pyvmm.pci.msi import FakeMsiIrq, FakeMsiRouter
+from pyvmm.tap import Tap
 from pyvmm.trace import Channel
+from tests.rig.vhost import FakeServer, FakeVhost
 
 Access = tuple[int, int, int, int]
 """(what, where, how wide, value): every combination of ints is one."""
@@ -48,6 +50,8 @@ class Twin:
     """What it has put off to the loop."""
     let_go: Callable[[], object] = lambda: None
     """Whoever drives its inputs is reset."""
+    loses: bool = False
+    """A load changes it: what was said between its other end and it belongs to another time, and is no state."""
 
     def access(self, access: Access) -> object:
         """One access, by the guest, by a hand, or of time; what it gave."""
@@ -90,6 +94,9 @@ class Twin:
         if self.memory is not None and other.memory is not None:
             for gpa, length in other.memory.regions:
                 self.memory.write(gpa, other.memory.read(gpa, length))
+        if self.loses:
+            state.load(other.part, state.save(other.part))
+            other.later.clear()
         for line, original in zip(self.lines, other.lines, strict=True):
             state.load(line, state.save(original))
         state.load(self.part, state.save(other.part))
@@ -156,6 +163,9 @@ _WIRES = (
     FakeMsiRouter,
     FakeMsiIrq,
     LevelIrq,
+    FakeVhost,
+    FakeServer,
+    Tap,
 )
 
 

@@ -17,7 +17,7 @@ from tests.rig.twins import Access, Twin, random_accesses, undeclared
 PARTS: dict[str, Callable[[int], Twin]] = {**CHIPS, **FUNCTIONS}
 START = 1_000_000_000_000
 
-RING = {"SplitRing", "PackedRing", "Chain"}
+RING = {"SplitRing", "PackedRing", "OffloadedRing", "Chain"}
 NOT_STATE = {
     "VgaText._generation": "says that the picture has changed; a load makes another",
     "VirtQueue._ring": "made again of registers and progress",
@@ -32,6 +32,14 @@ NOT_STATE = {
     **dict.fromkeys(
         (f"FakeWire.{name}" for name in ("sent", "received", "dropped", "out", "waiting")), "frames, which may be lost"
     ),
+    "PortTap._waiting": "of a time that is no more after a load",
+    "OffloadedQueue._ring": "made again of registers and progress",
+    "OffloadedQueue._paused": "kept as paused",
+    "Offload.serving": "whether all queues run",
+    "Offload._features": "those of the driver",
+    "Offload.server": "another after a load",
+    "VirtioVsock._server": "another after a load",
+    "VirtioVsock._used": "the server is to be another after a load",
     "FakeWire.receive": "who listens, as driver_ok says",
     "Bar.claim": "BARs are placed as configuration space says",
     "PciTestdev.current": "kept as _running",

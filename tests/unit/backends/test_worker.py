@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import threading
 from collections.abc import Callable
 
@@ -93,6 +95,75 @@ def test_a_thread_tells_itself_where_it_may() -> None:
     rig.worker.close()
     with pytest.raises(ValueError, match="in a device"):
         rig.posted[-1]()
+
+
+def test_a_thread_hears_who_rings_and_does_what_that_submits() -> None:
+    """Where the lock is not free, the loop is asked to look."""
+    lock, looked, free = threading.Lock(), list[threading.Thread](), [True]
+
+    def run_here(call: Callable[[], None]) -> bool:
+        if not free[0]:
+            return False
+        with lock:
+            call()
+        return True
+
+    rig, done = Rig(run_here), queue.SimpleQueue[threading.Thread]()
+
+    def look() -> None:
+        looked.append(threading.current_thread())
+        rig.worker.submit(lambda: done.put(threading.current_thread()))
+
+    fd = rig.worker.watch(look)
+    assert fd is not None
+    for number in range(20):
+        os.eventfd_write(fd, 1)
+        assert done.get(timeout=60) is looked[number], "it need wake nobody"
+    assert not rig.posted
+    rig.on_ended = lambda: done.put(threading.current_thread())
+    os.eventfd_write(fd, 1)
+    done.get(timeout=60), done.get(timeout=60)
+    free[0] = False
+    os.eventfd_write(fd, 1)
+    while not rig.posted:
+        pass
+    (call,) = rig.posted
+    with lock:
+        call()
+        assert looked[-1] is threading.current_thread()
+        rig.worker.drain()
+    assert rig.worker.pending == 0 and sum(map(len, rig.batches)) == len(looked) == 22
+    rig.worker.close()
+    with pytest.raises(OSError):
+        os.eventfd_write(fd, 1)
+
+
+def test_an_error_of_who_looks_is_raised_in_the_loop_and_the_thread_goes_on() -> None:
+    came = threading.Semaphore(0)
+
+    def run_here(call: Callable[[], None]) -> bool:
+        try:
+            call()
+        finally:
+            came.release()
+        return True
+
+    rig = Rig(run_here)
+    fd = rig.worker.watch(lambda: void(1 / 0))
+    assert fd is not None
+    for _ in range(2):
+        os.eventfd_write(fd, 1)
+        assert came.acquire(timeout=60)
+    rig.worker.close()
+    assert len(rig.posted) == 2
+    with pytest.raises(ZeroDivisionError):
+        rig.posted[0]()
+
+
+def test_who_may_not_take_the_lock_watches_nothing() -> None:
+    rig = Rig()
+    assert rig.worker.watch(lambda: None) is None and not rig.worker._threads
+    rig.worker.close()
 
 
 def test_draining_waits_for_what_is_submitted_meanwhile() -> None:

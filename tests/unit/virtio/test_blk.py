@@ -6,7 +6,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -364,10 +364,17 @@ def test_several_queues(path: Path) -> None:
 
 
 def test_a_reset_ends_when_what_was_begun_has_ended(disk: BlkDriver, monkeypatch: pytest.MonkeyPatch) -> None:
-    go_on, read = threading.Event(), FileImage.read
-    monkeypatch.setattr(FileImage, "read", lambda self, views, at: (go_on.wait(60), read(self, views, at))[1])
+    begun, go_on, read = threading.Event(), threading.Event(), FileImage.read
+
+    def wait(image: FileImage, views: Sequence[memoryview], at: int) -> None:
+        begun.set()
+        go_on.wait(60)
+        read(image, views, at)
+
+    monkeypatch.setattr(FileImage, "read", wait)
     requests = [disk.add(IN, n, into=SECTOR) for n in range(30)]
     disk.kick()
+    assert begun.wait(60)
     disk.virtio.status = 0
     assert disk.virtio.status != 0, "that RAM may still be written to"
     go_on.set()

@@ -15,7 +15,6 @@ from contextlib import nullcontext
 
 from pyvmm.backends.sockets import Sockets
 from pyvmm.loop import Loop
-from pyvmm.memory import GuestMemory
 from pyvmm.pci.host_bridge import HostBridge
 from pyvmm.pci.root_port import RootPort
 from pyvmm.testing.pci import Board
@@ -28,39 +27,12 @@ from pyvmm.virtio.vsock import VirtioVsock
 from tests.rig.toys import Toy
 from tests.rig.vhost import FakeVhost
 from tests.rig.virtio_driver import PackedDriver, SplitDriver, Virtio
+from tests.rig.virtio_fuzz import DATA, HIGH, HIGH_GPA, INTERESTING, LOW, RINGS, SEED, GuardedMemory
 
 OPS = int(os.environ.get("PYVMM_FUZZ_OPS", "6000"))
-SEED = int(os.environ.get("PYVMM_FUZZ_SEED", "1"))
-
-GUARD = 0x1000
-LOW, HIGH, HIGH_GPA = 0x100000, 0x10000, 5 << 30
-RINGS, RINGS_SIZE = 0x10000, 0x10000
-DATA = 0x40000
-INTERESTING = (0, 1, 2, 3, 4, 7, 8, 15, 16, 63, 64, 65, 0x7F, 0x80, 0xFF, 0x100, 0xFFF, 0x1000, 0x7FFF, 0x8000, 0xFFFF)
+RINGS_SIZE = 0x10000
 ADDRESSES = (0, RINGS, RINGS + 0x400, RINGS + 0x1002, DATA, LOW - 8, LOW, HIGH_GPA, HIGH_GPA + HIGH - 16, 1 << 40)
 FIELDS = ((0, 4), (8, 4), (12, 4), (16, 2), (20, 1), (22, 2), (24, 2), (26, 2), (28, 2), (32, 8), (40, 8), (48, 8))
-
-
-class GuardedMemory(GuestMemory):
-    """Two regions of RAM inside a larger buffer; what lies around them must never change."""
-
-    def __init__(self) -> None:
-        self.whole = bytearray(b"\xa5" * (LOW + HIGH + 3 * GUARD))
-        view = memoryview(self.whole)
-        low, high = GUARD, 2 * GUARD + LOW
-        super().__init__([(0, view[low : low + LOW]), (HIGH_GPA, view[high : high + HIGH])])
-        self.guards = (view[:low], view[low + LOW : high], view[high + HIGH :])
-        self.views = 0
-
-    def view(self, gpa: int, length: int) -> memoryview:
-        self.views += 1
-        view = super().view(gpa, length)
-        assert len(view) == length
-        assert 0 <= gpa <= gpa + length <= LOW or HIGH_GPA <= gpa <= gpa + length <= HIGH_GPA + HIGH
-        return view
-
-    def check(self) -> None:
-        assert all(bytes(guard) == b"\xa5" * len(guard) for guard in self.guards)
 
 
 class Fuzz:
