@@ -5,7 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+from collections.abc import Callable
 from typing import Final
+
+from pyvmm.loop import Loop
 
 FD_SETSIZE: Final = 1024
 """select() knows only the descriptors below (<sys/select.h>), and python-xlib waits with it."""
@@ -28,3 +31,24 @@ def high_eventfd() -> int:
         raise
     os.close(low)
     return high
+
+
+def taken(fd: int) -> bool:
+    """Whether an eventfd had been signalled, which it is no more."""
+    try:
+        os.eventfd_read(fd)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def watched_eventfd(loop: Loop, call: Callable[[], None]) -> int:
+    """An eventfd whose signals *loop* hears and tells *call* of. Raises OSError as high_eventfd() does."""
+    fd = high_eventfd()
+
+    def signalled() -> None:
+        if taken(fd):
+            call()
+
+    loop.add(fd, signalled)
+    return fd

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from pyvmm.board.eventfd import high_eventfd
+from pyvmm.board.eventfd import high_eventfd, taken
 from pyvmm.board.irqchip import Irqchip
 from pyvmm.loop import Loop
 
@@ -106,12 +106,3 @@ class LoopLine:
         self._irqchip.ended[self._pirq].remove(self._ended)
         self._loop.remove(self.trigger)
         os.close(self.trigger)
-
-
-def taken(fd: int) -> bool:
-    """Whether an eventfd had been signalled."""
-    try:
-        os.eventfd_read(fd)
-    except BlockingIOError:
-        return False
-    return True

@@ -17,9 +17,9 @@ from kvm_cffi.iommufd import DEVICE as IOMMU
 from kvm_cffi.iommufd import IommuFd, open_device
 from kvm_cffi.vfio import CONTAINER, Container, Group, KvmVfio, VfioDevice
 from pyvmm.board.dma import DmaMap, PeerWindows
-from pyvmm.board.eventfd import high_eventfd
+from pyvmm.board.eventfd import watched_eventfd
 from pyvmm.board.host_address import locate
-from pyvmm.board.intx_line import KernelLine, LoopLine, RelayLine, taken
+from pyvmm.board.intx_line import KernelLine, LoopLine, RelayLine
 from pyvmm.board.irqchip import Irqchip
 from pyvmm.board.memslots import MemorySlots
 from pyvmm.errors import UserError
@@ -228,14 +228,7 @@ class BoardPassthrough:
         return f"IOVA {address:#x} -> nothing: no guest RAM is there, and the IOMMU refuses"
 
     def watch(self, call: Callable[[], None]) -> int:
-        fd = high_eventfd()
-
-        def signalled() -> None:
-            if taken(fd):
-                call()
-
-        self._loop.add(fd, signalled)
-        return fd
+        return watched_eventfd(self._loop, call)
 
     def unwatch(self, fd: int) -> None:
         self._loop.remove(fd)

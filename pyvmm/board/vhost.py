@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from kvm_cffi import address_of
 from kvm_cffi.vhost import Vhost, VhostNet, VhostVsock
-from pyvmm.board.eventfd import high_eventfd
+from pyvmm.board.eventfd import high_eventfd, watched_eventfd
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory, Region
@@ -89,17 +89,7 @@ class BoardVhost:
         return high_eventfd()
 
     def watch(self, call: Callable[[], None]) -> int:
-        fd = high_eventfd()
-
-        def signalled() -> None:
-            try:
-                os.eventfd_read(fd)
-            except BlockingIOError:
-                return
-            call()
-
-        self._loop.add(fd, signalled)
-        return fd
+        return watched_eventfd(self._loop, call)
 
     def close_eventfd(self, fd: int) -> None:
         self._loop.remove(fd)
