@@ -259,18 +259,25 @@ def _input(kind: Callable[..., VirtioInput], identity: str) -> Callable[[int], T
     return lambda now: virtio(now, make, _events, _events)
 
 
-def _console(now: int) -> Twin:
-    device = VirtioConsole(("in", "out"))
-    port = device.ports[0]
-    # What the driver says: eight bytes that are a control message, in every buffer that it sends.
-    twin = virtio(now, lambda: VirtioPci(device), lambda function: lambda n: port.receive(bytes(n % 40)))
-    memory = twin.memory
-    assert memory is not None
+def _port_control(memory: GuestMemory) -> Callable[[int], None]:
+    """What the driver says: eight bytes that are a control message, in every buffer that it sends."""
 
     def control(n: int) -> None:
         message = struct.pack("<IHH", n & 1, (0, 3, 6, 6)[n >> 1 & 3], n >> 3 & 1)
         for number in range(RING_SIZE):
             memory.write(0x100000 + 64 * number, message)
+
+    return control
+
+
+def _console(now: int) -> Twin:
+    device = VirtioConsole(("in", "out"))
+    port = device.ports[0]
+    twin = virtio(now, lambda: VirtioPci(device), lambda function: lambda n: port.receive(bytes(n % 40)))
+    memory = twin.memory
+    assert memory is not None
+
+    control = _port_control(memory)
 
     def end(n: int) -> None:
         if n % 8 == 0:
@@ -293,10 +300,7 @@ def _console_ports(now: int) -> Twin:
     memory = twin.memory
     assert memory is not None
 
-    def control(n: int) -> None:
-        message = struct.pack("<IHH", n & 1, (0, 3, 6, 6)[n >> 1 & 3], n >> 3 & 1)
-        for number in range(RING_SIZE):
-            memory.write(0x100000 + 64 * number, message)
+    control = _port_control(memory)
 
     def other_end(n: int) -> None:
         (tap.connect, tap.hang_up, lambda: tap.write(bytes(n % 200)))[n % 3]()
