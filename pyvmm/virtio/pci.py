@@ -213,10 +213,9 @@ class VirtioPci(PciDevice):
         # Bits are cleared by a reset only (section 2.1.1), so nothing that was negotiated can change under a queue.
         status = self.status | value & ~VIRTIO_CONFIG_S_NEEDS_RESET
         if not self.status & VIRTIO_CONFIG_S_FEATURES_OK:
-            refused = self._driver_features & ~self.device.features
-            if refused or not (
-                self._driver_features >> VIRTIO_F_VERSION_1 & 1 and self.device.agrees(self._driver_features)
-            ):
+            features = self._driver_features
+            offered = not features & ~self.device.features
+            if not (offered and features >> VIRTIO_F_VERSION_1 & 1 and self.device.agrees(features)):
                 status &= ~VIRTIO_CONFIG_S_FEATURES_OK
             if not status & VIRTIO_CONFIG_S_FEATURES_OK:
                 status &= ~VIRTIO_CONFIG_S_DRIVER_OK
