@@ -48,8 +48,6 @@ class Cable:
         self._kept: bytes | None = None
         """For which the card had no room."""
         self._fd = -1
-        self._away = False
-        """Somebody else has the descriptor, or nobody may read it."""
         self._events = 0
         """What the loop looks for."""
         self._posted = False
@@ -68,6 +66,11 @@ class Cable:
 
     def _flush(self) -> None:
         """There is room for what waits to be sent."""
+
+    @property
+    def _away(self) -> bool:
+        """Somebody else has the descriptor, or nobody may read it: the loop does not look at it."""
+        return False
 
     @property
     def _unsent(self) -> bool:

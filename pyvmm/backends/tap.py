@@ -147,9 +147,8 @@ class LinkChanges:
         loop.add(self._socket.fileno(), self._ready)
 
     def _ready(self) -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # nothing more, or more than it could keep: then one is to be looked for, too
+        # Nothing more is there, or more was than it could keep: then one is to be looked for, too.
+        with contextlib.suppress(OSError):
             for _ in range(BURST):
                 self._socket.recv(1 << 16)
         self._changed()
@@ -169,6 +168,7 @@ class OffloadTapCable(TapCable):
     def __init__(self, host: Host, dump: Dump | None, *, name: str | None, mtu: int | None, queues: int = 1) -> None:
         self.several = queues > 1
         self.others: Sequence[TapQueue] = ()
+        self._lent = False
         self._changes: LinkChanges | None = None
         super().__init__(host, dump, name=name, mtu=mtu)
         try:
@@ -179,6 +179,10 @@ class OffloadTapCable(TapCable):
             self.close()
             raise
 
+    @property
+    def _away(self) -> bool:
+        return self._lent
+
     def use(self, count: int) -> None:
         for number, queue in enumerate(self.others, 1):
             queue.attach(number < count)
@@ -186,14 +190,14 @@ class OffloadTapCable(TapCable):
     def lend(self) -> int:
         if self._fd < 0:
             raise OSError(errno.EBADFD, "the interface has gone")
-        self._away = True
+        self._lent = True
         self._watch()
         if self._changes is None:  # for nobody reads who would see it go
             self._changes = LinkChanges(self._host.loop, self._look)
         return self._fd
 
     def take_back(self) -> None:
-        self._away = False
+        self._lent = False
         self._watch()
         if self._changes is not None:
             self._changes.close()
@@ -230,6 +234,7 @@ class TapQueue(OffloadTapCable):
         Cable.__init__(self, first.name, first._host, first._dump)
         self.several = True
         self.others = ()
+        self._lent = False
         self._changes = None
         self._tap = self._open(first.interface)
         self.interface = self._tap.name
@@ -237,26 +242,20 @@ class TapQueue(OffloadTapCable):
         self._fd = self._tap.fd
         self._watch()
 
+    @property
+    def _away(self) -> bool:
+        return self._lent or not self._attached
+
     def attach(self, attached: bool) -> None:
         if self._fd < 0 or attached == self._attached:
             return
-        self._attached = attached
-        if not attached:
-            self._away = True
+        if not attached:  # before there is an error for the loop to see
+            self._attached = False
             self._watch()
-        try:
+        with contextlib.suppress(OSError):  # the interface has gone, which the first queue tells
             self._tap.set_attached(attached)
-        except OSError:
-            return  # the interface has gone, which the first queue tells
-        if attached:
-            self._away = False
-            self._watch()
-
-    def take_back(self) -> None:
-        super().take_back()
-        if not self._attached:
-            self._away = True
-            self._watch()
+            self._attached = attached
+        self._watch()
 
     def _lost(self, error: OSError) -> None:
         self._let_go()
