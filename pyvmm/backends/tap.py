@@ -164,6 +164,8 @@ class OffloadTapCable(TapCable):
     headers = True
     offset = VNET_HEADER
     offloads = OFFLOADS
+    _is_first = True
+    """Of the queues of its interface: it speaks for all of them."""
 
     def __init__(self, host: Host, dump: Dump | None, *, name: str | None, mtu: int | None, queues: int = 1) -> None:
         self.several = queues > 1
@@ -192,7 +194,7 @@ class OffloadTapCable(TapCable):
             raise OSError(errno.EBADFD, "the interface has gone")
         self._lent = True
         self._watch()
-        if self._changes is None:  # for nobody reads who would see it go
+        if self._changes is None and self._is_first:  # for nobody reads who would see it go
             self._changes = LinkChanges(self._host.loop, self._look)
         return self._fd
 
@@ -206,6 +208,11 @@ class OffloadTapCable(TapCable):
     def _look(self) -> None:
         if self._fd >= 0 and not self._tap.is_there:
             self._lost(OSError(errno.EBADFD, os.strerror(errno.EBADFD)))
+
+    def _lost(self, error: OSError) -> None:
+        super()._lost(error)
+        for queue in self.others:
+            queue._lost(error)
 
     def close(self) -> None:
         self.take_back()
@@ -229,6 +236,8 @@ class OffloadTapCable(TapCable):
 
 class TapQueue(OffloadTapCable):
     """Another queue of the interface of *first*, which is not used before it is attached."""
+
+    _is_first = False
 
     def __init__(self, first: OffloadTapCable) -> None:
         Cable.__init__(self, first.name, first._host, first._dump)
