@@ -10,8 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "times.h"
 
 #define RAISE (0x60 / 4)
 #define ACKNOWLEDGE (0x64 / 4)
@@ -30,12 +31,6 @@ static int open_file(const char *directory, const char *name)
     return fd;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 int main(int argc, char **argv)
 {
     if (argc != 3)
@@ -46,7 +41,6 @@ int main(int argc, char **argv)
     if (count < 1 || bar == MAP_FAILED || !took)
         return 1;
     for (int i = 0; i < count; i++) {
-        struct timespec start, end;
         uint16_t command;
         uint32_t events;
         if (pread(config, &command, 2, PCI_COMMAND) != 2)
@@ -54,15 +48,13 @@ int main(int argc, char **argv)
         command &= ~PCI_COMMAND_INTX_DISABLE;
         if (pwrite(config, &command, 2, PCI_COMMAND) != 2)
             return 1;
-        clock_gettime(CLOCK_MONOTONIC, &start);
+        double start = microseconds();
         bar[RAISE] = 1;
         if (read(uio, &events, 4) != 4)
             return 1;
         bar[ACKNOWLEDGE] = 1;
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        took[i] = (end.tv_sec - start.tv_sec) * 1e6 + (end.tv_nsec - start.tv_nsec) / 1e3;
+        took[i] = microseconds() - start;
     }
-    qsort(took, count, sizeof *took, compare);
-    printf("%.0f\n", took[count / 2]);
+    printf("%.0f\n", median_time(took, count));
     return 0;
 }

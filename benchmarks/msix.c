@@ -11,16 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
+
+#include "times.h"
 
 #define GET_FEATURES 0x0A       /* NVM Express 1.4, 5.12 */
 #define NUMBER_OF_QUEUES 0x07
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 int main(int argc, char **argv)
 {
@@ -34,16 +29,13 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < count; i++) {
         struct nvme_admin_cmd command = {.opcode = GET_FEATURES, .cdw10 = NUMBER_OF_QUEUES};
-        struct timespec start, end;
-        clock_gettime(CLOCK_MONOTONIC, &start);
+        double start = microseconds();
         if (ioctl(device, NVME_IOCTL_ADMIN_CMD, &command) != 0) {
             perror("msix: NVME_IOCTL_ADMIN_CMD");
             return 1;
         }
-        clock_gettime(CLOCK_MONOTONIC, &end);
-        took[i] = (end.tv_sec - start.tv_sec) * 1e6 + (end.tv_nsec - start.tv_nsec) / 1e3;
+        took[i] = microseconds() - start;
     }
-    qsort(took, count, sizeof *took, compare);
-    printf("%.0f\n", took[count / 2]);
+    printf("%.0f\n", median_time(took, count));
     return 0;
 }

@@ -16,8 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "times.h"
 
 #define SIZE (16 << 20)
 #define TURNS 300
@@ -29,13 +30,6 @@ static void fail(const char *what)
 {
     perror(what);
     exit(1);
-}
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1e6 + t.tv_nsec / 1e3;
 }
 
 static void send_all(int fd, long size)
@@ -75,12 +69,6 @@ static void serve(int fd)
     /* The client ends first: passt of 2023 makes little of a half that is closed. */
     while (read(fd, buffer, CHUNK) > 0)
         ;
-}
-
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static int dial(const char *address, int port, char what)
@@ -123,26 +111,25 @@ int main(int argc, char **argv)
 
     fd = dial(address, port, 'p');
     for (int i = 0; i < TURNS; i++) {
-        start = now();
+        start = microseconds();
         send_all(fd, 1);
         take_all(fd, 1);
-        took[i] = now() - start;
+        took[i] = microseconds() - start;
     }
     close(fd);
-    qsort(took, TURNS, sizeof *took, compare);
-    printf("net %s there-and-back %.0f\n", name, took[TURNS / 2]);
+    printf("net %s there-and-back %.0f\n", name, median_time(took, TURNS));
 
-    start = now();
+    start = microseconds();
     fd = dial(address, port, 't');
     take_all(fd, SIZE);
-    printf("net %s take %.1f\n", name, SIZE / (now() - start));
+    printf("net %s take %.1f\n", name, SIZE / (microseconds() - start));
     close(fd);
 
-    start = now();
+    start = microseconds();
     fd = dial(address, port, 'g');
     send_all(fd, SIZE);
     take_all(fd, 1);
-    printf("net %s give %.1f\n", name, SIZE / (now() - start));
+    printf("net %s give %.1f\n", name, SIZE / (microseconds() - start));
     close(fd);
     return 0;
 }

@@ -24,7 +24,8 @@ def compiled(name: str, *flags: str) -> Path:
     """The program made from benchmarks/NAME.c; *flags* are the compiler's."""
     source = Path(__file__).with_name(f"{name}.c")
     program = CACHE / "bench" / name
-    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+    newest = max(file.stat().st_mtime for file in (source, *source.parent.glob("*.h")))
+    if not program.exists() or program.stat().st_mtime < newest:
         program.parent.mkdir(parents=True, exist_ok=True)
         subprocess.run(["gcc", "-O2", "-Wall", "-Wextra", *flags, "-o", program, source], check=True)
     return program
