@@ -31,7 +31,7 @@ reset:
         movw    %ax, %es
         movw    %ax, %ss
         movl    $stack_top, %esp
-        movl    $stack_top, stack_free
+        movl    $(stack_top - FRAME_STACK), stack_free
         calll   post
 1:      hlt
         jmp     1b

@@ -42,7 +42,7 @@ def booted(tmp_path: Path, image: bytes, kind: str = "virtio", **options: object
 def test_a_boot_sector_prints(tmp_path: Path, kind: str) -> None:
     """From the reset vector to 0000:7C00, whatever is behind INT 13h; the serial port has the text too."""
     with booted(tmp_path, boot_sector(PRINT, "Hello from the disk"), kind) as machine:
-        outcome = machine.finish()
+        outcome = machine.finish(60)
         assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)
         assert machine.screen.text()[0].startswith("Hello from the disk ")
         assert machine.output == b"Hello from the disk"
@@ -51,7 +51,7 @@ def test_a_boot_sector_prints(tmp_path: Path, kind: str) -> None:
 def test_no_boot_disk(tmp_path: Path) -> None:
     """The BIOS says so on the screen, and pyvmm in one line, with a status of its own."""
     with booted(tmp_path, bytes(1024)) as machine:
-        outcome = machine.finish()
+        outcome = machine.finish(60)
         assert (outcome.end, outcome.status) == (End.NO_BOOT_DISK, 10)
         found = "drive 00h: none, drive 80h: no boot sector (55 AA)"
         assert outcome.message == f"{found}: give a disk or floppy whose first 512 bytes end with 55 AA"
@@ -62,7 +62,7 @@ def test_a_reset_begins_at_the_reset_vector_and_ram_stays(tmp_path: Path) -> Non
     """The boot sector counts its starts at 0000:9000, and resets by the keyboard controller until there were three."""
     again = "31c0 8ed8 ff060090 833e009003 7304 b0fe e664 f4 b000 e6f4 f4"
     with booted(tmp_path, boot_sector(again)) as machine:
-        outcome = machine.finish()
+        outcome = machine.finish(60)
         assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)
         assert machine.memory.read_int(0x9000, 2) == 3
 
