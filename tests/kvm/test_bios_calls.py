@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 
 from tests.rig import boot_sector
-from tests.rig.boot_sector import DISK, FLOPPY, assemble
+from tests.rig.boot_sector import DISK, FLOPPY, Kind, assemble
 
 CALLER: Final = (
     boot_sector.PRELUDE
@@ -318,7 +318,7 @@ def disk_of(calls: list[Call], folder: Path, size: int) -> bytes:
     return head + rest
 
 
-DRIVES: Final = {
+DRIVES: Final[dict[Kind, tuple[int, int, tuple[int, int, int, int]]]] = {
     "virtio": (0x80, DISK, (DISK // 512, 16, DISK // 512 // 1008, 63)),
     "ata": (0x80, DISK, (DISK // 512, 16, DISK // 512 // 1008, 63)),
     "floppy": (0x00, FLOPPY, (2880, 2, 80, 18)),
@@ -336,13 +336,12 @@ def compare(calls: list[Call], ours: dict[str, Result], theirs: dict[str, Result
 
 
 @pytest.mark.parametrize("kind", DRIVES)
-def test_disks_answer_as_those_of_seabios(tmp_path: Path, kind: str) -> None:
+def test_disks_answer_as_those_of_seabios(tmp_path: Path, kind: Kind) -> None:
     drive, size, (sectors, heads, cylinders, spt) = DRIVES[kind]
     calls = table(drive, sectors, heads, cylinders, spt) + (EXTENSIONS if drive else [])
     image = disk_of(calls, tmp_path, size)
-    how = {"floppy": kind == "floppy", "ata": kind == "ata", "end": False}
-    ours = results(calls, boot_sector.pyvmm(image, tmp_path, **how).console)
-    theirs = results(calls, boot_sector.seabios(image, tmp_path, **how).console)
+    ours = results(calls, boot_sector.pyvmm(image, tmp_path, kind=kind, end=False).console)
+    theirs = results(calls, boot_sector.seabios(image, tmp_path, kind=kind, end=False).console)
     assert not compare(calls, ours, theirs), "\n".join(compare(calls, ours, theirs))
     number = heads * spt * 5 + 2
     assert ours["read cylinder 5"].buffer[:15] == b"sector %8d" % number

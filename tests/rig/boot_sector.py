@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from pyvmm.config import MachineConfig
 from pyvmm.units import KIB, MIB
@@ -20,6 +20,8 @@ FLOPPY: Final = 1440 * KIB
 DISK: Final = 20 * MIB
 MEMORY: Final = 32
 """MiB of RAM that both have."""
+Kind = Literal["virtio", "ata", "floppy"]
+DEVICES: Final[dict[Kind, str]] = {"virtio": "virtio-blk", "ata": "ata-disk", "floppy": "floppy"}
 END: Final = 16 + 0
 """pyvmm's exit status of a program that ends well."""
 PATIENCE: Final = 120.0
@@ -96,14 +98,11 @@ Keys = Sequence[str]
 """Names as QEMU's sendkey has them, pressed when the program has said K on the debug console."""
 
 
-def pyvmm(
-    image: bytes, folder: Path, *, floppy: bool = False, keys: Keys = (), end: bool = True, ata: bool = False
-) -> Ran:
+def pyvmm(image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (), end: bool = True) -> Ran:
     """Run *image* from a disk or a floppy by our BIOS."""
     path = folder / "pyvmm.img"
-    path.write_bytes(image.ljust(FLOPPY if floppy else DISK, b"\0"))
-    kind = "floppy" if floppy else "ata-disk" if ata else "virtio-blk"
-    config = MachineConfig(memory=MEMORY * MIB, devices=(f"{kind},path={path}",))
+    path.write_bytes(image.ljust(FLOPPY if kind == "floppy" else DISK, b"\0"))
+    config = MachineConfig(memory=MEMORY * MIB, devices=(f"{DEVICES[kind]},path={path}",))
     with Board(config) as machine:
         said = bytearray()
         _hear_debug_console(machine, said.extend)
@@ -124,19 +123,15 @@ def _hear_debug_console(machine: Board, heard: Callable[[bytes], None]) -> None:
     machine.parts["debugcon"]._transmit = heard
 
 
-def seabios(
-    image: bytes, folder: Path, *, floppy: bool = False, keys: Keys = (), end: bool = True, ata: bool = False
-) -> Ran:
+def seabios(image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (), end: bool = True) -> Ran:
     """The same by SeaBIOS under QEMU."""
     path, console = folder / "qemu.img", folder / "console"
-    path.write_bytes(image.ljust(FLOPPY if floppy else DISK, b"\0"))
-    where = "if=floppy" if floppy else "if=ide" if ata else "if=virtio"
-    command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "q35" if not ata else "pc", "-m", str(MEMORY)]
-    command += ["-display", "none", "-vga", "std", "-nodefaults", "-no-reboot", "-monitor", "stdio"]
-    command += ["-drive", f"format=raw,{where},file={path}", "-debugcon", f"file:{console}"]
-    command += ["-device", "VGA", "-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
-    command.remove("-vga")
-    command.remove("std")
+    path.write_bytes(image.ljust(FLOPPY if kind == "floppy" else DISK, b"\0"))
+    interface = {"floppy": "floppy", "ata": "ide", "virtio": "virtio"}[kind]
+    command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc" if kind == "ata" else "q35", "-m", str(MEMORY)]
+    command += ["-nodefaults", "-no-reboot", "-display", "none", "-device", "VGA", "-monitor", "stdio"]
+    command += ["-drive", f"format=raw,if={interface},file={path}", "-debugcon", f"file:{console}"]
+    command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         assert process.stdin is not None
         try:
