@@ -10,6 +10,8 @@ from pyvmm.units import GIB, MIB
 # Guest physical addresses
 LOW_RAM_END: Final = 0xA0000
 """End of base memory (640 KiB); the VGA window follows."""
+VGA_FRAME: Final = 0xA0000
+VGA_FRAME_SIZE: Final = 0x10000
 VGA_TEXT: Final = 0xB8000
 VGA_TEXT_SIZE: Final = 0x8000
 HIGH_MEMORY: Final = 0xC0000

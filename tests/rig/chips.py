@@ -23,6 +23,7 @@ from pyvmm.devices.reset_control import ResetControl
 from pyvmm.devices.scancodes import KEYS
 from pyvmm.devices.system_control import SystemControlA, SystemControlB
 from pyvmm.devices.uart16550 import Uart16550
+from pyvmm.devices.vga_frame import VGA_FRAME_SIZE
 from pyvmm.devices.vga_text import VGA_PORT_COUNT, VGA_TEXT_SIZE, VgaText
 from pyvmm.irq import FakeIrq
 from tests.rig.twins import Door, Twin
@@ -257,13 +258,18 @@ def uart16550(now: int) -> Twin:
 
 
 def vga_text(now: int) -> Twin:
-    clock, memory = FakeClock(now), memoryview(bytearray(VGA_TEXT_SIZE))
-    part = VgaText(memory, clock)
+    clock, memory, frame = FakeClock(now), memoryview(bytearray(VGA_TEXT_SIZE)), memoryview(bytearray(VGA_FRAME_SIZE))
+    part = VgaText(memory, clock, frame=frame)
 
     def poke(n: int) -> None:
-        memory[n % VGA_TEXT_SIZE] = n >> 16 & 0xFF
+        memory[n % VGA_TEXT_SIZE] = frame[n % VGA_FRAME_SIZE] = n >> 16 & 0xFF
 
-    hands = [poke, lambda n: part.cells(), lambda n: (part.cursor(), part.palette(), part.blank)]
+    hands = [
+        poke,
+        lambda n: part.cells(),
+        lambda n: part.frame(),
+        lambda n: (part.cursor(), part.palette(), part.blank),
+    ]
     return Twin(part, clock, [(part, VGA_PORT_COUNT)], hands)
 
 
