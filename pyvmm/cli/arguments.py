@@ -214,6 +214,7 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         metavar="WHERE[,wait]",
         help="let gdb connect at [HOST]:PORT or the path of a socket; with wait before the first instruction",
     )
+    add("--qmp", metavar="PATH", help="let clients of QEMU's machine protocol connect at this socket")
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
     add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
@@ -452,6 +453,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         quit=arguments.quit,
         gdb=gdb,
         gdb_wait=wait,
+        qmp=arguments.qmp,
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Kind = Literal[
-    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "powered-off", "panicked",
-    "io-error", "ended",
+    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "power-button", "powered-off",
+    "panicked", "io-error", "ended",
 ]  # fmt: skip
 State = Literal["built", "running", "paused", "ended"]
 

@@ -209,7 +209,12 @@ class Machine:
 
     def power_button(self) -> None:
         """Press the power button: a guest with an ACPI driver shuts down, another one takes no notice."""
-        self.life.loop.post(self.board.acpi_pm.power_button)
+
+        def press() -> None:
+            self.events(MachineEvent("power-button"))
+            self.board.acpi_pm.power_button()
+
+        self.life.loop.post(press)
 
     def nmi(self) -> None:
         """The NMI button: every vCPU gets one, unless the guest has masked NMIs through port 0x70."""
