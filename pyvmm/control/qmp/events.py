@@ -44,6 +44,8 @@ def of(told: MachineEvent, outcome: Outcome | None) -> Iterator[bytes]:
             yield event(
                 "RESET", {"guest": not pressed, "reason": "host-qmp-system-reset" if pressed else "guest-reset"}
             )
+        case "unplugged":
+            yield event("DEVICE_DELETED", {"device": told.message, "path": f"/machine/peripheral/{told.message}"})
         case "ended":
             assert outcome is not None
             if outcome.end is End.PANIC:
