@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pyvmm.config import MachineConfig as MachineConfig
     from pyvmm.control.gdb.server import GdbServer as GdbServer
+    from pyvmm.control.qmp.server import QmpServer as QmpServer
     from pyvmm.errors import UserError as UserError
     from pyvmm.machine.machine import Machine as Machine
     from pyvmm.machine.outcome import End as End
@@ -26,6 +27,7 @@ _PUBLIC = {
     "MachineConfig": "pyvmm.config",
     "Outcome": "pyvmm.machine.outcome",
     "PciDevice": "pyvmm.pci.device",
+    "QmpServer": "pyvmm.control.qmp.server",
     "UserError": "pyvmm.errors",
     "VirtioDevice": "pyvmm.virtio.device",
 }
