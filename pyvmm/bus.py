@@ -52,6 +52,8 @@ class Bus:
         self.name = name
         self._limit = limit
         self._table: tuple[tuple[int, ...], tuple[Range, ...]] = ((), ())
+        self.changed: Callable[[], None] | None = None
+        """Who is told that the map is another now."""
         self._hits: dict[int, Hit] = {}  # by address, where the guest has been: an access costs one look
 
     def map(self, start: int, length: int, device: Device, offset: int = 0) -> None:
@@ -78,6 +80,8 @@ class Bus:
         ranges.sort(key=lambda r: r[0])
         self._table = (tuple(r[0] for r in ranges), tuple(ranges))
         self._hits = {}
+        if self.changed is not None:
+            self.changed()
 
     @property
     def ranges(self) -> tuple[Range, ...]:

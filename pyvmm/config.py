@@ -272,6 +272,8 @@ class HostConfig:
     debug_exit: DebugExit = "pyvmm"
     """How the exit status tells what the guest wrote to the debug-exit port."""
     trace_file: Path | None = None
+    timeline: Path | None = None
+    """Where a Perfetto trace of the whole run goes."""
     save: Path | None = None
     """Where snapshots of Ctrl-A w go."""
     save_after: str | None = None

@@ -62,6 +62,8 @@ class Loop:
         """Whether run_here() may do it: while a machine lives and does not stand still."""
         self.lent_to: threading.Thread | None = None
         """Who is in run_here()."""
+        self.observer: Callable[[Callback], None] | None = None
+        """Who calls the callbacks, each in its turn, to see how long it takes; under the machine lock."""
 
     def now(self) -> int:
         return time.monotonic_ns()
@@ -116,7 +118,7 @@ class Loop:
             if not self.lends:
                 return False
             self.lent_to = threading.current_thread()
-            callback()
+            callback() if self.observer is None else self.observer(callback)
             return True
         finally:
             self.lent_to = None
@@ -151,7 +153,7 @@ class Loop:
                 number, callback = self._callbacks.get(fd, NOBODY)
                 # What was added since is not what was ready: it has the number of a descriptor that was closed.
                 if number <= added and not self._stopped:
-                    callback()
+                    callback() if self.observer is None else self.observer(callback)
         self.run_posted()
         if self._heap:
             self._run_timers()
@@ -161,7 +163,7 @@ class Loop:
         for _ in range(len(self._posted)):
             callback = self._posted.popleft()
             with self._lock:
-                callback()
+                callback() if self.observer is None else self.observer(callback)
 
     def _run_timers(self) -> None:
         now = self.now()
@@ -178,7 +180,8 @@ class Loop:
                     return
                 timer = heapq.heappop(heap)[2]
                 timer.deadline = None
-                timer.callback()
+                callback = timer.callback
+                callback() if self.observer is None else self.observer(callback)
 
     def close(self) -> None:
         """Close the loop's own descriptors; those that were added stay their owners'."""

@@ -17,21 +17,47 @@ from pyvmm.errors import UserError, there_are
 
 Sink = Callable[[int, str, str], None]
 """(nanoseconds of CLOCK_MONOTONIC, channel name, message)."""
+Step = tuple[str, *tuple[int, ...]]
+"""What a message says, for a program that follows one event through several parts: a word and its numbers, such as
+("kick", queue)."""
+Listener = Callable[[int, str, str, Step | None], None]
+"""As a sink, and what the message says, where it says that."""
 
 
 class Channel:
     """One subject that can be watched, such as i8042 or irq."""
 
-    __slots__ = ("_sink", "enabled", "name")
+    __slots__ = ("_listener", "_sink", "enabled", "name", "on")
 
     def __init__(self, name: str, sink: Sink | None = None, enabled: bool = True) -> None:
         self.name = name
         self._sink = sink
-        self.enabled = enabled and sink is not None
+        self._listener: Listener | None = None
+        self.on = False
+        """The user watches it; what a listener hears is not shown."""
+        self.enabled = False
+        """Somebody watches it."""
+        self.switch(enabled)
 
-    def __call__(self, message: str) -> None:
-        if self.enabled and self._sink is not None:
-            self._sink(time.monotonic_ns(), self.name, message)
+    def switch(self, on: bool) -> None:
+        """Whether the user watches it."""
+        self.on = on and self._sink is not None
+        self.enabled = self.on or self._listener is not None
+
+    def listen(self, listener: Listener | None) -> None:
+        """Who hears all of it whether or not it is on; None: nobody."""
+        self._listener = listener
+        self.switch(self.on)
+
+    def __call__(self, message: str, step: Step | None = None) -> None:
+        if not self.enabled:
+            return
+        ns = time.monotonic_ns()
+        if self.on and self._sink is not None:
+            self._sink(ns, self.name, message)
+        listener = self._listener
+        if listener is not None:
+            listener(ns, self.name, message, step)
 
 
 OFF = Channel("off")
@@ -46,12 +72,14 @@ class Trace:
         self._sink = sink
         self._channels: dict[str, Channel] = {}
         self._watchers: list[Callable[[], None]] = []
+        self.listener: Listener | None = None
 
     def channel(self, name: str) -> Channel:
         """The channel *name*; it is on if the user asked for it (or for "all")."""
         if name not in self._channels:
             channel = self._channels[name] = Channel(name, self._show, not self._wanted.isdisjoint((name, "all")))
-            if channel.enabled:
+            channel.listen(self.listener)
+            if channel.on:
                 self._tell_watchers()
         return self._channels[name]
 
@@ -68,7 +96,7 @@ class Trace:
     @property
     def enabled(self) -> tuple[str, ...]:
         """Those that are on."""
-        return tuple(name for name in self.names if self._channels[name].enabled)
+        return tuple(name for name in self.names if self._channels[name].on)
 
     def on(self, *names: str) -> None:
         """Switch channels on, "all" for all; UserError for one that is not there, and then none is switched."""
@@ -83,8 +111,17 @@ class Trace:
             what = there_are(unknown[0], ["all", *self.names])
             raise UserError(f"trace: no channel {', '.join(unknown)}; {what}")
         for name in self.names if "all" in names else names:
-            self._channels[name].enabled = on
+            self._channels[name].switch(on)
         self._tell_watchers()
+
+    def listen(self, listener: Listener | None) -> None:
+        """Let *listener* hear every channel, those that are made later too, until another takes its place; None ends
+        it. Raises UserError where there is one."""
+        if listener is not None and self.listener is not None:
+            raise UserError("trace: somebody listens to its channels already, as a timeline does")
+        self.listener = listener
+        for channel in list(self._channels.values()):
+            channel.listen(listener)
 
     def watch(self, callback: Callable[[], None]) -> None:
         """Call *callback* now, and each time that some channel may have come on or gone off."""

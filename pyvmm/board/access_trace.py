@@ -20,7 +20,7 @@ from pyvmm.pci.names import register_name
 from pyvmm.trace import Channel, Trace
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Who answers in one range of a bus."""
 
     channel: Channel
@@ -29,33 +29,41 @@ class _Place(NamedTuple):
     """The address that offsets are counted from; None: the address itself is shown."""
 
 
-class _Map:
+class BusMap:
     """Who answers where on one bus, worked out anew when the bus has changed."""
 
     def __init__(self, board: Pc, trace: Trace, bus: Bus) -> None:
         self._board = board
         self._trace = trace
         self._bus = bus
-        self._ranges: tuple[Range, ...] | None = None
+        self._ranges: tuple[Range, ...] = ()
         self._starts: list[int] = []
-        self._places: list[_Place | None] = []
+        self._places: list[Place | None] = []
 
-    def at(self, address: int) -> tuple[Range, _Place] | None:
+    def at(self, address: int) -> tuple[Range, Place] | None:
         """The range that *address* is in, and whose it is; None where nobody of a channel's answers."""
         if self._bus.ranges is not self._ranges:
-            self._ranges = self._bus.ranges
-            self._starts = [start for start, *_ in self._ranges]
-            self._places = self._work_out(self._ranges)
+            self.update()
+        return self.found(address)
+
+    def update(self) -> None:
+        """The bus has changed."""
+        self._ranges = self._bus.ranges
+        self._starts = [start for start, *_ in self._ranges]
+        self._places = self._work_out(self._ranges)
+
+    def found(self, address: int) -> tuple[Range, Place] | None:
+        """As at(), as of the last update."""
         index = bisect_right(self._starts, address) - 1
         if index < 0 or address >= self._ranges[index][1]:
             return None
         place = self._places[index]
         return None if place is None else (self._ranges[index], place)
 
-    def _work_out(self, ranges: tuple[Range, ...]) -> list[_Place | None]:
+    def _work_out(self, ranges: tuple[Range, ...]) -> list[Place | None]:
         board, trace = self._board, self._trace
         is_io = self._bus is board.pio
-        bars: dict[tuple[int, int], _Place] = {}
+        bars: dict[tuple[int, int], Place] = {}
         functions = board.pci.all_functions()
         shared = [function.trace for function in functions]
         for function in functions:
@@ -63,15 +71,15 @@ class _Map:
                 if bar.io == is_io:
                     base = bar.address(function.config)
                     whose = "" if shared.count(function.trace) == 1 else f"{function.name} "
-                    bars[id(bar.device), base] = _Place(function.trace, f"{whose}{bar.name}", base)
-        parts: list[tuple[int, int, _Place]] = []
+                    bars[id(bar.device), base] = Place(function.trace, f"{whose}{bar.name}", base)
+        parts: list[tuple[int, int, Place]] = []
         for placement in board.parts:
             if placement.part is not None:
                 channel = trace.channel(placement.name)
                 for start, length in placement.ports if is_io else placement.memory:
-                    place = _Place(channel, "port " if is_io else f"{start:#x}", None if is_io else start)
+                    place = Place(channel, "port " if is_io else f"{start:#x}", None if is_io else start)
                     parts.append((start, start + length, place))
-        found: list[_Place | None] = []
+        found: list[Place | None] = []
         for start, end, device, offset in ranges:
             mine = (place for first, last, place in parts if first <= start and end <= last)
             found.append(bars.get((id(device), start - offset)) or next(mine, None))
@@ -84,7 +92,7 @@ class AccessTrace:
     def __init__(self, board: Pc, trace: Trace) -> None:
         self._board = board
         self._trace = trace
-        self._pio, self._mmio = (_Map(board, trace, bus) for bus in (board.pio, board.mmio))
+        self._pio, self._mmio = (BusMap(board, trace, bus) for bus in (board.pio, board.mmio))
         self._several = board.config.cpus > 1
 
     def entering(self, vcpu: Vcpu) -> None: ...
@@ -106,7 +114,7 @@ class AccessTrace:
             case MmioRead(address, size):
                 self._tell(vcpu, self._mmio, address, f"R{size} -> {value:#x}")
 
-    def _tell(self, vcpu: Vcpu | None, where: _Map, address: int, what: str, written: int | None = None) -> None:
+    def _tell(self, vcpu: Vcpu | None, where: BusMap, address: int, what: str, written: int | None = None) -> None:
         """A line for an access, if somebody watches who answers it; *vcpu* is whose it is, where that is known."""
         found = where.at(address)
         if found is None:
@@ -119,7 +127,7 @@ class AccessTrace:
             name = f"{place.label}{address:#x}"
         else:
             name = f"{place.label}+{address - place.base:#x}"
-        if channel.enabled:
+        if channel.on:
             channel(f"{name} {what}{more}{self._rip(vcpu)}")
 
     def _configuration(
@@ -143,7 +151,7 @@ class AccessTrace:
             return pci, "CONFIG_ADDRESS", f" ({name})"
         if function is None:
             return pci, name, ", no function"
-        return function.trace if function.trace.enabled else pci, name, ""
+        return function.trace if function.trace.on else pci, name, ""
 
     def _rip(self, vcpu: Vcpu | None) -> str:
         if vcpu is None:

@@ -155,7 +155,7 @@ class KernelIrqchip:
 
         def drive(level: bool) -> None:
             if trace.enabled:
-                trace(f"KVM_IRQ_LINE: IRQ {irq} {'up' if level else 'down'}")
+                trace(f"KVM_IRQ_LINE: IRQ {irq} {'up' if level else 'down'}", ("irq", irq, int(level)))
             irq_line(irq, level)
 
         return self._wires.add(LevelIrq(drive))

@@ -84,12 +84,12 @@ class EventfdMsi:
         trace = self._router.trace
         if self._direct:
             if trace.enabled:
-                trace(f"MSI by GSI {self._gsi}")
+                trace(f"MSI by GSI {self._gsi}", ("msi",))
             os.eventfd_write(self._fd, 1)
         else:
             address, data = self._message
             if trace.enabled:
-                trace(f"KVM_SIGNAL_MSI: vector {data & 0xFF:#x}")
+                trace(f"KVM_SIGNAL_MSI: vector {data & 0xFF:#x}", ("msi",))
             self._router.vm.signal_msi(address, data)
 
     def close(self) -> None:

@@ -234,6 +234,7 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         help="let gdb connect at [HOST]:PORT or the path of a socket; with wait before the first instruction",
     )
     add("--qmp", metavar="PATH", help="let clients of QEMU's machine protocol connect at this socket")
+    add("--timeline", type=Path, metavar="FILE", help="write what the machine does to FILE, as a Perfetto trace")
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
     add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
@@ -298,6 +299,8 @@ def make_parser() -> Parser:
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
+    timeline = commands.add_parser("timeline", help="say in words what a file of --timeline shows")
+    timeline.add_argument("file", type=Path, metavar="FILE")
     new = commands.add_parser("new-device", help="write a device of your own, its test and a guest with its driver")
     new.add_argument("name", metavar="NAME", help="as a Python module: NAME.py, test_NAME.py, NAME_guest/, NAME_linux/")
     new.add_argument("--into", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
@@ -480,6 +483,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         timeout=arguments.timeout,
         debug_exit=arguments.debug_exit,
         trace_file=trace_file(arguments),
+        timeline=arguments.timeline,
         save=arguments.save,
         save_after=arguments.save_after,
         quit=arguments.quit,
@@ -532,6 +536,11 @@ def _tell(arguments: argparse.Namespace) -> int:
             from pyvmm.cli.plug import unplug
 
             return unplug(arguments.socket, arguments.id, arguments.force)
+        case "timeline":
+            from pyvmm.control.timeline.summary import summarize
+
+            print(summarize(arguments.file))
+            return 0
         case "snapshot":
             from pyvmm.cli.snapshot import check
 

@@ -210,7 +210,7 @@ class _Run:
         with self._watch(machine, deadline), machine:
             with self._waiting():
                 session = Session(machine, self._host, self.console, self.streams)
-            with self._gdb(machine), self._qmp(machine), session:
+            with self._timeline(machine), self._gdb(machine), self._qmp(machine), session:
                 self._machine, self._session = machine, session
                 try:
                     if self._ended is not None:  # a signal came while there was no machine
@@ -229,6 +229,21 @@ class _Run:
         kernel = config.kernel
         if kernel is not None and not config.flat and is_linux(kernel) and not runs_linux():
             complain(f"pyvmm: {NO_LINUX}")
+
+    @contextmanager
+    def _timeline(self, machine: Machine) -> Iterator[None]:
+        """What the machine does is written to the file of --timeline, if there is one."""
+        if self._host.timeline is None:
+            yield
+            return
+        from pyvmm.control.timeline.timeline import Timeline
+        from pyvmm.host.writer import Slowly
+
+        slowly = Slowly(f"writing {self._host.timeline}", lambda text: complain(f"pyvmm: {text}"))
+        with Timeline(machine, self._host.timeline, slowly) as timeline:
+            yield
+        if timeline.error is not None:
+            complain(f"pyvmm: {timeline.error}")
 
     @contextmanager
     def _gdb(self, machine: Machine) -> Iterator[None]:

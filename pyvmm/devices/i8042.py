@@ -148,7 +148,7 @@ class I8042:
             data = self._data
             if full:
                 if self._trace.enabled:
-                    self._trace(f"read of port 0x60 returns {data:#04x}, OBF clear")
+                    self._trace(f"read of port 0x60 returns {data:#04x}, OBF clear", ("read", data))
                 self._full = 0
                 (self._irq12 if full & I8042_STR_AUXDATA else self._irq1).set_level(False)
                 source = self._ports[self._source]
@@ -244,7 +244,8 @@ class I8042:
         if self._trace.enabled:
             aux = self._full & I8042_STR_AUXDATA
             line, enable = (12, I8042_CTR_AUXINT) if aux else (1, I8042_CTR_KBDINT)
-            self._trace(f"output buffer = {self._data:#04x}, OBF{' AUXDATA' if aux else ''}")
+            message = f"output buffer = {self._data:#04x}, OBF{' AUXDATA' if aux else ''}"
+            self._trace(message, ("output", self._data, line))
             self._trace(f"IRQ {line} up" if self._ctr & enable else f"IRQ {line} is off")
         self._drive()
 

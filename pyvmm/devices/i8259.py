@@ -327,7 +327,8 @@ class I8259Pair:
             # INT of the slave falls with INTA, and rises again for the next request.
             self.master.set_line(CASCADE, False)
         if self._trace.enabled:
-            self._trace(f"INTA: {'spurious ' if spurious else ''}IRQ {irq}, vector {vector:#04x}")
+            message = f"INTA: {'spurious ' if spurious else ''}IRQ {irq}, vector {vector:#04x}"
+            self._trace(message, ("irq", irq, 1))
         self._update()
         if self._acknowledged is not None and not spurious:
             self._acknowledged(irq)

@@ -204,7 +204,8 @@ class Ps2Keyboard(Ps2Device):
 
     def _send(self, codes: bytes, code: int, what: str) -> None:
         if self._trace.enabled:
-            self._trace(f"keyboard: {key_name(code)} {what} -> {codes.hex(' ')} (scan code set {self._set})")
+            message = f"keyboard: {key_name(code)} {what} -> {codes.hex(' ')} (scan code set {self._set})"
+            self._trace(message, ("codes", code, int(what != "up"), *codes))
         if not (self._reports or self._taken_report) and self._clock.now() - self._emptied >= PAUSE:
             self._row = 0
         self._append(codes)

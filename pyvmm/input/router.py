@@ -439,7 +439,7 @@ class Router:
         if self._holders[code] > 1:
             return
         if self._trace.enabled:
-            self._trace(f"{name}: {key_name(code)} pressed")
+            self._trace(f"{name}: {key_name(code)} pressed", ("key", code, 1))
         if not is_button(code):
             if (keys := self._keys) is not None:
                 keys.key(code, 1)
@@ -453,7 +453,7 @@ class Router:
             return
         del self._holders[code]
         if self._trace.enabled:
-            self._trace(f"{name}: {key_name(code)} released")
+            self._trace(f"{name}: {key_name(code)} released", ("key", code, 0))
         if not is_button(code):
             if (keys := self._keys) is not None:
                 keys.key(code, 0)

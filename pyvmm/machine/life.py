@@ -71,6 +71,10 @@ class Life:
         self._changes: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._main, name="machine", daemon=True)
         self._started = False
+        self._gone = threading.Event()
+        """The loop's thread does nothing more, or has not begun. Not is_alive(): in CPython 3.11 an exception that
+        lands inside that or join(), as of a signal handler, makes both take a thread that runs for one that ended."""
+        self._gone.set()
         # One starts it, one ends it; a signal handler may end it in the middle of either.
         self._gate = threading.RLock()
         self._ended = threading.Event()
@@ -125,7 +129,7 @@ class Life:
         """
         if self.inside:
             return function()
-        if not self._thread.is_alive():
+        if self._gone.is_set():
             with self.lock:
                 self._instead = threading.current_thread()
                 try:
@@ -143,7 +147,7 @@ class Life:
 
     def change(self, function: Callable[[], T]) -> T:
         """Run *function* in the loop's thread between two callbacks, without the lock, and wait for it."""
-        if not self._thread.is_alive():
+        if self._gone.is_set():
             return function()
         future: Future[T] = _future()
         self.queue(lambda: _settle(future, function))
@@ -164,7 +168,7 @@ class Life:
                 if timeout is not None:
                     future.cancel()  # or it would run later, when nobody waits
                     raise
-                if not self._thread.is_alive() and not future.done():
+                if self._gone.is_set() and not future.done():
                     raise UserError("the machine has ended") from None
         return future.result()
 
@@ -180,10 +184,13 @@ class Life:
                 self.cpus.hold()
             try:
                 self.cpus.start()
+                self._gone.clear()
                 threads.start(self._thread)
                 return
             except BaseException as error:  # no memory for one of them: those that run must not outlive the machine
                 self.cpus.stop()
+                if isinstance(error, Exception):  # else a signal handler's, and the loop's thread may run
+                    self._gone.set()
                 failed = error
         self.cpus.join()  # outside: one of them may be about to end() the machine
         raise failed
@@ -246,8 +253,9 @@ class Life:
 
     def join(self) -> None:
         """Wait until the threads have ended; the machine lock must not be held."""
-        if self._thread.is_alive():
-            self._thread.join()
+        self._gone.wait()
+        if self._thread.ident is not None:
+            self._thread.join()  # the little that is left of it
 
     def _main(self) -> None:
         try:
@@ -269,9 +277,12 @@ class Life:
         finally:
             self.cpus.stop()
             self.cpus.join()
-            with self.lock:
-                self.loop.lends = False
-            self._conclude()
+            try:
+                with self.lock:
+                    self.loop.lends = False
+                self._conclude()
+            finally:
+                self._gone.set()
 
     def _conclude(self) -> None:
         outcome = self.outcome
@@ -362,7 +373,7 @@ class Life:
             self._time.go()
             self.clock.go()
             self._board.go_on()
-            self.loop.lends = self._thread.is_alive()
+            self.loop.lends = not self._gone.is_set()
         self._standing = False
         self.cpus.release()
 

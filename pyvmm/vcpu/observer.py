@@ -34,7 +34,7 @@ class RunTrace:
 
     @property
     def wanted(self) -> bool:
-        return self._channel.enabled
+        return self._channel.on
 
     def entering(self, vcpu: Vcpu) -> None:
         self._channel(f"vcpu{vcpu.id} KVM_RUN")
@@ -54,7 +54,7 @@ class ExitTrace:
 
     @property
     def wanted(self) -> bool:
-        return self._channel.enabled
+        return self._channel.on
 
     def entering(self, vcpu: Vcpu) -> None: ...
 

@@ -250,21 +250,17 @@ class VcpuThread:
                     (pio if is_pio else mmio).write(address, size, value)
             for observer in observers:
                 observer.exited(vcpu, exit)
-            match exit:
-                case PioOut(port, size, value):
-                    pio.write(port, size, value)
-                    return None
-                case MmioWrite(address, size, value):
-                    mmio.write(address, size, value)
-                    return None
-                case PioIn(port, size):
-                    self._result = pio.read(port, size)
-                case MmioRead(address, size):
-                    self._result = mmio.read(address, size)
-                case _:
-                    return exit
-            for observer in observers:
-                observer.answered(vcpu, exit, self._result)
+            kind = type(exit)  # each is a tuple of what a bus takes; a match would take it apart by its attributes
+            if kind is PioOut:
+                pio.write(*exit)
+            elif kind is MmioWrite:
+                mmio.write(*exit)
+            elif kind is PioIn or kind is MmioRead:
+                self._result = (pio if kind is PioIn else mmio).read(*exit)
+                for observer in observers:
+                    observer.answered(vcpu, exit, self._result)
+            else:
+                return exit
         return None
 
     def come_back(self) -> None:

@@ -224,7 +224,8 @@ class VirtioBlk(OnDisk, VirtioDevice):
             return None
         kind, _, sector = HEADER.unpack(header)
         if self.trace.enabled:
-            self.trace(f"type {kind} sector {sector} out {sum(map(len, data))} in {sum(map(len, into))}")
+            message = f"type {kind} sector {sector} out {sum(map(len, data))} in {sum(map(len, into))}"
+            self.trace(message, ("request", queue.index, chain.id))
         if kind == VIRTIO_BLK_T_GET_ID:
             self._get_id(queue, chain, into, status)
             return None

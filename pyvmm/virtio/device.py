@@ -70,7 +70,7 @@ class VirtioDevice:
     def kick(self, queue: VirtQueue) -> None:
         """Somebody has kicked *queue*: let the device look at it, if it runs."""
         if queue.trace.enabled:
-            queue.trace(f"queue {queue.index} is kicked")
+            queue.trace(f"queue {queue.index} is kicked", ("kick", queue.index))
         if queue.running:
             queue.begin_turn()
             self.handle_queue(queue)

@@ -257,7 +257,8 @@ class VirtioInput(VirtioDevice):
             kind, code, value = EVENT.unpack(event)
             self._shown[kind, code] = value
             if self.trace.enabled:
-                self.trace(f"{self.names[self.identity]}: event type {kind:#x} code {code:#x} value {value}")
+                message = f"{self.names[self.identity]}: event type {kind:#x} code {code:#x} value {value}"
+                self.trace(message, ("event", queue.index, kind, code, value))
         queue.notify()
         return True
 

@@ -288,6 +288,8 @@ class VirtioPci(PciDevice):
 
     def queue_interrupt(self, queue: VirtQueue) -> None:
         """Tell the driver that *queue* has used buffers."""
+        if self.trace.enabled:
+            self.trace(f"queue {queue.index}: the driver is told of used buffers", ("interrupt", queue.index))
         self._interrupt(queue.vector, VIRTIO_PCI_ISR_QUEUE)
 
     def call_fd(self, queue: VirtQueue) -> int | None:
@@ -316,6 +318,8 @@ class VirtioPci(PciDevice):
             return int.from_bytes(self._common()[offset : offset + size], "little")
         if offset == ISR:
             isr = self.isr
+            if self.trace.enabled:
+                self.trace(f"read of the ISR status returns {isr:#x}", ("isr", isr))
             self.isr = 0
             self.set_intx(False)
             return isr

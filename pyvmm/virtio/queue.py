@@ -197,7 +197,7 @@ class VirtQueue:
         if chain is not None:
             self._left -= cost + chain.descriptors
             if self.trace.enabled:
-                self.trace(f"queue {self.index}: {chain}")
+                self.trace(f"queue {self.index}: {chain}", ("chain", self.index, chain.id))
         return chain
 
     def pop_exactly(self, count: int) -> list[Chain] | None:
@@ -245,7 +245,8 @@ class VirtQueue:
         """Give a chain back with *written* bytes in it. One from before a reset is dropped."""
         if chain.ring is self._ring and not self.paused:
             if self.trace.enabled:
-                self.trace(f"queue {self.index}: chain {chain.id} is used, {written} bytes written")
+                message = f"queue {self.index}: chain {chain.id} is used, {written} bytes written"
+                self.trace(message, ("used", self.index, chain.id))
             chain.ring.push(chain, written)
 
     def holds(self, chain: Chain) -> bool:

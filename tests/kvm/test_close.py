@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -70,6 +74,32 @@ def test_a_timeout_with_four_cpus_that_sleep() -> None:
     with board("hlt", cpus=4) as machine:
         assert machine.run(0.1).end is End.TIMEOUT
         assert threading.active_count() == 1, "run() has joined them"
+
+
+@pytest.mark.parametrize("what", ["call", "join"])
+def test_an_exception_while_it_is_asked_whether_the_loop_runs(what: str) -> None:
+    """As that of a signal handler, wherever it lands in CPython's Thread: nothing is closed under the vCPUs."""
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code is not threading.Thread._wait_for_tstate_lock.__code__:  # type: ignore[attr-defined]
+            return None
+        if "lock.acquire" in linecache.getline(frame.f_code.co_filename, frame.f_lineno):
+            raise KeyboardInterrupt
+        return interrupt
+
+    with board("keyboard") as machine:
+        machine.start()
+        if what == "join":  # as run() does when the guest has ended
+            machine.end()
+        sys.settrace(interrupt)
+        try:
+            machine.call(lambda: None) if what == "call" else machine.life.join()
+        except (KeyboardInterrupt, UserError):
+            pass
+        finally:
+            sys.settrace(None)
+        if what == "call":
+            assert machine.call(lambda: threading.current_thread().name) == "machine"
 
 
 @pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])

@@ -1,0 +1,234 @@
+"""Which messages of the trace are of one event: a key press, a doorbell, a request, from the host to the guest's read.
+
+    key         router -> PS/2 keyboard -> i8042's output buffer -> IRQ 1 -> the guest's read of port 0x60
+                router -> virtio-input's event, used -> interrupt -> the guest's read of the ISR status
+    doorbell    kick -> chain -> (a disk's request) -> used -> interrupt -> the guest's read of the ISR status
+
+Each channel says what it does in steps (trace.Step). Keys and scan codes are matched by their values, in order; what
+was lost on the way ends nowhere. With MSI-X the guest reads no ISR status, and the flow ends with
+the message; where the driver wants no interrupt, it ends with the used ring, which it reads without us.
+
+The guest chooses how much is under way: of each kind the newest are kept.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Final, NamedTuple, TypeVar
+
+from pyvmm.board.layout import PCI_GSIS, PCI_IRQS
+from pyvmm.devices.scancodes import BREAK, BREAK_BIT, TRANSLATION
+from pyvmm.trace import Step
+
+K = TypeVar("K")
+V = TypeVar("V")
+KEYS: Final = 64
+"""Keys under way: the router holds more, for a guest that does not read them."""
+CHAINS: Final = 4096
+QUEUES: Final = 256
+PCI_LINES: Final = frozenset((*PCI_GSIS, *PCI_IRQS))
+WAITING: Final = 64
+"""Chains that were used and that the driver is not told of yet, a queue."""
+EV_KEY: Final = 1
+
+
+class Links(NamedTuple):
+    """The flows that go through a message, and those that end in it."""
+
+    through: tuple[int, ...] = ()
+    ending: tuple[int, ...] = ()
+
+
+NO_LINKS: Final = Links()
+
+
+class _Key:
+    """A key on its way."""
+
+    def __init__(self, flow: int, code: int, value: int) -> None:
+        self.flow = flow
+        self.code = code
+        self.value = value
+        self.codes: list[deque[int]] = []
+        """What the guest reads, without and with the controller's translation."""
+
+    def sent(self, codes: tuple[int, ...]) -> None:
+        """The keyboard has put *codes* on its cable."""
+        translated, up = deque[int](), 0
+        for code in codes:
+            if code == BREAK:
+                up = BREAK_BIT
+            else:
+                translated.append(TRANSLATION[code] | up)
+                up = 0
+        self.codes = [deque(codes), translated]
+
+    def next(self, data: int) -> bool:
+        """Whether *data* is what the guest reads next of it."""
+        return any(codes and codes[0] == data for codes in self.codes)
+
+    def read(self, data: int) -> bool:
+        """The guest has read *data*; whether that was all."""
+        self.codes = [codes for codes in self.codes if codes and codes[0] == data]
+        for codes in self.codes:
+            codes.popleft()
+        return not all(self.codes)
+
+
+class Flows:
+    """Gives each message its Links; called in their order."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._pressed: deque[_Key] = deque(maxlen=KEYS)
+        self._typed: deque[_Key] = deque(maxlen=KEYS)
+        self._kicked: dict[tuple[str, int], int] = {}
+        self._chains: dict[tuple[str, int, int], int] = {}
+        self._used: dict[tuple[str, int], deque[int]] = {}
+        self._told: dict[str, tuple[int, ...]] = {}
+        self._irq: dict[int, int] = {}
+        """What raises an ISA IRQ next."""
+        self._message: tuple[int, ...] = ()
+        """What interrupts next, by a line or a message."""
+
+    def links(self, channel: str, step: Step | None) -> Links:
+        """Those of a message of *channel* that says *step*."""
+        if step is None:
+            return NO_LINKS
+        message, self._message = self._message, ()
+        word, *numbers = step
+        match word, numbers:
+            case "key", (code, value):
+                return self._press(code, value)
+            case "codes", (code, value, *codes):
+                return self._type(code, value, tuple(codes))
+            case "output", (data, line):
+                return self._output(data, line)
+            case "read", (data,):
+                return self._read(data)
+            case "irq", (irq, level):
+                return self._raise(irq, level, message)
+            case "msi", ():
+                return Links(ending=message)
+            case "event", (queue, kind, code, value):
+                return self._event(channel, queue, kind, code, value)
+            case "kick", (queue,):
+                return self._kick(channel, queue)
+            case "chain", (queue, chain):
+                return self._take(channel, queue, chain)
+            case "request", (queue, chain):
+                return self._of(self._chains.get((channel, queue, chain)))
+            case "used", (queue, chain):
+                return self._use(channel, queue, chain)
+            case "interrupt", (queue,):
+                return self._tell(channel, queue)
+            case "isr", (_,):
+                return Links(ending=self._told.pop(channel, ()))
+        return NO_LINKS
+
+    @staticmethod
+    def _of(flow: int | None) -> Links:
+        return NO_LINKS if flow is None else Links((flow,))
+
+    # Keys
+
+    def _press(self, code: int, value: int) -> Links:
+        key = _Key(next(self._numbers), code, value)
+        self._pressed.append(key)
+        return self._of(key.flow)
+
+    def _pressed_key(self, code: int, value: int) -> _Key | None:
+        """The oldest that is not yet at a device; those before it went nowhere."""
+        return _find(self._pressed, lambda key: key.code == code and key.value == value)
+
+    def _type(self, code: int, value: int, codes: tuple[int, ...]) -> Links:
+        key = self._pressed_key(code, value) or _Key(next(self._numbers), code, value)  # else the keyboard repeats it
+        key.sent(codes)
+        self._typed.append(key)
+        return self._of(key.flow)
+
+    def _output(self, data: int, line: int) -> Links:
+        key = next((key for key in self._typed if key.next(data)), None) if line == 1 else None
+        if key is None:
+            self._irq.pop(line, None)
+            return NO_LINKS
+        self._irq[line] = key.flow
+        return self._of(key.flow)
+
+    def _read(self, data: int) -> Links:
+        key = _find(self._typed, lambda key: key.next(data))
+        if key is None:
+            return NO_LINKS
+        if key.read(data):
+            return Links(ending=(key.flow,))
+        self._typed.appendleft(key)
+        return self._of(key.flow)
+
+    def _event(self, channel: str, queue: int, kind: int, code: int, value: int) -> Links:
+        key = self._pressed_key(code, value) if kind == EV_KEY else None
+        if key is None:
+            return NO_LINKS
+        self._wait(channel, queue, key.flow)
+        return self._of(key.flow)
+
+    # Interrupts
+
+    def _raise(self, irq: int, level: int, message: tuple[int, ...]) -> Links:
+        if not level:
+            return NO_LINKS
+        if message and irq in PCI_LINES:
+            self._message = message  # a line of a PCI function has two ends, each of which is told
+            return Links(message)
+        return self._of(self._irq.pop(irq, None))
+
+    # Queues
+
+    def _kick(self, channel: str, queue: int) -> Links:
+        flow = next(self._numbers)
+        self._used.pop((channel, queue), None)  # of those that were used before the driver wanted to hear nothing
+        _keep(self._kicked, (channel, queue), flow, QUEUES)
+        return self._of(flow)
+
+    def _take(self, channel: str, queue: int, chain: int) -> Links:
+        flow = self._kicked.pop((channel, queue), None) or next(self._numbers)  # the first that a kick was for
+        _keep(self._chains, (channel, queue, chain), flow, CHAINS)
+        return self._of(flow)
+
+    def _use(self, channel: str, queue: int, chain: int) -> Links:
+        flow = self._chains.pop((channel, queue, chain), None)
+        if flow is not None:
+            self._wait(channel, queue, flow)
+        return self._of(flow)
+
+    def _wait(self, channel: str, queue: int, flow: int) -> None:
+        waiting = self._used.get((channel, queue))
+        if waiting is None:
+            waiting = deque(maxlen=WAITING)
+            _keep(self._used, (channel, queue), waiting, QUEUES)
+        waiting.append(flow)
+
+    def _tell(self, channel: str, queue: int) -> Links:
+        flows = tuple(self._used.pop((channel, queue), ()))
+        _keep(self._told, channel, flows, QUEUES)
+        self._message = flows
+        return Links(flows)
+
+
+def _find(keys: deque[_Key], wanted: Callable[[_Key], bool]) -> _Key | None:
+    """Take out the first that is *wanted*, and those before it; nothing where none is."""
+    for number, key in enumerate(keys):
+        if wanted(key):
+            for _ in range(number + 1):
+                keys.popleft()
+            return key
+    return None
+
+
+def _keep(kept: dict[K, V], key: K, value: V, most: int) -> None:
+    """Put it in, and let the oldest go where there are too many."""
+    kept.pop(key, None)
+    while len(kept) >= most:
+        del kept[next(iter(kept))]
+    kept[key] = value
