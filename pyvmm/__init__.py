@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm.config import MachineConfig as MachineConfig
+    from pyvmm.control.drgn.program import machine_program as machine_program
+    from pyvmm.control.drgn.program import vcpu_trace as vcpu_trace
     from pyvmm.control.gdb.server import GdbServer as GdbServer
     from pyvmm.errors import UserError as UserError
     from pyvmm.machine.machine import Machine as Machine
@@ -28,6 +30,8 @@ _PUBLIC = {
     "PciDevice": "pyvmm.pci.device",
     "UserError": "pyvmm.errors",
     "VirtioDevice": "pyvmm.virtio.device",
+    "machine_program": "pyvmm.control.drgn.program",
+    "vcpu_trace": "pyvmm.control.drgn.program",
 }
 __all__ = sorted(_PUBLIC)
 
