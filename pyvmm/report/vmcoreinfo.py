@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from pyvmm.memory import GuestMemory
 from pyvmm.units import GIB, PAGE_SIZE
@@ -66,10 +66,21 @@ def symbol(lines: dict[str, str], name: str) -> int | None:
     return _number(lines.get(f"SYMBOL({name})", ""), 16)
 
 
-def find(memory: GuestMemory, cpus: Iterable[ControlRegisters]) -> bytes | None:
-    """The text of the kernel that the page tables of one of *cpus* belong to; None where there is none."""
+class Vmcoreinfo(NamedTuple):
+    """The *text* of a kernel, and the page tables of its own that a vCPU uses, or has beside a program's."""
+
+    text: bytes
+    cr3: int
+
+
+def find(memory: GuestMemory, cpus: Iterable[ControlRegisters]) -> Vmcoreinfo | None:
+    """That of the kernel that the page tables of one of *cpus* belong to; None where there is none."""
     tables = [_Tables(registers, cr3) for registers in cpus for cr3 in _kernel_tables(registers.cr3)]
-    return next((text for text in candidates(memory) if any(_maps(memory, each, text) for each in tables)), None)
+    for text in candidates(memory):
+        for each in tables:
+            if _maps(memory, each, text):
+                return Vmcoreinfo(text, each.cr3)
+    return None
 
 
 class _Tables:

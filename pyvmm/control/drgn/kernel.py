@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from drgn import (
+    BadDataError,
     FaultError,
     FindObjectFlags,
     Object,
@@ -69,7 +70,7 @@ VARIABLES: Final = {
 """Variables of the kernel by name, and their types (include/linux, kernel, mm, fs)."""
 
 
-_UNREADABLE: Final = (LookupError, FaultError, ValueError)
+_UNREADABLE: Final = (LookupError, BadDataError, FaultError, ValueError)
 """What drgn's helpers and ours raise where a kernel is too old, or its memory holds something else."""
 T = TypeVar("T")
 

@@ -57,13 +57,13 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
         raise UserError(f"this needs drgn: pip install 'pyvmm-kvm[drgn]' ({one_line(error)})") from None
     with machine.paused(REASON):
         registers = [vcpu.get_sregs() for vcpu in machine.vcpus]
-        info = vmcoreinfo.find(machine.memory, (each for each in registers if each.efer & EFER_LMA))
+        found = vmcoreinfo.find(machine.memory, (each for each in registers if each.efer & EFER_LMA))
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     program.add_memory_segment(0, PHYSICAL, physical_segment(machine.memory), physical=True)
     kernel = None
-    if info is not None:
-        program.set_linux_kernel_custom(info, True)
-        kernel = Kernel(program, info)
+    if found is not None:
+        program.set_linux_kernel_custom(found.text, True)
+        kernel = Kernel(program, found.text)
         kernel.register()
     else:
         tables = _Tables(machine, registers[0])

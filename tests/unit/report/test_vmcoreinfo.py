@@ -32,7 +32,7 @@ def test_that_of_the_page_tables_in_use() -> None:
     paged.memory.write(0x5000, b"OSRELEASE=no more than this\n")
     assert vmcoreinfo.find(paged.memory, [paged.sregs]) is None
     paged.memory.write(0x6000, text())
-    assert vmcoreinfo.find(paged.memory, [paged.sregs]) == text()
+    assert vmcoreinfo.find(paged.memory, [paged.sregs]) == (text(), TABLES)
     assert vmcoreinfo.find(paged.memory, []) is None
     assert len(list(vmcoreinfo.candidates(paged.memory))) == 4
 
@@ -42,7 +42,7 @@ def test_while_a_program_runs_with_isolated_tables() -> None:
     paged = kernel()
     paged.memory.write(0x6000, text())
     paged.sregs.cr3 = TABLES | vmcoreinfo.PTI_USER_PGTABLE
-    assert vmcoreinfo.find(paged.memory, [paged.sregs]) == text()
+    assert vmcoreinfo.find(paged.memory, [paged.sregs]) == (text(), TABLES)
 
 
 def test_its_lines() -> None:
