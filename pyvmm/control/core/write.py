@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from typing import Final
 
 from kvm_cffi import Vcpu, pages
@@ -18,6 +17,7 @@ from pyvmm.boot.lowmem import align_up
 from pyvmm.control.core.elf_core import Segment, headers, headers_size, note, prstatus
 from pyvmm.errors import UserError, printable
 from pyvmm.machine.machine import Machine
+from pyvmm.machine.new_file import new_file, write_all
 from pyvmm.memory import GuestMemory, Region
 from pyvmm.report import vmcoreinfo
 from pyvmm.units import MIB, PAGE_SIZE
@@ -36,23 +36,10 @@ def write_core(machine: Machine, path: str | os.PathLike[str]) -> None:
     The file is as long as RAM, and takes what of it is not zero. Raises UserError where it cannot be written, and as
     Machine.pause() does.
     """
-    import tempfile  # with all that it can do
-
     target = os.fspath(path)
     try:
-        fd, name = tempfile.mkstemp(prefix=".pyvmm-", dir=os.path.dirname(target) or ".")
-        try:
-            try:
-                with machine.paused(REASON):
-                    write_core_to(fd, machine)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(name, target)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        with new_file(target) as fd, machine.paused(REASON):
+            write_core_to(fd, machine)
     except OSError as error:
         raise UserError(f"cannot write {printable(target)}: {error.strerror}") from None
 
@@ -75,10 +62,10 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
         Segment(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
     ]
     os.ftruncate(fd, end)
-    _write_all(fd, memoryview(headers(notes, segments)), 0)
+    write_all(fd, memoryview(headers(notes, segments)), 0)
     for region in regions:
         for offset, data in _touched(region):
-            _write_all(fd, data, places[region.gpa] + offset)
+            write_all(fd, data, places[region.gpa] + offset)
 
 
 def _notes(vcpus: Sequence[Vcpu], found: vmcoreinfo.Vmcoreinfo | None) -> bytes:
@@ -120,9 +107,3 @@ def _touched(region: Region) -> Iterator[tuple[int, memoryview]]:
                 for first, count in runs_of(own):
                     with view[first * PAGE_SIZE : (first + count) * PAGE_SIZE] as data:
                         yield start + first * PAGE_SIZE, data
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written

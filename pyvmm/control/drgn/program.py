@@ -16,11 +16,12 @@ arch/x86/include/asm/ptrace.h (struct pt_regs).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Regs, Sregs
-from pyvmm.errors import UserError, one_line
+from pyvmm.errors import UserError, one_line, printable
 from pyvmm.machine.machine import Machine
 from pyvmm.report import vmcoreinfo
 from pyvmm.vcpu.paging import EFER_LMA
@@ -48,43 +49,62 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
     those that the kernel has itself. Any other guest's is a program whose linear addresses go through the page tables
     of vCPU 0. Raises UserError where drgn is not installed, for what it cannot load, and as Machine.pause() does.
     """
-    try:
-        import drgn
+    drgn = _drgn()
+    from pyvmm.control.drgn.reader import linear_segment, physical_segment
 
-        from pyvmm.control.drgn.kernel import Kernel
-        from pyvmm.control.drgn.reader import linear_segment, physical_segment
-    except ImportError as error:
-        raise UserError(f"this needs drgn: pip install 'pyvmm-kvm[drgn]' ({one_line(error)})") from None
     with machine.paused(REASON):
         registers = [vcpu.get_sregs() for vcpu in machine.vcpus]
         found = vmcoreinfo.find(machine.memory, (each for each in registers if each.efer & EFER_LMA))
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     program.add_memory_segment(0, PHYSICAL, physical_segment(machine.memory), physical=True)
-    kernel = None
     if found is not None:
         program.set_linux_kernel_custom(found.text, True)
-        kernel = Kernel(program, found.text)
-        kernel.register()
     else:
         tables = _Tables(machine, registers[0])
         read = linear_segment(machine.memory, tables.now)
         program.add_memory_segment(0, LAST, read)
         program.add_memory_segment(LAST, 1, read)  # a segment's size has 64 bits too
-    _load(program, [os.fspath(path) for path in debug_info])
+    return _informed(program, None if found is None else found.text, debug_info)
+
+
+def core_program(path: str | os.PathLike[str], debug_info: Iterable[str | os.PathLike[str]] = ()) -> Program:
+    """The same of a core file that write_core() has made. Raises UserError."""
+    drgn = _drgn()
+    program = drgn.Program()
+    try:
+        program.set_core_dump(os.fspath(path))
+    except (OSError, ValueError, LookupError) as error:
+        raise UserError(f"{printable(os.fspath(path))}: {one_line(error)}") from None
+    info = program["VMCOREINFO"].string_() if program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL else None
+    return _informed(program, info, debug_info)
+
+
+def _drgn() -> ModuleType:
+    try:
+        import drgn
+    except ImportError as error:
+        raise UserError(f"this needs drgn: pip install 'pyvmm-kvm[drgn]' ({one_line(error)})") from None
+    return drgn
+
+
+def _informed(program: Program, info: bytes | None, debug_info: Iterable[str | os.PathLike[str]]) -> Program:
+    """*program* with *debug_info*, and with what the kernel of *info* has itself."""
+    from drgn import MissingDebugInfoError
+
+    from pyvmm.control.drgn.kernel import Kernel
+
+    kernel = None if info is None else Kernel(program, info)
+    if kernel is not None:
+        kernel.register()
+    paths = [os.fspath(path) for path in debug_info]
+    try:
+        if paths:
+            program.load_debug_info(paths)
+    except (MissingDebugInfoError, OSError, ValueError) as error:
+        raise UserError(f"debug_info: {one_line(error)}") from None
     if kernel is not None:
         kernel.place()
     return program
-
-
-def _load(program: Program, paths: Sequence[str]) -> None:
-    import drgn
-
-    if not paths:
-        return
-    try:
-        program.load_debug_info(paths)
-    except (drgn.MissingDebugInfoError, OSError, ValueError) as error:
-        raise UserError(f"debug_info: {one_line(error)}") from None
 
 
 class _Tables:
