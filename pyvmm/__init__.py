@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm.config import MachineConfig as MachineConfig
+    from pyvmm.control.core.write import write_core as write_core
+    from pyvmm.control.drgn.program import core_program as core_program
+    from pyvmm.control.drgn.program import machine_program as machine_program
+    from pyvmm.control.drgn.program import vcpu_trace as vcpu_trace
     from pyvmm.control.gdb.server import GdbServer as GdbServer
     from pyvmm.control.qmp.server import QmpServer as QmpServer
     from pyvmm.errors import UserError as UserError
@@ -30,6 +34,10 @@ _PUBLIC = {
     "QmpServer": "pyvmm.control.qmp.server",
     "UserError": "pyvmm.errors",
     "VirtioDevice": "pyvmm.virtio.device",
+    "core_program": "pyvmm.control.drgn.program",
+    "machine_program": "pyvmm.control.drgn.program",
+    "vcpu_trace": "pyvmm.control.drgn.program",
+    "write_core": "pyvmm.control.core.write",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -16,13 +16,13 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from typing import Final, NamedTuple, Self
 
 from kvm_cffi import pages
 from pyvmm import plain
 from pyvmm.board.pages import PAGE, Progress, runs_of
 from pyvmm.errors import UserError, printable
+from pyvmm.machine.new_file import new_file, write_all
 from pyvmm.state import Plain
 from pyvmm.units import MIB
 
@@ -72,21 +72,9 @@ def write(
 
     *runs* are pages of RAM that follow each other, with the offset of the first in bytes, in ascending order.
     """
-    import tempfile  # with all that it can do; reading wants none of it
-
     try:
-        fd, name = tempfile.mkstemp(prefix=".pyvmm-", dir=os.path.dirname(path) or ".")
-        try:
-            try:
-                _write(fd, config, state, ram_size, list(runs), progress)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
+        with new_file(path) as fd:
+            _write(fd, config, state, ram_size, list(runs), progress)
     except OSError as error:
         raise SnapshotFileError(f"cannot write {printable(path)}: {error.strerror}") from None
 
@@ -100,7 +88,7 @@ def _write(
     parts, at = [], HEADER_SIZE
     for text in (plain.encode(config), plain.encode(state), bytes(own)):
         parts.append(Section(at, len(text), zlib.crc32(text)))
-        _write_all(fd, memoryview(text), at)
+        write_all(fd, memoryview(text), at)
         at += len(text)
     start = -(-at // PAGE) * PAGE
     os.ftruncate(fd, start + ram_size)
@@ -110,12 +98,12 @@ def _write(
         for first in range(0, len(data), _PIECE):
             piece = data[first : first + _PIECE]
             crc = zlib.crc32(piece, crc)
-            _write_all(fd, piece, start + offset + first)
+            write_all(fd, piece, start + offset + first)
             done += len(piece)
             if progress is not None:
                 progress(done, total)
     config_part, state_part, map_part = parts
-    _write_all(fd, memoryview(Header(config_part, state_part, map_part, Section(start, ram_size, crc)).packed()), 0)
+    write_all(fd, memoryview(Header(config_part, state_part, map_part, Section(start, ram_size, crc)).packed()), 0)
 
 
 def _mark(own: bytearray, first: int, count: int) -> None:
@@ -126,12 +114,6 @@ def _mark(own: bytearray, first: int, count: int) -> None:
     own[first // 8 : first // 8 + whole] = b"\xff" * whole
     for number in range(first + 8 * whole, first + count):
         own[number // 8] |= 1 << number % 8
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        written = os.pwrite(fd, data, offset)
-        data, offset = data[written:], offset + written
 
 
 class SnapshotFile:

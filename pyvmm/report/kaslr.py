@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from pyvmm.memory import GuestMemory
+from pyvmm.report import vmcoreinfo
 from pyvmm.report.cpu import Cpu
 from pyvmm.report.symbols import Symbols
-from pyvmm.units import GIB, PAGE_SIZE
+from pyvmm.units import PAGE_SIZE
 from pyvmm.vcpu.paging import EFER_LMA
 
 HANDLERS: Final = {
@@ -28,8 +29,6 @@ HANDLERS: Final = {
 """By vector, what Linux calls the code that a gate leads to."""
 AGREE: Final = 2
 """So many gates must say the same."""
-SEARCHED: Final = 4 * GIB
-"""Bytes of RAM that are searched for VMCOREINFO."""
 _OFFSET: Final = re.compile(rb"\nKERNELOFFSET=([0-9a-f]{1,16})\n")
 
 
@@ -76,14 +75,9 @@ def shift_by_idt(cpu: Cpu, symbols: Symbols) -> int | None:
 
 
 def vmcoreinfo_offset(memory: GuestMemory) -> int | None:
-    """KERNELOFFSET of the VMCOREINFO note, which begins a page of RAM; None where there is none."""
-    left = SEARCHED
-    for region in memory.ram:
-        buffer = region.buffer[: max(0, left)]
-        left -= len(buffer)
-        for start in range(0, len(buffer), PAGE_SIZE):
-            if bytes(buffer[start : start + 10]) == b"OSRELEASE=":
-                found = _OFFSET.search(buffer[start : start + PAGE_SIZE])
-                if found:
-                    return int(found[1], 16)
+    """KERNELOFFSET of VMCOREINFO; None where there is none."""
+    for text in vmcoreinfo.candidates(memory):
+        found = _OFFSET.search(text)
+        if found:
+            return int(found[1], 16)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from pyvmm.testing.serial import Serial
 from pyvmm.testing.shell import Ran
 
 if TYPE_CHECKING:
+    from drgn import Program
+
     from pyvmm.virtio.console_ports import PortTap
 
 HELD = "between tests"
@@ -108,6 +111,13 @@ class GuestVm:
     def type(self, text: str) -> None:
         """Type *text* on the guest's keyboard: \\n, <enter>, <ctrl-c> …"""
         self.machine.keyboard.type(text)
+
+    @cached_property
+    def drgn(self) -> Program:
+        """drgn on its memory, as machine_program() makes it; docs/drgn.md."""
+        from pyvmm.control.drgn.program import machine_program
+
+        return machine_program(self.machine)
 
     @property
     def screen(self) -> Screen:

@@ -1,0 +1,141 @@
+"""Looking into a running Linux, without its debugging information: drgn on its memory, its core file."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from drgn import Program
+from drgn.helpers.linux.cpumask import for_each_online_cpu
+from drgn.helpers.linux.module import for_each_module
+from drgn.helpers.linux.percpu import per_cpu
+from drgn.helpers.linux.pid import find_task, for_each_task
+from drgn.helpers.linux.printk import get_dmesg
+
+from pyvmm import MachineConfig, core_program, machine_program, vcpu_trace, write_core
+from pyvmm.units import MIB
+from tests.rig.guest import USERSPACE, Guest
+from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS
+
+TASK_COMM_LEN = 15
+"""Characters of a task's own name; /proc shows more of a kernel thread's."""
+IDLE = ["do_idle", "cpu_startup_entry"]
+"""Who has called what halts an idle CPU."""
+
+
+@pytest.fixture(scope="module")
+def linux() -> Iterator[Guest]:
+    """At its shell, moved by KASLR, on two CPUs."""
+    config = MachineConfig(
+        kernel=CLOUD_KERNEL,
+        initrd=(INITRAMFS, DRIVER),
+        memory=192 * MIB,
+        cpus=2,
+        cmdline="console=ttyS0 quiet pyvmm.modules=none",
+        devices=("docs/examples/doubler.py:Doubler",),
+    )
+    with Guest(config) as guest:
+        guest.expect(USERSPACE)
+        guest.expect("# ")
+        yield guest
+
+
+@pytest.fixture(scope="module")
+def program(linux: Guest) -> Program:
+    return machine_program(linux.machine)
+
+
+def names(trace: object) -> list[str]:
+    """The functions of a stack trace, from the innermost on."""
+    return [frame.name for frame in trace]  # type: ignore[attr-defined]
+
+
+def test_tasks_are_those_that_the_guest_shows(linux: Guest, program: Program) -> None:
+    listed = linux.shell("for p in /proc/[0-9]*; do cat $p/comm; done").split("\n")
+    with linux.machine.paused():
+        seen = [task.comm.string_().decode() for task in for_each_task(program)]
+    assert {"init", "kthreadd", "sh", "swapper/0"} <= {*seen, program["init_task"].comm.string_().decode()}
+    steady = {name[:TASK_COMM_LEN] for name in listed if name and not name.startswith(("kworker", "cat"))}
+    assert len(steady) > 15 and steady == {name for name in seen if not name.startswith("kworker")}
+
+
+def test_jiffies_go_on_with_the_guest_and_stand_with_it(linux: Guest, program: Program) -> None:
+    with linux.machine.paused():
+        first = program["jiffies"].value_()
+        assert program["jiffies"].value_() == first
+    linux.until(lambda: program["jiffies"].value_() > first, "a tick")
+
+
+def test_stacks_of_the_vcpus(linux: Guest, program: Program) -> None:
+    """Both are idle once the shell waits for input."""
+    assert list(for_each_online_cpu(program)) == [0, 1]
+
+    def idle() -> bool:
+        with linux.machine.paused():
+            traces = [names(vcpu_trace(linux.machine, program, number)) for number in (0, 1)]
+        return (
+            all([name for name in trace if name in IDLE] == IDLE for trace in traces)
+            and "start_kernel" in traces[0]
+            and "start_secondary" in traces[1]
+        )
+
+    linux.until(idle, "both vCPUs' idle loops")
+
+
+def test_the_stack_of_a_task_that_sleeps(linux: Guest, program: Program) -> None:
+    """As the kernel's own unwinder shows it in /proc/PID/stack."""
+    pid = int(linux.shell("sleep 10000 & echo $!").split()[-1])
+    linux.until(lambda: "hrtimer_nanosleep" in linux.shell(f"cat /proc/{pid}/stack"), "its sleep")
+    shown = linux.shell(f"cat /proc/{pid}/stack")
+    with linux.machine.paused():
+        task = find_task(program, pid)
+        trace = names(program.stack_trace(task))
+        assert task.comm.string_() == b"sleep" and task.parent.comm.string_() == b"sh"
+    wanted = [line.split()[1].split("+")[0] for line in shown.splitlines() if line.startswith("[<0>]")]
+    assert wanted and trace[trace.index(wanted[0]) :][: len(wanted)] == wanted, (trace, shown)
+    linux.shell(f"kill {pid}")
+
+
+def test_a_module_that_comes_later(linux: Guest, program: Program) -> None:
+    before = {module.name.string_() for module in for_each_module(program)}
+    linux.shell("insmod /doubler.ko")
+    assert {module.name.string_() for module in for_each_module(program)} - before == {b"doubler"}
+    address = int(linux.shell("grep ' doubler_probe.*doubler' /proc/kallsyms").split()[0], 16)
+    assert program.symbol("doubler_probe").address == address
+    assert program.symbol(address + 1).name == "doubler_probe"
+    linux.shell("rmmod doubler")
+    with pytest.raises(LookupError):
+        program.symbol("doubler_probe")
+
+
+def test_what_each_cpu_has_of_its_own_and_the_log(linux: Guest, program: Program) -> None:
+    linux.shell("echo seen from outside >/dev/kmsg")
+    with linux.machine.paused():
+        assert b"seen from outside" in get_dmesg(program)
+        runqueues = program["runqueues"]
+        assert [per_cpu(runqueues, cpu).cpu.value_() for cpu in (0, 1)] == [0, 1]
+    assert program["init_uts_ns"].name.release.string_().decode() == linux.shell("uname -r").strip()
+
+
+def test_the_core_file(linux: Guest, program: Program, tmp_path: Path) -> None:
+    """drgn finds the kernel in it that was there, gdb the registers and the code."""
+    core = tmp_path / "core"
+    with linux.machine.paused():
+        write_core(linux.machine, core)
+        jiffies = program["jiffies"].value_()
+        rips = [vcpu.get_regs().rip for vcpu in linux.machine.vcpus]
+        code = program.read(rips[0], 8)
+        tasks = [task.pid.value_() for task in for_each_task(program)]
+    dumped = core_program(core)
+    assert dumped["jiffies"].value_() == jiffies
+    assert [task.pid.value_() for task in for_each_task(dumped)] == tasks
+    said = subprocess.run(
+        ["gdb", "-nx", "-batch", "-c", core, "-ex", "print/x $rip", "-ex", "x/8bx $rip", "-ex", "info threads"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    ).stdout
+    assert f"$1 = {rips[0]:#x}" in said and "".join(f"\t0x{byte:02x}" for byte in code) in said, said
+    assert f"{rips[1]:#018x}" in said, said
