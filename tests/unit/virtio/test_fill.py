@@ -12,7 +12,7 @@ from kvm_cffi.rings import SplitFiller
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.net import MAX_PIECES, NUM_BUFFERS_AT
 from pyvmm.virtio.queue import FakeTransport, VirtQueue
-from pyvmm.virtio.ring import QueueError
+from pyvmm.virtio.ring import Chain, QueueError
 from pyvmm.virtio.split import SplitRing
 from tests.rig.net_driver import FakeOffloadWire, NetDriver, frame
 from tests.rig.virtio_driver import INDIRECT, NEXT, WRITE, SplitDriver
@@ -41,7 +41,7 @@ def contents(ram: GuestMemory) -> tuple[bytes, ...]:
 
 def by_hand(ring: SplitRing, data: bytes, most: int) -> int:
     """As pop() and push() do it."""
-    chains = []
+    chains: list[Chain] = []
     room = 0
     while room < len(data):
         chain = ring.pop() if len(chains) < most else None
