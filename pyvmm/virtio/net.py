@@ -245,9 +245,12 @@ class VirtioNet(VirtioDevice):
         data = frame if self._offloads is not None else EMPTY_HEADER + frame
         if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
             return True
+        merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
+        if queue.fill(data, MAX_PIECES if merge else 1, NUM_BUFFERS_AT):
+            queue.notify()
+            return True
         chains: list[Chain] = []
         room = slots = pieces = 0
-        merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
         while room < len(data):
             chain = queue.pop_or_ask()
             if chain is None:

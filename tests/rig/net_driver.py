@@ -74,7 +74,7 @@ class PeerWire(FakeWire):
     MAC = b"\x52\x54\x00\x00\x00\x01"
     IP = bytes((10, 0, 0, 1))
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         super().send(frame)
         frame = bytes(frame)
         kind = frame[12:14]
