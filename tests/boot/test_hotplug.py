@@ -58,7 +58,9 @@ class Linux(Guest):
         self.machine.plug(f"virtio-blk,path={self.image},readonly,id={name}{place}")
 
     def reads_disk(self, node: str = "vda") -> None:
-        assert self.shell(f"{WAIT.format(f'[ -b /dev/{node} ]')}; md5sum </dev/{node}").split()[0] == self.sum
+        """The node is there a little before it can be opened."""
+        wait = WAIT.format(f"sum=$(md5sum </dev/{node} 2>/dev/null)")
+        assert self.shell(f"({wait}; echo $sum) 2>/dev/null").split()[0] == self.sum
 
     def gone(self, *names: str) -> None:
         """Wait until the guest has let go of them."""
