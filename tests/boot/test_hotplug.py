@@ -66,6 +66,7 @@ class Linux(Guest):
         """Wait until the guest has let go of them."""
         there = self.machine.board.devices
         self.until(lambda: there.keys().isdisjoint(names), f"an ejection of {', '.join(names)}")
+        self.machine.call(lambda: None)  # which comes when the loop is done with it
 
     def unplug(self, *names: str) -> None:
         for name in names:
