@@ -153,8 +153,8 @@ def test_several_at_once_of_other_kinds(guest: Linux) -> None:
 
 
 def test_a_device_is_pulled_out(guest: Linux) -> None:
-    """By force, from behind a port; another takes its place. It is no virtio device: Linux 6.1 waits for ever for one that
-    is gone to say that it is reset. On bus 0 there is no such thing."""
+    """By force, from behind a port; another takes its place. It is no virtio device: Linux 6.1 waits for ever for one
+    that is gone to say that it is reset. On bus 0 there is no such thing."""
     machine, there = guest.machine, "/sys/bus/pci/devices/0000:01:00.0"
     for _ in range(2):
         machine.plug(f"{PVPANIC},id=own,port=0")
@@ -174,7 +174,7 @@ def test_no_slot_is_short_of_anything_and_no_driver_complains(guest: Linux) -> N
     log = guest.shell("dmesg -r")
     assert "no space" not in log and "failed to assign" not in log
     assert warnings(log) == []
-    assert guest.shell("ls /sys/bus/pci/slots").split() == [*map(str, range(1, 10)), "32", "33"]
+    assert set(guest.shell("ls /sys/bus/pci/slots").split()) == {*map(str, range(1, 10)), "32", "33"}
 
 
 def test_snapshots_with_devices_that_have_come(guest: Linux, tmp_path: Path) -> None:
