@@ -51,7 +51,7 @@ class Cable:
         self._events = 0
         """What the loop looks for."""
         self._posted = False
-        self._closed = False
+        self.closed = False
         self._clock = host.clock.timer(self._go_on)
 
     # What a back end does
@@ -111,9 +111,9 @@ class Cable:
             self._watch()
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._clock.cancel()
         self._receive = None
         self._let_go()
@@ -197,6 +197,6 @@ class Cable:
             self._events, self._fd = 0, -1
 
     def _set_connected(self, connected: bool) -> None:
-        if connected != self.connected and not self._closed:
+        if connected != self.connected and not self.closed:
             self.connected = connected
             self.link_changed()

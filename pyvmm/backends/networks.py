@@ -116,7 +116,7 @@ class HostNetworks:
             if file is not None:
                 file.close()
             raise
-        self._open.append(cable)
+        self._open = [*(other for other in self._open if not other.closed), cable]
         return cable
 
     def close(self) -> None:

@@ -226,7 +226,7 @@ class SocketCable(StreamCable):
 
     def _lost(self, why: str) -> None:
         super()._lost(why)
-        if self._closed:
+        if self.closed:
             return
         try:
             if self._listener is not None:

@@ -252,6 +252,7 @@ class Offload:
         """Once is enough; the server stays open."""
         self._resting = True
         self.take_back()
+        self._vhost.dismiss(self)
         for queue in self.queues:
             queue.close()
         self.queues.clear()

@@ -22,8 +22,8 @@ from pyvmm.control.qmp.messages import (
     COMMAND_NOT_FOUND,
     Garbage,
     QmpError,
-    Reader,
-    Request,
+    QmpRequest,
+    RequestReader,
     encode,
     error_reply,
 )
@@ -122,7 +122,7 @@ class QmpServer:
     def _serve(self, client: socket.socket) -> None:
         """Until the client is gone, or the server closes."""
         client.sendall(encode({"QMP": {"version": version(), "capabilities": []}}))
-        reader = Reader()
+        reader = RequestReader()
         poll = select.poll()
         poll.register(client, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
@@ -147,7 +147,7 @@ class QmpServer:
         while self._events:
             client.sendall(self._events.popleft())
 
-    def _answer(self, request: Request | Garbage) -> bytes:
+    def _answer(self, request: QmpRequest | Garbage) -> bytes:
         try:
             if isinstance(request, Garbage):
                 raise QmpError(request.why)
@@ -157,7 +157,7 @@ class QmpServer:
         except UserError as error:
             return error_reply(QmpError(str(error)), request.tag)
 
-    def _execute(self, request: Request) -> object:
+    def _execute(self, request: QmpRequest) -> object:
         name = request.execute
         if self._events is None:
             if name != NEGOTIATE:
@@ -170,7 +170,7 @@ class QmpServer:
             raise QmpError(f"The command {name} has not been found", COMMAND_NOT_FOUND)
         return command.call(self._machine, command.checked(request.arguments))
 
-    def _negotiate(self, request: Request) -> object:
+    def _negotiate(self, request: QmpRequest) -> object:
         """There is no capability to choose."""
         wanted = request.arguments.get("enable", [])
         if not isinstance(wanted, list) or len(request.arguments) > ("enable" in request.arguments):
