@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyvmm.control.drgn.program import machine_program as machine_program
     from pyvmm.control.drgn.program import vcpu_trace as vcpu_trace
     from pyvmm.control.gdb.server import GdbServer as GdbServer
+    from pyvmm.control.qmp.server import QmpServer as QmpServer
     from pyvmm.errors import UserError as UserError
     from pyvmm.machine.machine import Machine as Machine
     from pyvmm.machine.outcome import End as End
@@ -30,6 +31,7 @@ _PUBLIC = {
     "MachineConfig": "pyvmm.config",
     "Outcome": "pyvmm.machine.outcome",
     "PciDevice": "pyvmm.pci.device",
+    "QmpServer": "pyvmm.control.qmp.server",
     "UserError": "pyvmm.errors",
     "VirtioDevice": "pyvmm.virtio.device",
     "core_program": "pyvmm.control.drgn.program",

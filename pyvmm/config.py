@@ -260,3 +260,5 @@ class HostConfig:
     """[HOST]:PORT or a path, where gdb may connect."""
     gdb_wait: bool = False
     """The guest executes nothing before gdb lets it go on."""
+    qmp: str | None = None
+    """The path of a socket, where QMP's clients may connect."""

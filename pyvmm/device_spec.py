@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -30,18 +31,31 @@ class DeviceSpec:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises UserError."""
-        name, *settings = text.split(",")
+        name, *written = text.split(",")
+        settings: dict[str, str | bool] = {}
+        for setting in written:
+            key, equals, value = setting.partition("=")
+            if key in settings:
+                raise UserError(f"device {text}: {key} is there twice")
+            settings[key] = value if equals else True
+        return cls._of(text, name, settings)
+
+    @classmethod
+    def of(cls, name: str, settings: Mapping[str, str | bool]) -> Self:
+        """By keys and values that need not be made out of a text. Raises UserError."""
+        words = [key if value is True else f"{key}={value}" for key, value in settings.items()]
+        return cls._of(",".join([name, *words]), name, settings)
+
+    @classmethod
+    def _of(cls, text: str, name: str, settings: Mapping[str, str | bool]) -> Self:
         file, colon, kind = name.rpartition(":")
         if not name or (colon and (not file or not kind.isidentifier())):
             raise UserError(f"device {text}: write it as NAME or FILE.py:CLASS, and ,KEY=VALUE")
-        arguments: dict[str, str | bool] = {}
-        for setting in settings:
-            key, equals, value = setting.partition("=")
+        arguments = dict(settings)
+        for key, value in settings.items():
             if not key.partition(".")[0].isidentifier() or key.endswith("."):
+                setting = key if value is True else f"{key}={value}"
                 raise UserError(f"device {text}: {setting!r} is no KEY=VALUE")
-            if key in arguments:
-                raise UserError(f"device {text}: {key} is there twice")
-            arguments[key] = value if equals else True
         places = {key: arguments.pop(key, None) for key in RESERVED}
         if places["id"] in (True, ""):
             raise UserError(f"device {text}: id= is a name of your own")

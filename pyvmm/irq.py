@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
+from weakref import WeakSet
 
 
 class Irq(Protocol):
@@ -40,12 +41,12 @@ class SharedLine:
 
     def __init__(self, target: Irq) -> None:
         self._target = target
-        self._sources: list[LevelIrq] = []
+        self._sources: WeakSet[LevelIrq] = WeakSet()  # one whose owner has gone is low
 
     def source(self) -> LevelIrq:
         """A new source of this line, whose level is the state of whoever has it."""
         source = LevelIrq(self._drive)
-        self._sources.append(source)
+        self._sources.add(source)
         return source
 
     def _drive(self, level: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from pyvmm.acpi import hotplug
 from pyvmm.acpi.aml import (
     EISAID,
     Aml,
@@ -33,7 +34,17 @@ from pyvmm.acpi.aml import (
     Store,
     ToUUID,
 )
-from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS, IsaDevice, PciRoot, Platform, PowerManagement, Window
+from pyvmm.acpi.platform import (
+    PCI_DEVICES,
+    PCI_PINS,
+    PRESENT,
+    HotplugBlock,
+    IsaDevice,
+    PciRoot,
+    Platform,
+    PowerManagement,
+    Window,
+)
 from pyvmm.acpi.resources import (
     IO,
     Cacheable,
@@ -60,9 +71,6 @@ from pyvmm.irq import swizzle
 OEM: Final = "PYVMM"
 DSDT_REVISION: Final = 2
 """Integers of 64 bits; 1 would make them 32 bits wide (ACPI 6.5, 19.6.29)."""
-
-PRESENT: Final = 0x0F
-"""_STA: present, enabled, shown, working (6.3.7)."""
 
 PCI_CONFIG_PORTS: Final = Window(0xCF8, 0xCFF)
 LAST_PORT: Final = 0xFFFF
@@ -107,8 +115,9 @@ def ioapic(address: int) -> Aml:
     )
 
 
-def motherboard(pm: PowerManagement) -> Aml:
-    """The ports of the fixed ACPI hardware, so that no PCI BAR is put over them."""
+def motherboard(pm: PowerManagement, block: HotplugBlock | None) -> Aml:
+    """The ports of the fixed ACPI hardware and of hot-plug, so that no PCI BAR is put over them."""
+    more = [] if block is None else [IO(Decode16, block.io.first, block.io.first, 1, block.io.length)]
     return Device(
         "MBRD",
         Name("_HID", EISAID("PNP0C02")),
@@ -118,6 +127,7 @@ def motherboard(pm: PowerManagement) -> Aml:
             ResourceTemplate(
                 IO(Decode16, pm.io.first, pm.io.first, 1, pm.io.length),
                 IO(Decode16, pm.smi_command, pm.smi_command, 1, 2),
+                *more,
             ),
         ),
     )
@@ -243,7 +253,8 @@ def processor(number: int) -> Aml:
 def dsdt(platform: Platform) -> bytes:
     """The differentiated system description table: the board."""
     isa = [isa_device(device) for device in platform.isa]
-    board = [motherboard(platform.pm), pwrb()]
+    block = platform.pci.hotplug if platform.pci is not None else None
+    board = [motherboard(platform.pm, block), pwrb()]
     if platform.apic is not None:
         board.append(ioapic(platform.apic.address))
     if platform.hpet is not None:
@@ -253,7 +264,10 @@ def dsdt(platform: Platform) -> bytes:
     else:
         if platform.pci.ecam is not None:
             board.append(ecam(platform.pci.ecam, platform.pci.ecam_length))
-        board.append(pci0(platform, platform.pci, *isa))
+        board.append(pci0(platform, platform.pci, *isa, *(hotplug.slots(block) if block is not None else ())))
+    events = [power_button_event(platform.pm.power_button_gpe)]
+    if block is not None:
+        events.append(hotplug.event(block))
     return DefinitionBlock(
         "DSDT",
         DSDT_REVISION,
@@ -264,7 +278,7 @@ def dsdt(platform: Platform) -> bytes:
         Method("_PIC", 1, NotSerialized, Store(Arg0, "PICF")),
         Name("_S5", Package(platform.pm.s5, 0, 0, 0)),
         Scope("\\_SB", *board),
-        power_button_event(platform.pm.power_button_gpe),
+        *events,
     )
 
 

@@ -8,6 +8,9 @@ from typing import Final, NamedTuple
 MAX_CPUS: Final = 255
 """APIC IDs 0 to 254; 255 is the broadcast (Intel SDM, volume 3, 11.6.2.1)."""
 
+PRESENT: Final = 0x0F
+"""_STA: present, enabled, shown, working (ACPI 6.5, 6.3.7)."""
+
 PCI_DEVICES: Final = 32
 PCI_PINS: Final = 4
 
@@ -91,6 +94,17 @@ class IsaDevice(NamedTuple):
     uid: int | None = None
 
 
+class HotplugBlock(NamedTuple):
+    """The registers of PCI hot-plug, as QEMU has them (docs/specs/acpi_pci_hotplug): dwords, a bit a slot, and one of
+    the slots that have a device behind them."""
+
+    io: Window
+    gpe: int
+    """The general-purpose event that says: look at the registers."""
+    slots: tuple[int, ...]
+    """Of bus 0, where devices come and go."""
+
+
 @dataclass(frozen=True)
 class PciRoot:
     """The host bridge of PCI segment 0 and what it forwards.
@@ -112,6 +126,7 @@ class PciRoot:
     irqs: tuple[int, int, int, int] = (10, 11, 5, 14)
     ecam_length: int = 256 << 20
     """Bytes at *ecam* that nothing else has: Linux 2.6 takes the base from MCFG and looks at 256 buses."""
+    hotplug: HotplugBlock | None = None
 
     def __post_init__(self) -> None:
         if self.memory32.last >= 1 << 32:

@@ -50,6 +50,7 @@ COM1: Final = 0x3F8
 ELCR: Final = 0x4D0
 FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600
+PCI_HOTPLUG: Final = 0xAE00
 PCI_CONFIG: Final = 0xCF8
 """CONFIG_ADDRESS and CONFIG_DATA, 8 ports; the reset control register 0xCF9 is inside."""
 
@@ -76,5 +77,7 @@ FIRST_MSI_GSI: Final = IOAPIC_PINS
 
 # PCI slots of bus 0
 VIRTIO_INPUT_SLOT: Final = 0x0A
+HOTPLUG_SLOTS: Final = range(1, VIRTIO_INPUT_SLOT)
+"""Where devices may come at any time; an OS has a device of its own for each."""
 ROOT_PORT_SLOT: Final = 0x1C
 """The first PCI Express root port; up to config.MAX_ROOT_PORTS follow each other."""

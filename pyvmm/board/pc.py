@@ -6,7 +6,7 @@
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA text  0x3C0-0x3DF, 0xB8000
     fw_cfg             0x510
-    PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A
+    PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A, hot-plug 0xAE00
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
 It is built on a Vm, or on a FakeVm to find out what would be built; vCPUs and threads are not its business.
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from kvm_cffi import Vm
 from pyvmm.board import layout
 from pyvmm.board.doorbell import IoeventfdDoorbells
+from pyvmm.board.hotplug import Hotplug
 from pyvmm.board.irqchip import Irqchip, KernelIrqchip
 from pyvmm.board.memslots import MemorySlots, Ram, check_reach, pci_memory64
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
@@ -313,6 +314,7 @@ class Pc:
             memory=[(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)],
         )
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
+        self.hotplug = Hotplug(self.parts, self.pci, self.acpi_pm, self.trace.channel("pci-hotplug"))
 
     def _add_virtio_input(self) -> None:
         """virtio-input at 00:0A, one function a device."""
@@ -355,7 +357,8 @@ class Pc:
         from pyvmm.board.tables import describe  # with all that describes ACPI, which a guest of ours has no use for
 
         config = self.config
-        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus)
+        slots = self.hotplug.slots
+        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus, slots)
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

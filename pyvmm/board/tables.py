@@ -9,6 +9,7 @@ from pyvmm.acpi.platform import (
     KEYBOARD,
     MOUSE,
     RTC,
+    HotplugBlock,
     IsaDevice,
     MadtIoApic,
     PciRoot,
@@ -20,6 +21,7 @@ from pyvmm.board import layout
 from pyvmm.board.memslots import pci_memory64
 from pyvmm.board.placement import Parts
 from pyvmm.devices import acpi_pm
+from pyvmm.devices.pci_hotplug import GPE_PCI_HOTPLUG
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 from pyvmm.pci.host import CONFIG_ADDRESS, RST_CNT
 
@@ -65,15 +67,18 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
     )
 
 
-def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int) -> Platform:
+def describe(
+    parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int, hotplug_slots: tuple[int, ...]
+) -> Platform:
     """The platform that *parts* make with so many processors and bytes of RAM, physical addresses of *phys_bits* bits
-    and PCI buses up to *last_bus*.
+    and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
     pm, apm = parts["acpi-pm"].ports
     base, length = pm
     ecam, ecam_length = parts["pci"].memory[0]
+    hotplug, hotplug_length = parts["pci-hotplug"].ports[0]
     return Platform(
         cpus=cpus,
         pm=PowerManagement(
@@ -103,6 +108,7 @@ def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int
             last_bus=last_bus,
             gsis=layout.PCI_GSIS,
             irqs=layout.PCI_IRQS,
+            hotplug=HotplugBlock(Window(hotplug, hotplug + hotplug_length - 1), GPE_PCI_HOTPLUG, hotplug_slots),
         ),
     )
 

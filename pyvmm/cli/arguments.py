@@ -214,6 +214,7 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         metavar="WHERE[,wait]",
         help="let gdb connect at [HOST]:PORT or the path of a socket; with wait before the first instruction",
     )
+    add("--qmp", metavar="PATH", help="let clients of QEMU's machine protocol connect at this socket")
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
     add("--no-reboot", action="store_true", help="end where the guest resets, with status 3")
@@ -268,6 +269,13 @@ def make_parser() -> Parser:
         metavar="SECONDS",
         help="how long the agent may take to answer (default: 30)",
     )
+    plug = commands.add_parser("plug", help="plug a device into a machine that runs, by its --qmp socket")
+    plug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
+    plug.add_argument("spec", metavar="DEVICE", help="what --device takes: NAME,KEY=VALUE,... or FILE.py:CLASS,...")
+    unplug = commands.add_parser("unplug", help="take a device out of one, and wait until its guest has let go of it")
+    unplug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
+    unplug.add_argument("id", metavar="ID", help="the device's id, or kind where it was given none")
+    unplug.add_argument("--force", action="store_true", help="pull it out at once, from behind a root port")
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
@@ -452,6 +460,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         quit=arguments.quit,
         gdb=gdb,
         gdb_wait=wait,
+        qmp=arguments.qmp,
     )
 
 
@@ -490,6 +499,14 @@ def _tell(arguments: argparse.Namespace) -> int:
             from pyvmm.cli.vfio import vfio
 
             return vfio(arguments.what, getattr(arguments, "place", None))
+        case "plug":
+            from pyvmm.cli.plug import plug
+
+            return plug(arguments.socket, arguments.spec)
+        case "unplug":
+            from pyvmm.cli.plug import unplug
+
+            return unplug(arguments.socket, arguments.id, arguments.force)
         case "snapshot":
             from pyvmm.cli.snapshot import check
 

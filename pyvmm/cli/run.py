@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -210,7 +210,7 @@ class _Run:
         with self._watch(machine, deadline), machine:
             with self._waiting():
                 session = Session(machine, self._host, self.console, self.streams)
-            with self._gdb(machine), session:
+            with self._gdb(machine), self._qmp(machine), session:
                 self._machine, self._session = machine, session
                 try:
                     if self._ended is not None:  # a signal came while there was no machine
@@ -242,6 +242,14 @@ class _Run:
             if self._host.gdb_wait:
                 complain(f"pyvmm: waiting for gdb: target remote {server.address}")
             yield
+
+    def _qmp(self, machine: Machine) -> AbstractContextManager[object]:
+        """Where QMP's clients may connect, if they may."""
+        if self._host.qmp is None:
+            return nullcontext()
+        from pyvmm.control.qmp.server import QmpServer
+
+        return QmpServer(machine, self._host.qmp)
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)

@@ -124,6 +124,10 @@ class AcpiPm:
         self._pm1_sts |= PWRBTN_STS
         self.raise_gpe(GPE_POWER_BUTTON)
 
+    def hears(self, event: int) -> bool:
+        """Whether an ACPI system wants general-purpose event *event*."""
+        return self.acpi_enabled and bool(self._gpe0_en >> event & 1)
+
     def raise_gpe(self, event: int) -> None:
         """General-purpose event 0 to 15 has happened: set its status bit."""
         self._gpe0_sts |= 1 << event & 0xFFFF

@@ -255,6 +255,12 @@ class Router:
         tablet.on_driver_ok = partial(self._pointer_driver, tablet, "tablet")
         self._tablets.append(tablet)
 
+    def remove(self, device: object) -> None:
+        """Forget a virtio device, which has been reset; nothing where it is none of ours."""
+        self._virtio_keyboards[:] = [keys for keys in self._virtio_keyboards if keys.target is not device]
+        self._virtio_mice[:] = [mouse for mouse in self._virtio_mice if mouse is not device]
+        self._tablets[:] = [tablet for tablet in self._tablets if tablet is not device]
+
     def source(self, name: str, on_led: Callable[[int, bool], None] | None = None) -> Source:
         """A new origin of input; *on_led* is told (LED_*, on) of the guest's LEDs, the present ones at once."""
         source = Source(self, name, on_led)

@@ -18,6 +18,7 @@ from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import DeviceFault
 from pyvmm.machine.payload import Payload
+from pyvmm.machine.plugging import Plugger
 from pyvmm.machine.snapshot import Snapshots
 from pyvmm.machine.verdicts import Verdicts
 from pyvmm.tap import Tap
@@ -47,15 +48,14 @@ class Built:
     verdicts: Verdicts
     snapshots: Snapshots
     trace: Trace
-    slots: Slots | None
-    """None where the user has plugged in nothing."""
+    plugger: Plugger
     resources: ExitStack
 
     @property
     def replacer(self) -> Replacer:
         from pyvmm.machine.replacing import Replacer
 
-        return Replacer(self.life, self.board, self.slots)
+        return Replacer(self.life, self.board, self.plugger.slots)
 
     def close(self) -> None:
         """Everything back, after the end; once is enough. Raises DeviceFault for a device that raises."""
@@ -126,7 +126,7 @@ def _build(
                 raise  # else what has kept the machine from being made is told
 
     keep(close_board)
-    slots = furnish(board)
+    plugger = Plugger(life, board, furnish(board))
     cpus = VcpuGroup(
         system,
         vm,
@@ -152,6 +152,7 @@ def _build(
     def restart() -> None:
         with life.lock:
             cpus.drain_coalesced()
+            plugger.finish()
             board.reset()
             cpus.load(made)
             _start_at(cpus, board, payload.load(board, fresh=False))
@@ -163,12 +164,13 @@ def _build(
     verdicts.adopt(cpus, board)
     life.adopt(cpus, time, restart, board, verdicts.report, verdicts.on_error)
     whole = True
-    snapshots = Snapshots(life, board, verdicts, time, Identity(config, cpuid, cpus.vcpus[0].get_tsc_khz()), saved)
+    identity = Identity(config, cpuid, cpus.vcpus[0].get_tsc_khz())
+    snapshots = Snapshots(life, board, verdicts, time, identity, saved, plugger)
     if saved is not None:
         state = saved.state
         with saved.blaming():
             life.stand_until_started(lambda: snapshots.begin_with(state))
-    return Built(life, board, verdicts, snapshots, trace, slots, resources.pop_all())
+    return Built(life, board, verdicts, snapshots, trace, plugger, resources.pop_all())
 
 
 def check_channels(trace: Trace, board: Pc) -> None:
@@ -209,6 +211,7 @@ def furnish(board: Pc) -> Slots | None:
         from pyvmm.machine.slots import plug_in
 
         slots = plug_in(config, board)
+    board.hotplug.settle([] if slots is None else list(slots.functions.values()))
     board.assign_pci_resources()
     return slots
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Kind = Literal[
-    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "powered-off", "panicked",
-    "io-error", "ended",
+    "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "plugged", "unplugged",
+    "power-button", "powered-off", "panicked", "io-error", "ended",
 ]  # fmt: skip
 State = Literal["built", "running", "paused", "ended"]
 
 
 class MachineEvent(NamedTuple):
     """*message* is the reason, for a person: of a pause or reset, why a pause did not come about, how a guest panicked,
-    which file of the host fails, the outcome."""
+    which file of the host fails, the outcome; the name of the device that was plugged in or is gone."""
 
     kind: Kind
     message: str = ""

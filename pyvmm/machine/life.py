@@ -384,6 +384,20 @@ class Life:
 
         self.queue(run)
 
+    def before_going_on(self, function: Callable[[], object]) -> None:
+        """For a callback: run *function* in the loop's thread while everything stands still, before the guest executes
+        anything more. What it raises ends the machine; where that does not stand still, "pause-failed" is told."""
+
+        def run() -> None:
+            try:
+                self._stand_for("it", function)
+            except UserError as error:
+                if self.outcome is None:
+                    self._emit("pause-failed", str(error))
+
+        self.cpus.hold()
+        self.queue(run)
+
     def stand_until_started(self, function: Callable[[], object]) -> None:
         """Run *function*, which gives a machine that was not started the state of another; its clocks stand from there
         until it is started."""

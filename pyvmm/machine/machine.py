@@ -32,6 +32,7 @@ from pyvmm.trace import Sink
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
+    from pyvmm.device_spec import DeviceSpec
     from pyvmm.machine.replacing import Replacer
     from pyvmm.machine.saved import Saved
     from pyvmm.machine.translation import Translated
@@ -195,6 +196,17 @@ class Machine:
         What of STATE did not go over is returned. Raises UserError, and the old one goes on."""
         return self.life.while_standing("replace()", lambda: self.replacer.replace(name, new))
 
+    def plug(self, device: str | DeviceSpec | object) -> Any:
+        """Plug in what `--device` would ("virtio-net,id=n1,backend=user"), or a device that you have made, and return
+        it; the guest is told. docs/hotplug.md. Raises UserError, and nothing has changed."""
+        return self.life.while_standing("plug()", lambda: self._built.plugger.plug(device))
+
+    def unplug(self, name: str, force: bool = False) -> bool:
+        """Ask the guest to let go of device *name*: false, and the event "unplugged" comes when it has. True where it
+        is gone at once: by *force* from behind a root port, or before the machine has started. Raises UserError where
+        the guest could not let go of it."""
+        return self.life.while_standing("unplug()", lambda: self._built.plugger.unplug(name, force))
+
     def end(self, outcome: Outcome | None = None) -> None:
         """End it, with QUIT where no *outcome* is given; the first outcome stands. From a signal handler and inside a
         callback too."""
@@ -209,7 +221,12 @@ class Machine:
 
     def power_button(self) -> None:
         """Press the power button: a guest with an ACPI driver shuts down, another one takes no notice."""
-        self.life.loop.post(self.board.acpi_pm.power_button)
+
+        def press() -> None:
+            self.events(MachineEvent("power-button"))
+            self.board.acpi_pm.power_button()
+
+        self.life.loop.post(press)
 
     def nmi(self) -> None:
         """The NMI button: every vCPU gets one, unless the guest has masked NMIs through port 0x70."""

@@ -88,6 +88,7 @@ class Replacer:
             raise UserError(f"it stays what it was, for its driver would find another: {error}") from None
         newer = self._board.parts.newer
         newer[:] = [part for part in newer if part is not old] + [new]
-        self._board.devices[name] = inner(new)
+        assert self._slots is not None
+        self._slots.replaced(name, new)
         old.close()
         return left

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.backends.disks import Disks
@@ -19,7 +21,8 @@ from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
 from pyvmm.machine.loading import blaming
-from pyvmm.machine.registry import BoardDevice, Services, as_function, inner, make
+from pyvmm.machine.registry import BoardDevice, Services, as_function, find, inner, make
+from pyvmm.pci.bridge import PciBridge
 from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
@@ -50,31 +53,86 @@ class Slots:
     def __init__(self, board: Pc) -> None:
         self._board = board
         self._ports: list[RootPort] = []
+        self.functions: dict[str, PciDevice] = {}
+        """The PCI functions that may be unplugged again, by the names of their devices."""
         self.specs: dict[str, DeviceSpec] = {}
         """What devices were made from, by name, but for those that somebody else has made."""
 
-    def plug(self, wanted: DeviceSpec | object) -> object:
-        """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned."""
+    def plug(self, wanted: DeviceSpec | object, *, running: bool = False) -> object:
+        """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned. In a machine
+        that is *running* already only a PCI function can come, and to where it can go again."""
         spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
+        if running and not _is_function(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
+            raise UserError(f"device {spec}: it comes with the machine, and cannot be plugged in later")
         name = self._name(spec)
         device = make(self._numbered(spec), self._services(name)) if wanted is spec else as_function(wanted)
-        if isinstance(device, PciDevice):
-            self._add(spec, device, *self._place(spec, device), self._board.trace.channel(name))
-        else:
-            from pyvmm.pci.ata_disk import AtaDisk  # few want a device that is no PCI function
-
-            if spec.port is not None or spec.slot is not None:
-                raise UserError(f"device {spec}: no PCI device: leave port and slot away")
-            if isinstance(device, AtaDisk):
-                self._add_ata_disk(spec, device)
-            else:
-                self._add_to_board(spec, device)
+        try:
+            self._put(spec, name, device, running)
+        except BaseException:
+            self._discard(device)
+            raise
         plugged = inner(device)
         self._board.devices[name] = plugged
         if wanted is spec:
             self.specs[name] = spec
+        if isinstance(device, PciDevice) and not isinstance(device, RootPort):
+            self.functions[name] = device
         self._tell_router(plugged)
         return plugged
+
+    def _put(self, spec: DeviceSpec, name: str, device: PciDevice | BoardDevice | AtaDisk, running: bool) -> None:
+        if isinstance(device, PciDevice):
+            self._add(spec, device, *self._place(spec, device, running), self._board.trace.channel(name))
+            return
+        from pyvmm.pci.ata_disk import AtaDisk  # few want a device that is no PCI function
+
+        if spec.port is not None or spec.slot is not None:
+            raise UserError(f"device {spec}: no PCI device: leave port and slot away")
+        if isinstance(device, AtaDisk):
+            self._add_ata_disk(spec, device)
+        else:
+            self._add_to_board(spec, device)
+
+    def _discard(self, device: PciDevice | BoardDevice | AtaDisk) -> None:
+        """What could not be plugged in gives back what it has."""
+        if isinstance(device, PciDevice):
+            with suppress(Exception):  # the user's own code may raise again; what it raised first is told
+                bus = self._board.pci.bus_of(device)
+                if bus is not None:
+                    bus.remove(device)
+            with suppress(Exception):
+                device.close()
+
+    def unplug(self, name: str) -> None:
+        """Take device *name*, which is among `functions`, out, and let it give back what it has."""
+        function = self.functions.pop(name)
+        self.specs.pop(name, None)
+        device = self._board.devices.pop(name)
+        try:
+            self._board.hotplug.remove(function)
+        finally:
+            self._board.router.remove(device)
+            newer = self._board.parts.newer
+            newer[:] = [part for part in newer if part is not function]
+            function.close()
+
+    def replaced(self, name: str, new: PciDevice) -> None:
+        """*new* is in the place of device *name*."""
+        self._board.devices[name] = inner(new)
+        self.functions[name] = new
+
+    def place_of(self, name: str) -> DeviceSpec:
+        """What device *name* would be asked for by, to be where it is and to be called what it is."""
+        board = self._board
+        spec = self.specs.get(name) or DeviceSpec(type(board.devices[name]).__name__)
+        for function in board.pci.all_functions():
+            if inner(function) is board.devices[name]:
+                port = board.hotplug.port_of(function)
+                if port is not None:
+                    return replace(spec, id=name, port=self._ports.index(port), slot=None)
+                slot = next(devfn >> 3 for devfn, other in board.pci.root.functions.items() if other is function)
+                return replace(spec, id=name, port=None, slot=slot)
+        return replace(spec, id=name)
 
     def make_again(self, name: str) -> object:
         """Device *name* by its spec once more."""
@@ -133,7 +191,7 @@ class Slots:
             name = f"{spec.kind}-{number}"
         return name
 
-    def _place(self, spec: DeviceSpec, device: PciDevice) -> tuple[PciBus, int]:
+    def _place(self, spec: DeviceSpec, device: PciDevice, running: bool) -> tuple[PciBus, int]:
         root = self._board.pci.root
         if spec.port is not None and isinstance(device, RootPort):
             raise UserError(f"device {spec}: a root port is on bus 0: leave port away")
@@ -141,6 +199,8 @@ class Slots:
             if not (0 <= spec.port < len(self._ports)) or self._ports[spec.port].child.functions:
                 raise UserError(f"device {spec}: root port {spec.port} does not exist or is taken")
             return self._ports[spec.port].child, spec.slot or 0
+        if running:
+            return self._place_later(spec)
         if spec.slot is not None:
             return root, spec.slot
         if isinstance(device, RootPort):
@@ -149,6 +209,22 @@ class Slots:
             return root, root.free_slot()
         except ValueError as error:
             raise UserError(f"device {spec}: {error}: leave a device away, or put one behind a root port") from None
+
+    def _place_later(self, spec: DeviceSpec) -> tuple[PciBus, int]:
+        root, slots = self._board.pci.root, self._board.hotplug.slots
+        taken = {devfn >> 3 for devfn in root.functions}
+        if spec.slot is not None:
+            if spec.slot not in slots:
+                there = ", ".join(map(str, slots))
+                raise UserError(f"device {spec}: nothing can be plugged into slot {spec.slot} later, but into {there}")
+            return root, spec.slot
+        for slot in slots:
+            if slot not in taken:
+                return root, slot
+        for port in self._ports:
+            if not port.child.functions:
+                return port.child, 0
+        raise UserError(f"device {spec}: no slot is free: unplug a device, or start with more --root-ports")
 
     def _add(self, spec: DeviceSpec, device: PciDevice, bus: PciBus, slot: int, trace: Channel) -> None:
         if isinstance(device, RootPort):
@@ -189,6 +265,13 @@ class Slots:
                 router.add_virtio_mouse(device)
             case VirtioTablet():
                 router.add_virtio_tablet(device)
+
+
+def _is_function(kind: type) -> bool:
+    """Whether what is made of *kind* is a PCI function that can come and go."""
+    from pyvmm.virtio.device import VirtioDevice
+
+    return issubclass(kind, (PciDevice, VirtioDevice)) and not issubclass(kind, PciBridge)
 
 
 def plug_in(config: MachineConfig, board: Pc) -> Slots:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NoReturn
 
 from pyvmm.board.pages import Pages, RamPages
 from pyvmm.board.pages import Progress as Progress
@@ -21,7 +23,9 @@ from pyvmm.machine.identity import Identity, MachineState
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
     from pyvmm.board.placement import Parts
+    from pyvmm.config import MachineConfig
     from pyvmm.machine.life import Life
+    from pyvmm.machine.plugging import Plugger
     from pyvmm.machine.saved import Saved
     from pyvmm.machine.verdicts import Verdicts
     from pyvmm.vcpu.kernel_time import KernelTime
@@ -36,6 +40,10 @@ class Snapshot:
     pages: Pages
     ram: RamPages
     board_parts: Parts
+    devices: dict[str, str]
+    """What was where, by name."""
+    config: Callable[[], MachineConfig]
+    """The configuration that makes a machine with these devices. Raises UserError."""
 
     @property
     def size(self) -> int:
@@ -52,17 +60,26 @@ class Snapshot:
 
         with self.ram.reading():
             state = replace(self.state, parts=self.board_parts.portable(self.state.parts))
-            saved.save(self.identity, state, self.ram.runs(self.pages), os.fspath(path), progress)
+            identity = replace(self.identity, config=self.config())
+            saved.save(identity, state, self.ram.runs(self.pages), os.fspath(path), progress)
 
 
 class Snapshots:
     """Of one machine; both methods in the loop's thread, while all stands still."""
 
     def __init__(
-        self, life: Life, board: Pc, verdicts: Verdicts, time: KernelTime, identity: Identity, saved: Saved | None
+        self,
+        life: Life,
+        board: Pc,
+        verdicts: Verdicts,
+        time: KernelTime,
+        identity: Identity,
+        saved: Saved | None,
+        plugger: Plugger,
     ) -> None:
         self._life = life
         self._identity = identity
+        self._plugger = plugger
         self._board = board
         self._verdicts = verdicts
         self._time = time
@@ -84,12 +101,23 @@ class Snapshots:
         weakref.finalize(pages, life.loop.post, self.ram.release_unused)
         with life.lock:
             life.events(MachineEvent("snapshot"))
-        return Snapshot(self._identity, MachineState(parts, vcpus, now, time), pages, self.ram, self._board.parts)
+        state = MachineState(parts, vcpus, now, time)
+        return Snapshot(
+            self._identity, state, pages, self.ram, self._board.parts, self._plugger.devices(), self._config()
+        )
+
+    def _config(self) -> Callable[[], MachineConfig]:
+        try:
+            config = self._plugger.config(self._identity.config)
+        except UserError as error:
+            return partial(_refuse, str(error))
+        return lambda: config
 
     def go_back(self, snapshot: Snapshot) -> None:
         """Raises UserError where it is of another machine, or a disk is not what it was; then nothing has changed."""
         if not self.ram.holds(snapshot.pages):
             raise UserError("this snapshot is of another machine: restore one that this machine has made")
+        self._check_devices(snapshot.devices)
         life = self._life
         life.loop.run_once(0)  # what has rung or was posted belongs to the time that is left now
         with life.lock:
@@ -101,6 +129,16 @@ class Snapshots:
             self._verdicts.restarted()
             life.events(MachineEvent("restored"))
 
+    def _check_devices(self, then: dict[str, str]) -> None:
+        """Raises UserError where others are plugged in than *then*: the guest would find them changed."""
+        now = self._plugger.devices()
+        for name, place in now.items():
+            if then.get(name) != place:
+                raise UserError(f"device {name} was not there when the snapshot was taken: unplug it first")
+        for name, place in then.items():
+            if name not in now:
+                raise UserError(f"device {name} was there when the snapshot was taken: plug in {place} first")
+
     def begin_with(self, state: MachineState) -> None:
         """What was saved of another machine alike, whose RAM this one has, before it starts."""
         with self._life.lock:
@@ -111,3 +149,7 @@ class Snapshots:
         self._board.parts.load(state.parts)
         self._life.cpus.load(state.vcpus)
         self._time.load(state.time)
+
+
+def _refuse(why: str) -> NoReturn:
+    raise UserError(why)

@@ -8,7 +8,7 @@ PCI-to-PCI Bridge Architecture Specification 1.2, chapter 3.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import ClassVar, Final
 
 from pyvmm.irq import Irq
 from pyvmm.pci.bar import Bar, Claim, Span
@@ -53,9 +53,13 @@ class PciBridge(PciDevice):
     header_type = PCI_HEADER_TYPE_BRIDGE
     class_code = PCI_CLASS_BRIDGE_PCI
     child: PciBus
-    STATE = ()
+    STATE: ClassVar[tuple[str, ...]] = ()
     reserved_buses = 0
     """Bus numbers that firmware keeps for bridges that are plugged in later, beyond those behind it at the start."""
+    reserved_memory = 0
+    """Bytes of its memory window that firmware keeps for what is plugged in later; a multiple of 1 MiB."""
+    reserved_io = 0
+    """Of its I/O window, where there is room; a multiple of 4 KiB."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -40,6 +40,8 @@ class _Need(NamedTuple):
     place: Callable[[int], None]
     bits64: bool = False
     """It may be above 4 GiB."""
+    empty: bool = False
+    """A window with nothing behind it yet: it goes behind all others."""
 
 
 def assign_resources(
@@ -48,11 +50,12 @@ def assign_resources(
     """Number the buses, place every BAR in [start, end) of *io* and *memory* (below 4 GiB), turn decoding on. Where
     those do not fit, 64-bit BARs of bus 0 go to *memory64*, the largest first.
 
-    Raises ValueError if they do not fit.
+    Raises ValueError if they do not fit. What bridges keep for later of the I/O ports is left out where it does not.
     """
     _number(host.root, 0)
-    _place("I/O ports", _needs(host.root, io=True), io)
-    low, high = _needs(host.root, io=False), list[_Need]()
+    spare_io = _layout([need._replace(place=_nowhere) for need in _needs(host.root, io=True, spare=True)], io[0])
+    _place("I/O ports", _needs(host.root, io=True, spare=spare_io <= io[1]), io)
+    low, high = _needs(host.root, io=False, spare=True), list[_Need]()
     movable = sorted((need for need in low if need.bits64), key=lambda need: need.size) if memory64 is not None else []
     while movable and _layout([need._replace(place=_nowhere) for need in low], memory[0]) > memory[1]:
         high.append(movable.pop())
@@ -90,12 +93,13 @@ def _number(bus: PciBus, number: int) -> int:
     return last
 
 
-def _needs(bus: PciBus, io: bool) -> list[_Need]:
+def _needs(bus: PciBus, io: bool, spare: bool) -> list[_Need]:
+    """With *spare*, of what bridges keep for later too."""
     needs = []
     for _, function in sorted(bus.functions.items()):
         needs += [_bar_need(function, bar) for bar in function.bars.values() if bar.io == io]
         if isinstance(function, PciBridge):
-            needs.append(_bridge_need(function, io))
+            needs.append(_bridge_need(function, io, spare))
     return needs
 
 
@@ -108,11 +112,12 @@ def _bar_need(function: PciDevice, bar: Bar) -> _Need:
     return _Need(bar.size, bar.size, place, bar.bits64)
 
 
-def _bridge_need(bridge: PciBridge, io: bool) -> _Need:
-    behind = _needs(bridge.child, io)
+def _bridge_need(bridge: PciBridge, io: bool, spare: bool) -> _Need:
+    behind = _needs(bridge.child, io, spare)
     align = IO_WINDOW if io else MEMORY_WINDOW
     align = max([align, *(need.align for need in behind)])
-    size = (_layout([need._replace(place=_nowhere) for need in behind], 0) + align - 1) & ~(align - 1)
+    kept = (bridge.reserved_io if io else bridge.reserved_memory) if spare else 0
+    size = max(kept, (_layout([need._replace(place=_nowhere) for need in behind], 0) + align - 1) & ~(align - 1))
 
     def place(base: int) -> None:
         if not size:
@@ -126,12 +131,12 @@ def _bridge_need(bridge: PciBridge, io: bool) -> _Need:
             bridge.config_write(PCI_MEMORY_BASE, 2, base >> 16 & 0xFFF0)
             bridge.config_write(PCI_MEMORY_LIMIT, 2, limit >> 16 & 0xFFF0)
 
-    return _Need(size, align, place)
+    return _Need(size, align, place, empty=not any(need.size for need in behind))
 
 
 def _layout(needs: list[_Need], start: int) -> int:
-    """Place *needs* from *start* up, the largest alignment first; returns the end of the last."""
-    for need in sorted(needs, key=lambda need: -need.align):
+    """Place *needs* from *start* up, the largest alignment first, empty windows last; returns the end of the last."""
+    for need in sorted(needs, key=lambda need: (need.empty, -need.align)):
         if need.size:
             start = (start + need.align - 1) & ~(need.align - 1)
             need.place(start)

@@ -108,7 +108,7 @@ def test_what_lspci_says_of_the_bridges(guest: Guest) -> None:
     for text in (
         "I/O+ Mem+ BusMaster+",
         "Bus: primary=00, secondary=01, subordinate=01",
-        "Express (v2) Root Port (Slot-)",
+        "Express (v2) Root Port (Slot+)",
         "Speed 2.5GT/s",
         "Width x1",
         "DLActive+",

@@ -16,6 +16,7 @@ from pyvmm.devices.i8254 import I8254
 from pyvmm.devices.i8259 import I8259Pair
 from pyvmm.devices.ioapic import IOAPIC_PINS, IoApic
 from pyvmm.devices.pc_testdev import PcTestdev
+from pyvmm.devices.pci_hotplug import PCI_HOTPLUG_LENGTH, PciHotplug
 from pyvmm.devices.post_port import PostPort
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.devices.ps2_mouse import BUTTONS, Ps2Mouse
@@ -234,6 +235,13 @@ def i8042(now: int) -> Twin:
     return Twin(part, clock, [(chip, 5)], hands, lines, told, longest=200_000_000)
 
 
+def pci_hotplug(now: int) -> Twin:
+    told = list[object]()
+    part = PciHotplug(lambda: 0x1234, lambda: told.append("event"), told.append)
+    hands = [lambda n: part.plugged(n & 31), lambda n: part.unplugged(n & 31), lambda n: part.ask_to_eject(n & 31)]
+    return Twin(part, FakeClock(now), [(part, PCI_HOTPLUG_LENGTH)], hands, told=told)
+
+
 def uart16550(now: int) -> Twin:
     clock, irq, told = FakeClock(now), FakeIrq(), list[object]()
     part = Uart16550(irq, told.append, clock)
@@ -280,6 +288,7 @@ CHIPS: Final[dict[str, Callable[[int], Twin]]] = {
         i8259,
         ioapic,
         pc_testdev,
+        pci_hotplug,
         port_61,
         port_92,
         post_port,

@@ -87,6 +87,10 @@ class ConfigDoor:
         self._function.config_write(offset, size, value)
 
 
+def _told(call: Callable[[], None], _n: int) -> None:
+    call()
+
+
 def plugged(now: int, *functions: PciDevice, behind: PciDevice | None = None) -> Twin:
     """Functions in slots 3, 4 …, their BARs placed and on; *behind* the first, which is a bridge, another."""
     board = Board(doorbells=False, ram=GuestMemory.of_size(1 << 21))
@@ -97,6 +101,9 @@ def plugged(now: int, *functions: PciDevice, behind: PciDevice | None = None) ->
         functions[0].child.add(behind, 0)
     doors: list[Door] = [(board.host.config_ports, 8)]
     hands: list[Hand] = []
+    for port in functions:
+        if isinstance(port, RootPort):
+            hands += [partial(_told, port.tell), partial(_told, port.ask_to_eject)]
     firmware: list[Hand] = []
     memory, io = MEMORY_START, IO_START
     for function in (*functions, *([behind] if behind is not None else [])):

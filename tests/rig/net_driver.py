@@ -65,6 +65,31 @@ class FakeWire:
         self.closed = True
 
 
+class PeerWire(FakeWire):
+    """A host at the other end, 10.0.0.1, that answers ARP and ICMP echo; fragments too."""
+
+    MAC = b"\x52\x54\x00\x00\x00\x01"
+    IP = bytes((10, 0, 0, 1))
+
+    def send(self, frame: bytes | bytearray | memoryview) -> None:
+        super().send(frame)
+        frame = bytes(frame)
+        kind = frame[12:14]
+        if kind == b"\x08\x06" and frame[20:22] == b"\0\1" and frame[38:42] == self.IP:  # who has it?
+            answer = frame[14:20] + b"\0\2" + self.MAC + self.IP + frame[22:32]
+        elif kind == b"\x08\x00" and frame[23] == 1 and frame[30:34] == self.IP:
+            payload = frame[34:]
+            if (
+                not struct.unpack(">H", frame[20:22])[0] & 0x1FFF
+            ):  # the first fragment has the header: reply, not request
+                checksum = struct.unpack(">H", payload[2:4])[0] + 0x0800
+                payload = b"\0\0" + struct.pack(">H", (checksum & 0xFFFF) + (checksum >> 16)) + payload[4:]
+            answer = frame[14:26] + self.IP + frame[26:30] + payload
+        else:
+            return
+        self.give(frame[6:12] + self.MAC + kind + answer)
+
+
 class FakeOffloadWire(FakeWire):
     """With a header before each frame."""
 

@@ -247,7 +247,7 @@ def test_a_function_behind_a_port_is_an_express_endpoint_with_the_link_up(board:
     board.host.root.add(port, 4)
     bridge = board.ecam(0, 4)
     at = bridge.find(0x10)
-    assert bridge.read(at + 2, 2) == 0x0042
+    assert bridge.read(at + 2, 2) == 0x0142
     assert bridge.read(at + 0x12, 2) == 0x0001
     port.child.add(toy, 0)
     assert bridge.read(at + 0x12, 2) == 0x2011

@@ -37,7 +37,21 @@ def test_every_bar_answers_also_behind_a_port() -> None:
             ]
     assert [(port.secondary, port.subordinate) for port in ports] == [(1, 1), (2, 2), (3, 3)]
     assert board.ecam(3).read(0, 4) == 0x11E81234
-    assert ports[1].window(False, 0, 1 << 32) == [], "nothing behind it, no window"
+    for io, (low, high) in ((True, IO), (False, MEMORY)):
+        windows = [span for port in ports for span in port.window(io, 0, 1 << 32)]
+        assert [end - start for start, end in windows] == [0x1000 if io else 16 << 20] * 3, "room for what may come"
+        assert all(low <= start and end <= high for start, end in windows) and len(set(windows)) == 3
+
+
+def test_io_ports_that_nobody_needs_yet_are_left_out_where_there_are_not_enough() -> None:
+    board = Board()
+    ports, toy = [RootPort(n) for n in range(4)], Toy()
+    for slot, port in enumerate(ports, 4):
+        board.host.root.add(port, slot)
+    board.host.root.add(toy, 9)
+    assign_resources(board.host, IO, MEMORY)
+    assert [port.window(True, 0, 0x10000) for port in ports] == [[], [], [], []]
+    assert any(bar.io and bar.address(toy.config) for bar in toy.bars.values())
 
 
 def test_buses_in_reserve() -> None:

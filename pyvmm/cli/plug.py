@@ -1,0 +1,31 @@
+"""`pyvmm plug SOCKET SPEC` and `pyvmm unplug SOCKET ID`: devices of a machine that runs elsewhere, by QMP."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm.cli.stdio import complain
+from pyvmm.control.qmp.client import QmpClient
+from pyvmm.device_spec import DeviceSpec
+
+
+def plug(path: str, device: str) -> int:
+    """Ask the machine behind socket *path* for *device*, written as `--device` has it; the exit status. A file of the
+    user's own is that of this directory. Raises UserError."""
+    spec = DeviceSpec.parse(device)
+    name = spec.name if spec.file is None else f"{os.path.abspath(spec.file)}:{spec.kind}"
+    places = {key: getattr(spec, key) for key in ("id", "port", "slot") if getattr(spec, key) is not None}
+    with QmpClient(path) as client:
+        client.execute("device_add", driver=name, **dict(spec.arguments), **places)
+    return 0
+
+
+def unplug(path: str, name: str, force: bool) -> int:
+    """Ask it to do without device *name*, and wait until its guest has let go of that; the exit status. Raises
+    UserError."""
+    with QmpClient(path) as client:
+        client.execute("device_del", id=name, **({"force": True} if force else {}))
+        if not force:
+            complain(f"pyvmm: waiting for the guest to let go of {name} (Ctrl-C: do not wait)")
+        client.wait_for("DEVICE_DELETED", device=name)
+    return 0

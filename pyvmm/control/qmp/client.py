@@ -1,0 +1,92 @@
+"""A small client of QMP: `pyvmm plug` and `pyvmm unplug` are it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from types import TracebackType
+from typing import Any, Final, Self
+
+from pyvmm.errors import UserError, printable
+
+LINE_LIMIT: Final = 1 << 20
+"""Bytes of one answer."""
+Message = dict[str, Any]
+
+
+class QmpRefused(UserError):
+    """The machine does not do it: *kind* is the error class."""
+
+    def __init__(self, description: str, kind: str) -> None:
+        super().__init__(description)
+        self.kind = kind
+
+
+class QmpClient:
+    """Connected to the socket at *path*, and done with negotiation; a context manager. Raises UserError where nobody
+    is there who speaks QMP."""
+
+    def __init__(self, path: str) -> None:
+        self._shown = printable(path)
+        self._socket = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.connect(path)
+            self._lines = self._socket.makefile("rb")
+            if "QMP" not in self._read():
+                raise self._error("whoever is there does not speak QMP")
+            self._events: list[Message] = []
+            self.execute("qmp_capabilities")
+        except OSError as error:
+            self._socket.close()
+            raise self._error(f"{error.strerror}: is there a machine with --qmp?") from None
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def _error(self, why: str) -> UserError:
+        return UserError(f"socket {self._shown}: {why}")
+
+    def _read(self) -> Message:
+        try:
+            line = self._lines.readline(LINE_LIMIT)
+            message = json.loads(line) if line.endswith(b"\n") else None
+        except (ValueError, RecursionError):
+            message = None
+        if not line:
+            raise self._error("the machine has ended")
+        if not isinstance(message, dict):
+            raise self._error("whoever is there does not speak QMP")
+        return message
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """What *command* returns. Raises QmpRefused, and UserError where the machine ends meanwhile."""
+        try:
+            self._socket.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
+        except OSError:  # it may have said why, and then that it ends
+            pass
+        while True:
+            message = self._read()
+            if "event" in message:
+                self._events.append(message)
+            elif "error" in message:
+                error = message["error"]
+                raise QmpRefused(printable(str(error.get("desc"))), str(error.get("class")))
+            else:
+                return message.get("return")
+
+    def wait_for(self, name: str, **data: object) -> None:
+        """Until event *name* comes, with *data* in it. Raises UserError where the machine ends before."""
+        while True:
+            event = self._events.pop(0) if self._events else self._read()
+            if event.get("event") == name and data.items() <= event.get("data", {}).items():
+                return
+
+    def close(self) -> None:
+        self._lines.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()

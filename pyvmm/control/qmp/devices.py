@@ -1,0 +1,42 @@
+"""Commands that plug devices in and out (QEMU, qapi/qdev.json); a driver is what `--device` names, with its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pyvmm.control.qmp.command import Command
+from pyvmm.control.qmp.messages import DEVICE_NOT_FOUND, QmpError
+from pyvmm.device_spec import DeviceSpec
+from pyvmm.machine.machine import Machine
+
+
+def _device_add(machine: Machine, arguments: Mapping[str, Any]) -> object:
+    settings = {}
+    for key, value in arguments.items():
+        if key == "driver":
+            continue
+        if isinstance(value, bool):
+            settings[key] = "on" if value else "off"
+        elif isinstance(value, (str, int, float)):
+            settings[key] = str(value)
+        else:
+            raise QmpError(f"Invalid parameter type for '{key}', expected: string")
+        if "\0" in settings[key]:
+            raise QmpError(f"Parameter '{key}' has a NUL, which nothing may have")
+    machine.plug(DeviceSpec.of(arguments["driver"], settings))
+    return {}
+
+
+def _device_del(machine: Machine, arguments: Mapping[str, Any]) -> object:
+    name = arguments["id"]
+    if name not in machine.call(lambda: machine.board.devices):
+        raise QmpError(f"Device '{name}' not found", DEVICE_NOT_FOUND)
+    machine.unplug(name, arguments.get("force", False))
+    return {}
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "device_add": Command(_device_add, needs={"driver": str}, takes={"id": str}, free=True),
+    "device_del": Command(_device_del, needs={"id": str}, takes={"force": bool}),
+}

@@ -1,0 +1,189 @@
+"""Where QMP's clients connect: a Unix socket, and a thread that serves one client at a time.
+
+with QmpServer(machine, "/run/user/1000/qmp"):
+    machine.run()
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from collections import deque
+from types import TracebackType
+from typing import Final, Self
+
+from pyvmm import threads
+from pyvmm.backends.unix_socket import listen
+from pyvmm.control.qmp import events
+from pyvmm.control.qmp.life import REASON, version
+from pyvmm.control.qmp.messages import (
+    COMMAND_NOT_FOUND,
+    Garbage,
+    QmpError,
+    Reader,
+    Request,
+    encode,
+    error_reply,
+)
+from pyvmm.control.qmp.table import COMMANDS, NEGOTIATE
+from pyvmm.errors import UserError
+from pyvmm.machine.event import MachineEvent
+from pyvmm.machine.machine import Machine
+
+SEND_TIMEOUT: Final = 10.0
+"""Seconds: a client that reads nothing for so long is gone."""
+GOODBYE: Final = 1.0
+"""Seconds that it gets to hear the last."""
+EVENT_LIMIT: Final = 1024
+"""Events that wait for the client; where it takes none, the oldest are lost."""
+
+
+class QmpServer:
+    """Lets QMP's clients into *machine* at the Unix socket *path*, which only this user may connect to. A context
+    manager; raises UserError for what cannot be listened at."""
+
+    def __init__(self, machine: Machine, path: str) -> None:
+        self._machine = machine
+        self._path = path
+        try:
+            self._listener = listen(path)
+        except UserError as error:
+            raise UserError(f"--qmp: {error}") from None
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._closing = False
+        self._events: deque[bytes] | None = None
+        """What the client is to be told; None while there is none that has negotiated."""
+        self._tap = machine.events.add(self._told)
+        self._thread = threading.Thread(target=self._main, name="qmp", daemon=True)
+        threads.start(self._thread)
+
+    def close(self) -> None:
+        """Let the client hear what there is to tell, and end; once is enough."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake()
+        self._thread.join()
+        self._tap.remove()
+        self._listener.close()
+        os.close(self._wake_fd)
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        self._machine.resume(REASON)  # whom it has stopped, nobody can let go on any more
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    # Under the machine lock
+
+    def _told(self, event: MachineEvent) -> None:
+        waiting = self._events
+        if waiting is not None:
+            waiting.extend(events.of(event, self._machine.outcome))
+            self._wake()
+
+    # The thread
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _main(self) -> None:
+        poll = select.poll()
+        poll.register(self._listener, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        while not self._closing:
+            ready = dict(poll.poll())
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            if self._listener.fileno() in ready and not self._closing:
+                self._accept()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone again, or there are no descriptors: the next one may come
+            return
+        with client:
+            client.settimeout(SEND_TIMEOUT)
+            try:
+                self._serve(client)
+            except OSError:  # the client is gone
+                pass
+            finally:
+                self._events = None
+
+    def _serve(self, client: socket.socket) -> None:
+        """Until the client is gone, or the server closes."""
+        client.sendall(encode({"QMP": {"version": version(), "capabilities": []}}))
+        reader = Reader()
+        poll = select.poll()
+        poll.register(client, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        while not self._closing:
+            ready = dict(poll.poll())
+            if self._wake_fd in ready:
+                os.eventfd_read(self._wake_fd)
+            if client.fileno() in ready:
+                data = client.recv(65536)
+                if not data:
+                    return
+                for request in reader.feed(data):
+                    client.sendall(self._answer(request))
+                    if isinstance(request, Garbage) and request.last:
+                        _say_goodbye(client)
+                        return
+            self._tell(client)
+        self._tell(client)
+        _say_goodbye(client)
+
+    def _tell(self, client: socket.socket) -> None:
+        while self._events:
+            client.sendall(self._events.popleft())
+
+    def _answer(self, request: Request | Garbage) -> bytes:
+        try:
+            if isinstance(request, Garbage):
+                raise QmpError(request.why)
+            return encode({"return": self._execute(request), **request.tag})
+        except QmpError as error:
+            return error_reply(error, request.tag)
+        except UserError as error:
+            return error_reply(QmpError(str(error)), request.tag)
+
+    def _execute(self, request: Request) -> object:
+        name = request.execute
+        if self._events is None:
+            if name != NEGOTIATE:
+                raise QmpError(f"Expecting capabilities negotiation with '{NEGOTIATE}'", COMMAND_NOT_FOUND)
+            return self._negotiate(request)
+        if name == NEGOTIATE:
+            raise QmpError("Capabilities negotiation is already complete, command ignored", COMMAND_NOT_FOUND)
+        command = COMMANDS.get(name)
+        if command is None:
+            raise QmpError(f"The command {name} has not been found", COMMAND_NOT_FOUND)
+        return command.call(self._machine, command.checked(request.arguments))
+
+    def _negotiate(self, request: Request) -> object:
+        """There is no capability to choose."""
+        wanted = request.arguments.get("enable", [])
+        if not isinstance(wanted, list) or len(request.arguments) > ("enable" in request.arguments):
+            raise QmpError("Parameter 'enable' is an array, and all that there is")
+        if wanted:
+            raise QmpError(f"Capability {wanted[0]!s} is not available")
+        self._events = deque(maxlen=EVENT_LIMIT)
+        return {}
+
+
+def _say_goodbye(client: socket.socket) -> None:
+    """Let it read what was said last: a socket that is closed with something unread is reset."""
+    client.shutdown(socket.SHUT_WR)
+    client.settimeout(GOODBYE)
+    while client.recv(65536):
+        pass

@@ -1,0 +1,324 @@
+"""Devices that come and go in a machine that runs; what its guest would do, the tests do through the board's ports."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pyvmm import Machine, MachineConfig
+from pyvmm.board import layout
+from pyvmm.devices.acpi_pm import ACPI_ENABLE, GPE0_EN, GPE0_STS
+from pyvmm.devices.pci_hotplug import GPE_PCI_HOTPLUG, PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
+from pyvmm.errors import UserError
+from pyvmm.pci import regs
+from pyvmm.pci.root_port import RootPort
+from pyvmm.virtio.rng import VirtioRng
+
+IDIO16 = f"{Path(__file__).resolve().parents[2] / 'docs' / 'examples' / 'idio16.py'}:Idio16"
+FAULTY = """
+from pyvmm import PciDevice
+
+class Attached(PciDevice):
+    vendor_id, device_id = 0x1234, 1
+
+    def attached(self):
+        raise RuntimeError("not today")
+
+class Closed(PciDevice):
+    vendor_id, device_id = 0x1234, 2
+
+    def close(self):
+        raise RuntimeError("not today either")
+"""
+
+
+class Running:
+    """A machine that runs, and its guest's driver of hot-plug."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.events: list[tuple[str, str]] = []
+        machine.events.add(lambda event: self.events.append((event.kind, event.message)))
+
+    def read(self, register: int) -> int:
+        return self.machine.call(lambda: self.machine.board.pio.read(layout.PCI_HOTPLUG + register, 4))
+
+    def write(self, register: int, value: int) -> None:
+        self.machine.call(lambda: self.machine.board.pio.write(layout.PCI_HOTPLUG + register, 4, value))
+
+    def turn_acpi_on(self) -> None:
+        def turn_on() -> None:
+            self.machine.board.pio.write(layout.APM, 1, ACPI_ENABLE)
+            self.machine.board.pio.write(layout.ACPI_PM + GPE0_EN, 2, 1 << GPE_PCI_HOTPLUG)
+
+        self.machine.call(turn_on)
+
+    def take_event(self) -> bool:
+        """Whether the general-purpose event has come since."""
+
+        def take() -> bool:
+            port, bit = layout.ACPI_PM + GPE0_STS, 1 << GPE_PCI_HOTPLUG
+            came = bool(self.machine.board.pio.read(port, 2) & bit)
+            self.machine.board.pio.write(port, 2, bit)
+            return came
+
+        return self.machine.call(take)
+
+    def port(self, number: int = 0) -> RootPort:
+        port = self.machine.board.pci.root.functions[regs.pci_devfn(layout.ROOT_PORT_SLOT + number, 0)]
+        assert isinstance(port, RootPort)
+        return port
+
+    def express(self, register: int, value: int | None = None) -> int:
+        """Of port 0: its PCI Express capability's register, which is written where there is a *value*."""
+        port = self.port()
+        at = port.config.find_capability(regs.PCI_CAP_ID_EXP) + register
+        if value is not None:
+            self.machine.call(lambda: port.config_write(at, 2, value))
+            return value
+        return self.machine.call(lambda: port.config_read(at, 2))
+
+    def gone(self, name: str) -> bool:
+        return self.machine.wait(lambda: name not in self.machine.board.devices)
+
+
+@contextmanager
+def running(**config: object) -> Iterator[Running]:
+    with Machine(MachineConfig(guest="keyboard", root_ports=2, **config)) as machine:  # type: ignore[arg-type]
+        assert machine.wait(lambda: "> " in machine.screen, 60)
+        yield Running(machine)
+
+
+def test_a_device_comes_to_bus_0_and_goes_when_the_guest_ejects_it() -> None:
+    with running() as now:
+        now.turn_acpi_on()
+        device = now.machine.plug("virtio-rng,id=r1")
+        assert now.machine.parts["r1"] is device and isinstance(device, VirtioRng)
+        assert now.take_event() and now.read(PCI_UP_BASE) == 1 << 1
+        assert now.machine.board.pci.find(0, regs.pci_devfn(1, 0)) is not None
+        assert now.machine.unplug("r1") is False
+        assert now.take_event() and now.read(PCI_DOWN_BASE) == 1 << 1
+        assert "r1" in now.machine.parts, "it waits for the guest"
+        assert now.machine.unplug("r1") is False and now.take_event(), "one may ask again"
+        now.write(PCI_EJ_BASE, 1 << 1)
+        assert now.gone("r1")
+        assert now.machine.board.pci.find(0, regs.pci_devfn(1, 0)) is None
+        assert [event for event in now.events if "plug" in event[0]] == [("plugged", "r1"), ("unplugged", "r1")]
+        now.machine.plug("virtio-rng,id=r1")
+        assert now.read(PCI_UP_BASE) == 1 << 1
+
+
+def test_a_device_comes_to_a_port_and_goes_when_the_guest_looks_again() -> None:
+    with running() as now:
+        now.express(regs.PCI_EXP_SLTCTL, 0x1028)
+        now.machine.plug("virtio-rng,id=r1,port=0")
+        assert now.express(regs.PCI_EXP_SLTSTA) == 0x148
+        now.express(regs.PCI_EXP_SLTSTA, 0x108)
+        assert now.machine.unplug("r1") is False
+        now.express(regs.PCI_EXP_SLTSTA, 0x108)
+        assert "r1" in now.machine.parts
+        assert not now.express(regs.PCI_EXP_LNKSTA) & regs.PCI_EXP_LNKSTA_DLLLA
+        assert now.gone("r1")
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_nothing_is_left_behind(irqchip: str, tmp_path: Path) -> None:
+    """Descriptors, addresses, routes and names after the first and after the twentieth time."""
+    image = tmp_path / "disk"
+    image.write_bytes(bytes(65536))
+    devices = (
+        "virtio-rng",
+        f"virtio-blk,path={image}",
+        "virtio-keyboard",
+        f"ne2k,to=socket:{tmp_path / 'net'}",
+        IDIO16,
+    )
+
+    def held(machine: Machine) -> tuple[object, ...]:
+        gc.collect()
+        board = machine.board
+        ranges = len(board.mmio.ranges), len(board.pio.ranges)
+        return len(os.listdir("/proc/self/fd")), ranges, sorted(board.parts.with_state()), sorted(board.devices)
+
+    def round_trip(now: Running) -> None:
+        for device in devices:
+            now.machine.plug(f"{device},id=it")
+            now.machine.unplug("it")
+            now.write(PCI_EJ_BASE, 0xFFFFFFFF)
+            assert now.gone("it")
+            now.machine.plug(f"{device},id=it,port=1")
+            now.machine.call(lambda: now.machine.board.pci.parts())
+            assert now.machine.unplug("it", force=True)
+
+    with running(irqchip=irqchip) as now:
+        now.turn_acpi_on()
+        round_trip(now)
+        before = held(now.machine)
+        for _ in range(20):
+            round_trip(now)
+        assert held(now.machine) == before
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("root-port", "device root-port: it comes with the machine, and cannot be plugged in later"),
+        ("testdev", "device testdev: it comes with the machine"),
+        ("ata-disk,path=/dev/null", "it comes with the machine"),
+        ("virtio-rang", "name one that there is: did you mean virtio-rng?"),
+        ("virtio-rng,slot=0x1e", "nothing can be plugged into slot 30 later, but into 1, 2, 3, 4, 5, 6, 7, 8, 9"),
+        ("virtio-rng,slot=1", "PCI place 01.0 is taken"),
+        ("virtio-rng,port=1", "root port 1 does not exist or is taken"),
+        ("virtio-rng,port=2", "root port 2 does not exist or is taken"),
+        ("virtio-rng,id=there", "there is a device there already"),
+        ("virtio-rng,speed=9", "virtio-rng has no key speed"),
+        ("virtio-blk,path=/no/such/disk", "disk /no/such/disk: there is no such file"),
+        ("{faulty}:Attached", "not today"),
+    ],
+)
+def test_what_cannot_come_leaves_nothing(device: str, why: str, tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.py"
+    faulty.write_text(FAULTY)
+    with running(devices=("virtio-rng,id=there,slot=1", "virtio-rng,port=1")) as now:
+
+        def held() -> tuple[object, ...]:
+            gc.collect()
+            fds = len(os.listdir("/proc/self/fd"))
+            return fds, dict(now.machine.parts), now.machine.board.pci.all_functions(), now.read(PCI_UP_BASE)
+
+        before = held()
+        with pytest.raises(UserError) as refused:
+            now.machine.plug(device.format(faulty=faulty))
+        assert why in str(refused.value)
+        assert "\n" not in str(refused.value)
+        assert held() == before
+        now.machine.plug("virtio-rng")
+        assert now.read(PCI_UP_BASE) == 1 << 2
+
+
+def test_what_cannot_go_stays() -> None:
+    with running(devices=("virtio-rng,id=r1", "virtio-rng,id=r2,port=0", "testdev")) as now:
+        for name, force, why in (
+            ("r1", False, "its guest does not use ACPI, and would not hear of it: end the machine to take it out"),
+            ("r1", True, "r1 is on bus 0, where only the guest can let go of it: leave force away"),
+            ("r2", False, "its guest has no driver for the slot of a PCI Express port: pull it out by force"),
+            ("root-port", True, "root-port came with the machine, and cannot be unplugged"),
+            ("testdev", False, "testdev came with the machine, and cannot be unplugged"),
+            ("r3", False, "no device r3: there are: r1, r2, root-port, root-port-2, testdev"),
+        ):
+            with pytest.raises(UserError, match=why):
+                now.machine.unplug(name, force)
+        assert {"r1", "r2", "testdev"} <= now.machine.parts.keys()
+        with pytest.raises(UserError, match=r"plug\(\) waits for the machine"):
+            now.machine.call(lambda: now.machine.plug("virtio-rng"))
+        with pytest.raises(UserError, match=r"unplug\(\) waits for the machine"):
+            now.machine.call(lambda: now.machine.unplug("r1"))
+        now.machine.end()
+        now.machine.run()
+        with pytest.raises(UserError, match="the machine has ended"):
+            now.machine.plug("virtio-rng")
+
+
+def test_devices_of_the_start_go_too_and_where_there_is_no_slot_a_port_is_taken() -> None:
+    with running(devices=("virtio-rng,id=r1", "virtio-rng,id=r2,slot=0x12")) as now:
+        now.turn_acpi_on()
+        for name, slot in (("r1", 1), ("r2", 0x12)):
+            assert now.machine.unplug(name) is False
+            now.write(PCI_EJ_BASE, 1 << slot)
+            assert now.gone(name)
+        for _ in range(12):
+            now.machine.plug("virtio-rng")
+        assert len(now.port(0).child.functions) == len(now.port(1).child.functions) == 1
+        with pytest.raises(UserError, match="no slot is free: unplug a device, or start with more --root-ports"):
+            now.machine.plug("virtio-rng")
+
+
+def test_a_device_whose_close_raises_is_gone_all_the_same(tmp_path: Path) -> None:
+    faulty = tmp_path / "faulty.py"
+    faulty.write_text(FAULTY)
+    with running() as now:
+        now.machine.plug(f"{faulty}:Closed,id=it,port=0")
+        with pytest.raises(UserError, match="it is gone, but first its code raised RuntimeError: not today either"):
+            now.machine.unplug("it", force=True)
+        assert "it" not in now.machine.parts and now.events[-1] == ("unplugged", "it")
+        now.machine.plug("virtio-rng,id=it,port=0")
+
+
+def test_before_the_start_a_machine_is_only_made_otherwise() -> None:
+    with Machine(MachineConfig(guest="keyboard", devices=("virtio-rng,id=r1",))) as machine:
+        assert machine.unplug("r1") is True
+        machine.plug("pci-testdev,id=t1")
+        (function,) = [f for f in machine.board.pci.all_functions() if f.bars]
+        assert all(bar.address(function.config) for bar in function.bars.values()), "firmware has placed it"
+        assert machine.wait(lambda: "> " in machine.screen, 60)
+        assert machine.parts.keys() >= {"t1"}
+
+
+def test_a_paused_machine_hears_of_it_when_it_goes_on() -> None:
+    with running() as now:
+        now.turn_acpi_on()
+        with now.machine.paused():
+            now.machine.plug("virtio-rng,id=r1")
+            now.machine.plug("virtio-rng,id=r2,port=0")
+            assert now.machine.unplug("r1") is False
+            assert now.machine.unplug("r2", force=True) is True
+        assert now.read(PCI_DOWN_BASE) == now.read(PCI_UP_BASE) == 1 << 1
+
+
+def test_a_reset_ends_what_was_asked_for_and_keeps_the_rest() -> None:
+    with running() as now:
+        now.turn_acpi_on()
+        now.express(regs.PCI_EXP_SLTCTL, 0x1028)
+        now.machine.plug("virtio-rng,id=r1")
+        now.machine.plug("virtio-rng,id=r2")
+        now.machine.plug("virtio-rng,id=r3,port=0")
+        assert not now.machine.unplug("r1") and not now.machine.unplug("r3")
+        now.machine.reset()
+        assert {"r1", "r2", "r3"} & now.machine.parts.keys() == {"r2"}
+        assert now.machine.wait(lambda: "> " in now.machine.screen, 60)
+        assert now.express(regs.PCI_EXP_SLTSTA) == 0
+
+
+def test_a_snapshot_is_of_the_devices_that_there_were(tmp_path: Path) -> None:
+    with running(rng=True) as now:
+        machine = now.machine
+        before = machine.snapshot()
+        machine.plug("virtio-rng,id=r1,port=1")
+        with pytest.raises(UserError, match="device r1 was not there when the snapshot was taken: unplug it first"):
+            machine.restore(before)
+        then = machine.snapshot()
+        then.save(tmp_path / "saved")
+        machine.restore(then)
+        assert machine.unplug("r1", force=True)
+        with pytest.raises(UserError, match=r"device r1 was there when .*: plug in virtio-rng,id=r1,port=1 first"):
+            machine.restore(then)
+        machine.restore(before)
+        machine.plug("virtio-rng,id=r1,port=1")
+        machine.restore(then)
+        machine.plug(VirtioRng())
+        with pytest.raises(UserError, match="device VirtioRng was made in Python: unplug it first"):
+            machine.snapshot().save(tmp_path / "other")
+        places = dict(machine.board.pci.parts())
+    with Machine.restored(tmp_path / "saved") as other:
+        there = dict(other.board.pci.parts())
+        assert {place: type(function) for place, function in there.items()} == {
+            place: type(function) for place, function in places.items() if place != "02.0"
+        }
+        assert other.parts.keys() >= {"root-port", "root-port-2", "virtio-rng", "r1"}
+        other.start()
+        other.keyboard.type("echo restored\n")
+        assert other.wait(lambda: "restored" in other.screen, 60)
+        assert other.unplug("r1", force=True)
+
+
+def test_a_keyboard_that_is_gone_holds_no_keys() -> None:
+    with running() as now:
+        now.machine.plug("virtio-keyboard,id=k1,port=0")
+        assert now.machine.unplug("k1", force=True)
+        now.machine.keyboard.type("echo by PS/2\n")
+        assert now.machine.wait(lambda: "by PS/2" in now.machine.screen, 60)

@@ -1,0 +1,255 @@
+"""QMP on small guests: QEMU's own client holds a machine of ours, and hostile ones come to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from qemu.qmp import ExecuteError, QMPClient
+
+from pyvmm import Machine, MachineConfig, QmpServer
+from pyvmm.control.qmp.messages import REQUEST_LIMIT
+from pyvmm.control.qmp.table import COMMANDS, NEGOTIATE
+from pyvmm.errors import UserError
+from pyvmm.machine.outcome import End, Outcome
+
+PATIENCE = 120.0
+"""Seconds until an answer; the machine may be busy."""
+
+
+@contextmanager
+def served(tmp_path: Path, guest: str = "keyboard", **config: object) -> Iterator[tuple[Machine, str]]:
+    path = str(tmp_path / "qmp")
+    with Machine(MachineConfig(guest=guest, **config)) as machine, QmpServer(machine, path):  # type: ignore[arg-type]
+        machine.start()
+        yield machine, path
+
+
+def state(machine: Machine) -> str:
+    return machine.state
+
+
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
+def talk(path: str, conversation: Callable[[QMPClient], Coroutine[Any, Any, None]]) -> None:
+    """With QEMU's client, as it comes."""
+
+    async def main() -> None:
+        client = QMPClient("test")
+        await client.connect(path)
+        try:
+            await asyncio.wait_for(conversation(client), PATIENCE)
+        finally:
+            await client.disconnect()
+
+    asyncio.run(main())
+
+
+async def event(client: QMPClient, name: str) -> dict[str, Any]:
+    """The data of the next event, which is *name*."""
+    told: Any = await client.events.get()
+    assert told["event"] == name
+    return dict(told.get("data", {}))
+
+
+async def ask(client: QMPClient, command: str, **arguments: object) -> Any:
+    """What *command* returns. ExecuteError where it is refused."""
+    return await client.execute(command, arguments)
+
+
+class Raw:
+    """A client that sends what it likes."""
+
+    def __init__(self, path: str) -> None:
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.settimeout(PATIENCE)
+        self.socket.connect(path)
+        self._lines = self.socket.makefile("rb")
+        assert self.answer()["QMP"]["capabilities"] == []
+
+    def answer(self) -> dict[str, Any]:
+        line = self._lines.readline()
+        assert line.endswith(b"\r\n")
+        return dict(json.loads(line))
+
+    def ask(self, text: str) -> dict[str, Any]:
+        self.socket.sendall(text.encode())
+        return self.answer()
+
+    def close(self) -> None:
+        self._lines.close()
+        self.socket.close()
+
+
+def test_the_life_of_a_machine(tmp_path: Path) -> None:
+    """What is asked, what is done and what is told of it, in QEMU's order and words."""
+
+    async def conversation(client: QMPClient) -> None:
+        greeting: Any = client.greeting
+        version = greeting._asdict()["QMP"]["version"]
+        assert version["package"] == "pyvmm" and await ask(client, "query-version") == version
+        names = {command["name"] for command in await ask(client, "query-commands")}
+        assert names == {*COMMANDS, NEGOTIATE}
+        assert await ask(client, "query-status") == {"status": "running", "running": True}
+        await ask(client, "stop")
+        await event(client, "STOP")
+        assert state(machine) == "paused"
+        assert await ask(client, "query-status") == {"status": "paused", "running": False}
+        await ask(client, "cont")
+        await event(client, "RESUME")
+        assert state(machine) == "running"
+        await ask(client, "system_reset")
+        assert await event(client, "RESET") == {"guest": False, "reason": "host-qmp-system-reset"}
+        await ask(client, "system_powerdown")
+        await event(client, "POWERDOWN")
+        await ask(client, "quit")
+        assert await event(client, "SHUTDOWN") == {"guest": False, "reason": "host-qmp-quit"}
+
+    with served(tmp_path) as (machine, path):
+        assert stat.S_IMODE((tmp_path / "qmp").stat().st_mode) == 0o600
+        talk(path, conversation)
+        assert machine.run().end is End.QUIT
+    assert not (tmp_path / "qmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        (Outcome(End.POWER_OFF), {"guest": True, "reason": "guest-shutdown"}),
+        (Outcome(End.SIGNAL, 15), {"guest": False, "reason": "host-signal"}),
+        (Outcome(End.QUIT), {"guest": False, "reason": "host-ui"}),
+    ],
+)
+def test_how_it_ended(tmp_path: Path, outcome: Outcome, told: dict[str, object]) -> None:
+    async def conversation(client: QMPClient) -> None:
+        machine.end(outcome)
+        assert await event(client, "SHUTDOWN") == told
+
+    with served(tmp_path) as (machine, path):
+        talk(path, conversation)
+
+
+def test_a_panic(tmp_path: Path) -> None:
+    async def conversation(client: QMPClient) -> None:
+        machine.end(Outcome(End.PANIC, message="Attempted to kill init!"))
+        assert await event(client, "GUEST_PANICKED") == {"action": "poweroff"}
+        assert await event(client, "SHUTDOWN") == {"guest": True, "reason": "guest-panic"}
+
+    with served(tmp_path) as (machine, path):
+        talk(path, conversation)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    async def conversation(client: QMPClient) -> None:
+        for command, arguments, kind in (
+            ("human-monitor-command", {"command-line": "info pci"}, "CommandNotFound"),
+            (NEGOTIATE, {}, "CommandNotFound"),
+            ("stop", {"now": True}, "GenericError"),
+        ):
+            with pytest.raises(ExecuteError) as refused:
+                await ask(client, command, **arguments)
+            assert refused.value.error_class == kind
+        assert await ask(client, "query-status")
+
+    with served(tmp_path) as (_machine, path):
+        talk(path, conversation)
+
+
+def test_negotiation_comes_first_and_ids_come_back(tmp_path: Path) -> None:
+    with served(tmp_path) as (_machine, path):
+        raw = Raw(path)
+        said = raw.ask('{"execute": "query-status", "id": 7}')
+        assert (said["id"], said["error"]["class"]) == (7, "CommandNotFound")
+        assert "error" in raw.ask('{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}')
+        assert "error" in raw.ask('{"execute": "qmp_capabilities", "arguments": {"enable": [], "more": 1}}')
+        assert raw.ask('{"execute": "qmp_capabilities", "id": {"a": null}}') == {"return": {}, "id": {"a": None}}
+        assert raw.ask('{"execute": "query-status"}')["return"]["running"]
+        assert raw.ask('{"execute": 1, "id": "x"}')["id"] == "x"
+        raw.close()
+
+
+def test_hostile_clients(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    """One by one, some that go in the middle of a word; the machine runs on, and the next client is served."""
+    chosen = random.Random(14)
+    words = [f'"{name}"' for name in (*COMMANDS, NEGOTIATE, "execute", "arguments", "id", "\\ud800", "\\u0000")]
+    words.remove('"quit"')
+    words += ["{", "}", "[", "]", ":", ",", "\n", "1e999", "-1", "null", "\xff", '"']
+    with served(tmp_path) as (machine, path):
+        for number in range(60):
+            raw = Raw(path)
+            raw.socket.setblocking(False)
+            if number % 2:
+                raw.socket.send(b'{"execute": "qmp_capabilities"}')
+            try:
+                raw.socket.send("".join(chosen.choices(words, k=chosen.randrange(1, 400))).encode())
+            except BlockingIOError:
+                pass
+            raw.close()
+        raw = Raw(path)
+        assert "at most" in raw.ask('{"execute": "' + "a" * REQUEST_LIMIT)["error"]["desc"]
+        assert raw._lines.readline() == b"", "it is let go"
+        raw.close()
+        machine.resume("qmp")  # one of them may have stopped it
+        talk(path, lambda client: _is_served(client))
+        machine.keyboard.type("echo still there\n")
+        assert machine.wait(lambda: "still there" in machine.screen, 60)
+
+
+async def _is_served(client: QMPClient) -> None:
+    assert await ask(client, "query-status") == {"status": "running", "running": True}
+
+
+def test_who_stops_it_and_goes_leaves_it_stopped_for_the_next(tmp_path: Path) -> None:
+    async def stop(client: QMPClient) -> None:
+        await ask(client, "stop")
+
+    async def go_on(client: QMPClient) -> None:
+        assert (await ask(client, "query-status"))["status"] == "paused"
+        await ask(client, "cont")
+
+    with served(tmp_path) as (machine, path):
+        talk(path, stop)
+        assert state(machine) == "paused"
+        talk(path, go_on)
+        assert state(machine) == "running"
+
+
+def test_the_command_line(tmp_path: Path) -> None:
+    """pyvmm run --qmp PATH, and its end by `quit`."""
+    path = tmp_path / "qmp"
+    command = [sys.executable, "-m", "pyvmm", "run", "keyboard", "--qmp", str(path), "--send-after", "nothing:x"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+
+        async def quit(client: QMPClient) -> None:
+            await ask(client, "quit")
+
+        while not listens(path):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+        talk(str(path), quit)
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 7 and said == "pyvmm: quit: by QMP\n"
+    (tmp_path / "file").touch()
+    command[6] = str(tmp_path / "file")
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("pyvmm: --qmp: socket ") and done.stderr.count("\n") == 1
+
+
+def test_a_socket_that_cannot_be(tmp_path: Path) -> None:
+    with (
+        Machine(MachineConfig(guest="keyboard")) as machine,
+        pytest.raises(UserError, match=r"--qmp: .*No such file or directory"),
+    ):
+        QmpServer(machine, str(tmp_path / "none" / "qmp"))
