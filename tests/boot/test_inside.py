@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.pid import find_task, for_each_task
 from drgn.helpers.linux.printk import get_dmesg
 
-from pyvmm import MachineConfig, core_program, machine_program, vcpu_trace, write_core
+from pyvmm import MachineConfig, QmpServer, core_program, machine_program, vcpu_trace, write_core
 from pyvmm.units import MIB
 from tests.rig.guest import USERSPACE, Guest
 from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS, ROOT
@@ -176,3 +177,24 @@ def test_what_the_manual_shows_and_its_core_file(
     ).stdout
     assert f"$1 = {rips[0]:#x}" in shown and "".join(f"\t0x{byte:02x}" for byte in code) in shown, shown
     assert f"{rips[1]:#018x}" in shown, shown
+
+
+def test_drgn_by_qmp(linux: Guest, tmp_path: Path) -> None:
+    """As `drgn --qemu` connects, with VMCOREINFO by a descriptor of its own."""
+    path = str(tmp_path / "qmp")
+    program = (
+        "import sys",
+        "from drgn import Program",
+        "from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms",
+        "program = Program()",
+        "program.set_qemu_qmp(sys.argv[1])",
+        "print(program['UTS_RELEASE'].string_().decode())",
+        "program.register_symbol_finder('kallsyms', load_vmlinux_kallsyms(program), enable_index=-1)",
+        "print(program.read_c_string(program.symbol('linux_banner').address).decode())",
+    )
+    with QmpServer(linux.machine, path):
+        command = [sys.executable, "-c", "\n".join(program), path]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    release, banner = ran.stdout.splitlines()[:2]
+    assert release == linux.shell("uname -r").strip() and banner == linux.shell("cat /proc/version").strip()
