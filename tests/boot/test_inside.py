@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,10 +17,10 @@ from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.pid import find_task, for_each_task
 from drgn.helpers.linux.printk import get_dmesg
 
-from pyvmm import MachineConfig, core_program, machine_program, vcpu_trace, write_core
+from pyvmm import MachineConfig, QmpServer, core_program, machine_program, vcpu_trace, write_core
 from pyvmm.units import MIB
 from tests.rig.guest import USERSPACE, Guest
-from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS
+from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS, ROOT
 
 TASK_COMM_LEN = 15
 """Characters of a task's own name; /proc shows more of a kernel thread's."""
@@ -34,7 +37,7 @@ def linux() -> Iterator[Guest]:
         memory=192 * MIB,
         cpus=2,
         cmdline="console=ttyS0 quiet pyvmm.modules=none",
-        devices=("docs/examples/doubler.py:Doubler",),
+        devices=(f"{ROOT}/docs/examples/doubler.py:Doubler",),
     )
     with Guest(config) as guest:
         guest.expect(USERSPACE)
@@ -47,9 +50,37 @@ def program(linux: Guest) -> Program:
     return machine_program(linux.machine)
 
 
+IDLE_HELD = "idle"
+
+
 def names(trace: object) -> list[str]:
     """The functions of a stack trace, from the innermost on."""
     return [frame.name for frame in trace]  # type: ignore[attr-defined]
+
+
+def both_idle(linux: Guest, program: Program) -> bool:
+    """Whether the stacks of both vCPUs say so, from the idle loop to where each was started."""
+    traces = [names(vcpu_trace(linux.machine, program, number)) for number in (0, 1)]
+    started = [name in trace for name, trace in zip(("start_kernel", "start_secondary"), traces, strict=True)]
+    return all(started) and all([name for name in trace if name in IDLE] == IDLE for trace in traces)
+
+
+@contextmanager
+def idle(linux: Guest, program: Program) -> Iterator[None]:
+    """It stands where both are."""
+
+    def holds() -> bool:
+        linux.machine.pause(IDLE_HELD)
+        if both_idle(linux, program):
+            return True
+        linux.machine.resume(IDLE_HELD)
+        return False
+
+    linux.until(holds, "both vCPUs' idle loops")
+    try:
+        yield
+    finally:
+        linux.machine.resume(IDLE_HELD)
 
 
 def test_tasks_are_those_that_the_guest_shows(linux: Guest, program: Program) -> None:
@@ -69,19 +100,10 @@ def test_jiffies_go_on_with_the_guest_and_stand_with_it(linux: Guest, program: P
 
 
 def test_stacks_of_the_vcpus(linux: Guest, program: Program) -> None:
-    """Both are idle once the shell waits for input."""
     assert list(for_each_online_cpu(program)) == [0, 1]
 
-    def idle() -> bool:
-        with linux.machine.paused():
-            traces = [names(vcpu_trace(linux.machine, program, number)) for number in (0, 1)]
-        return (
-            all([name for name in trace if name in IDLE] == IDLE for trace in traces)
-            and "start_kernel" in traces[0]
-            and "start_secondary" in traces[1]
-        )
-
-    linux.until(idle, "both vCPUs' idle loops")
+    with idle(linux, program):  # as they are once the shell waits for input
+        assert "cpu_startup_entry+0x" in str(vcpu_trace(linux.machine, program, 1))
 
 
 def test_the_stack_of_a_task_that_sleeps(linux: Guest, program: Program) -> None:
@@ -119,23 +141,60 @@ def test_what_each_cpu_has_of_its_own_and_the_log(linux: Guest, program: Program
     assert program["init_uts_ns"].name.release.string_().decode() == linux.shell("uname -r").strip()
 
 
-def test_the_core_file(linux: Guest, program: Program, tmp_path: Path) -> None:
-    """drgn finds the kernel in it that was there, gdb the registers and the code."""
-    core = tmp_path / "core"
-    with linux.machine.paused():
-        write_core(linux.machine, core)
+def test_what_the_manual_shows_and_its_core_file(
+    linux: Guest, program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session of docs/drgn.md, on this machine. In its core drgn finds the kernel that was there, gdb the registers
+    and the code."""
+    text = (ROOT / "docs" / "drgn.md").read_text().split("and, once Linux is up:")[1].split("**No debugging")[0]
+    words = {
+        "machine": linux.machine,
+        "machine_program": machine_program,
+        "vcpu_trace": vcpu_trace,
+        "write_core": write_core,
+        "find_task": find_task,
+        "for_each_task": for_each_task,
+    }
+    session = doctest.DocTestParser().get_doctest(text, words, "docs/drgn.md", None, 0)
+    assert len(session.examples) > 8
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    with idle(linux, program):
+        runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+        assert runner.run(session, out=said.append).failed == 0, "".join(said)
         jiffies = program["jiffies"].value_()
         rips = [vcpu.get_regs().rip for vcpu in linux.machine.vcpus]
         code = program.read(rips[0], 8)
         tasks = [task.pid.value_() for task in for_each_task(program)]
-    dumped = core_program(core)
+    dumped = core_program("core")
     assert dumped["jiffies"].value_() == jiffies
     assert [task.pid.value_() for task in for_each_task(dumped)] == tasks
-    said = subprocess.run(
-        ["gdb", "-nx", "-batch", "-c", core, "-ex", "print/x $rip", "-ex", "x/8bx $rip", "-ex", "info threads"],
+    shown = subprocess.run(
+        ["gdb", "-nx", "-batch", "-c", "core", "-ex", "print/x $rip", "-ex", "x/8bx $rip", "-ex", "info threads"],
         capture_output=True,
         text=True,
         timeout=600,
     ).stdout
-    assert f"$1 = {rips[0]:#x}" in said and "".join(f"\t0x{byte:02x}" for byte in code) in said, said
-    assert f"{rips[1]:#018x}" in said, said
+    assert f"$1 = {rips[0]:#x}" in shown and "".join(f"\t0x{byte:02x}" for byte in code) in shown, shown
+    assert f"{rips[1]:#018x}" in shown, shown
+
+
+def test_drgn_by_qmp(linux: Guest, tmp_path: Path) -> None:
+    """As `drgn --qemu` connects, with VMCOREINFO by a descriptor of its own."""
+    path = str(tmp_path / "qmp")
+    program = (
+        "import sys",
+        "from drgn import Program",
+        "from drgn.helpers.linux.kallsyms import load_vmlinux_kallsyms",
+        "program = Program()",
+        "program.set_qemu_qmp(sys.argv[1])",
+        "print(program['UTS_RELEASE'].string_().decode())",
+        "program.register_symbol_finder('kallsyms', load_vmlinux_kallsyms(program), enable_index=-1)",
+        "print(program.read_c_string(program.symbol('linux_banner').address).decode())",
+    )
+    with QmpServer(linux.machine, path):
+        command = [sys.executable, "-c", "\n".join(program), path]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert ran.returncode == 0, ran.stderr
+    release, banner = ran.stdout.splitlines()[:2]
+    assert release == linux.shell("uname -r").strip() and banner == linux.shell("cat /proc/version").strip()

@@ -44,13 +44,14 @@ def write_core(machine: Machine, path: str | os.PathLike[str]) -> None:
         raise UserError(f"cannot write {printable(target)}: {error.strerror}") from None
 
 
-def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = None) -> None:
-    """The same from offset 0 of *fd*, of a machine that stands: all RAM, or what *regions* have. Raises OSError."""
+def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = None, linear: bool = True) -> None:
+    """The same from offset 0 of *fd*, of a machine that stands: all RAM, or what *regions* have; *linear* addresses are
+    there, or are not. Raises OSError."""
     memory = machine.memory
     regions = memory.ram if regions is None else regions
     found = vmcoreinfo.find(memory, (vcpu.get_sregs() for vcpu in machine.vcpus))
     notes = _notes(machine.vcpus, found)
-    mapped = _mapped(memory, machine.vcpus[0], found, regions)
+    mapped = _mapped(memory, machine.vcpus[0], found, regions) if linear else []
     start = align_up(headers_size(notes, len(regions) + len(mapped)), PAGE_SIZE)
     places, end = {}, start
     for region in regions:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pyvmm.control.qmp.descriptors import Descriptors
 from pyvmm.control.qmp.messages import QmpError
 from pyvmm.machine.machine import Machine
 
@@ -17,13 +18,20 @@ class Command:
     """*call* is given the machine and the arguments, of the types that *needs* and *takes* name, and returns what goes
     back; it raises QmpError, or UserError. It runs in the server's thread, and may wait for the machine."""
 
-    call: Callable[[Machine, Mapping[str, Any]], object]
+    call: Callable[..., object]
     needs: Mapping[str, type] = field(default_factory=dict)
     """Arguments that must be there."""
     takes: Mapping[str, type] = field(default_factory=dict)
     """Those that may be."""
     free: bool = False
     """Whether there may be others, of any name and type."""
+    descriptors: bool = False
+    """Whether *call* is given the client's Descriptors too."""
+
+    def run(self, machine: Machine, arguments: Mapping[str, Any], descriptors: Descriptors) -> object:
+        """What it returns; raises QmpError, for wrong arguments too, and UserError."""
+        checked = self.checked(arguments)
+        return self.call(machine, checked, descriptors) if self.descriptors else self.call(machine, checked)
 
     def checked(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """*arguments*; raises QmpError for what they lack or have too much, in QEMU's words."""

@@ -17,6 +17,7 @@ from typing import Final, Self
 from pyvmm import threads
 from pyvmm.backends.unix_socket import listen
 from pyvmm.control.qmp import events
+from pyvmm.control.qmp.descriptors import MOST_SENT, Descriptors
 from pyvmm.control.qmp.life import REASON, version
 from pyvmm.control.qmp.messages import (
     COMMAND_NOT_FOUND,
@@ -55,6 +56,7 @@ class QmpServer:
         self._closing = False
         self._events: deque[bytes] | None = None
         """What the client is to be told; None while there is none that has negotiated."""
+        self._descriptors = Descriptors()
         self._tap = machine.events.add(self._told)
         self._thread = threading.Thread(target=self._main, name="qmp", daemon=True)
         threads.start(self._thread)
@@ -112,12 +114,14 @@ class QmpServer:
             return
         with client:
             client.settimeout(SEND_TIMEOUT)
+            self._descriptors = Descriptors()
             try:
                 self._serve(client)
             except OSError:  # the client is gone
                 pass
             finally:
                 self._events = None
+                self._descriptors.close()
 
     def _serve(self, client: socket.socket) -> None:
         """Until the client is gone, or the server closes."""
@@ -131,7 +135,8 @@ class QmpServer:
             if self._wake_fd in ready:
                 os.eventfd_read(self._wake_fd)
             if client.fileno() in ready:
-                data = client.recv(65536)
+                data, fds, _, _ = socket.recv_fds(client, 65536, MOST_SENT, socket.MSG_CMSG_CLOEXEC)
+                self._descriptors.arrived(fds)
                 if not data:
                     return
                 for request in reader.feed(data):
@@ -168,7 +173,7 @@ class QmpServer:
         command = COMMANDS.get(name)
         if command is None:
             raise QmpError(f"The command {name} has not been found", COMMAND_NOT_FOUND)
-        return command.call(self._machine, command.checked(request.arguments))
+        return command.run(self._machine, request.arguments, self._descriptors)
 
     def _negotiate(self, request: QmpRequest) -> object:
         """There is no capability to choose."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pyvmm.control.qmp import devices, life
+from pyvmm.control.qmp import devices, life, memory
 from pyvmm.control.qmp.command import Command
 from pyvmm.machine.machine import Machine
 
@@ -21,4 +21,5 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "query-commands": Command(_query_commands),
     **devices.COMMANDS,
     **life.COMMANDS,
+    **memory.COMMANDS,
 }
