@@ -217,7 +217,7 @@ class IoApic:
     def _send(self, pin: int, entry: int) -> None:
         address, data = message(entry)
         if self._trace.enabled:
-            self._trace(f"pin {pin}: MSI {address:#x} {data:#06x}")
+            self._trace(f"pin {pin}: MSI {address:#x} {data:#06x}", ("irq", pin, 1))
         self._deliver(address, data)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pyvmm.config import Irqchip, MachineConfig
+from pyvmm.control.timeline.timeline import Timeline
 from pyvmm.input import codes as ic
 from tests.rig.events import Events, input_devices
 from tests.rig.guest import Guest, irq_counts, warnings
 from tests.rig.lab import GENERIC_KERNEL, INITRAMFS_GENERIC
+from tests.rig.timeline import ended, trace_of
 from tests.rig.while_typing import back_while_typing
 
 MIB = 1 << 20
@@ -98,6 +101,25 @@ def test_the_mouse_as_a_program_in_the_guest_reads_it(guest: Guest) -> None:
     assert sum(value for kind, code, value in seen if (kind, code) == (ic.EV_REL, ic.REL_WHEEL)) == -1
     pressed = [event for event in seen if event[0] == ic.EV_KEY]
     assert pressed == [(ic.EV_KEY, button, value) for button in buttons for value in (1, 0)]
+
+
+def test_keys_are_flows_from_the_script_to_the_drivers_read(guest: Guest, tmp_path: Path) -> None:
+    """Each byte of each key has its interrupt, and the driver's read of port 0x60 ends the flow."""
+    path = tmp_path / "timeline"
+    with Timeline(guest.machine, path):
+        for code in (ic.KEY_A, ic.KEY_UP):
+            guest.machine.keyboard.key(code, 1)
+            guest.machine.keyboard.key(code, 0)
+        guest.machine.call(lambda: None)
+        guest.until(lambda: guest.machine.keyboard.idle, "the guest's reading of the keys")
+    ways = {way[0][1]: way for way in ended(trace_of(path)) if way[0][0] == "input"}
+    assert list(ways) == [f"script: {key} {what}" for key in ("KEY_A", "KEY_UP") for what in ("pressed", "released")]
+    for name, way in ways.items():
+        said = [line for track, line in way if track not in ("input", "ps2-keyboard", "i8042")]
+        reads = [line for _, line in way if line.startswith("read of port 0x60 returns ")]
+        assert way[1][0] == "ps2-keyboard" and way[-1][1] == reads[-1]
+        assert len(reads) == (2 if "KEY_UP" in name else 1)
+        assert len(said) >= len(reads) and all(re.search(r"\b(IRQ|pin) 1\b", line) for line in said), way
 
 
 def test_back_to_a_snapshot_that_was_taken_while_typing(guest: Guest) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from pyvmm.config import MachineConfig, VirtioInputIdentity
+from pyvmm.control.timeline.timeline import Timeline
 from pyvmm.input import codes as ic
 from tests.rig.events import Event, Events, input_devices
 from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+from tests.rig.timeline import ended, trace_of
 from tests.rig.while_typing import back_while_typing
 
 MIB = 1 << 20
@@ -260,6 +263,34 @@ def test_random_bytes(guest: Linux) -> None:
     assert len(data) == 1024
     assert len(set(data)) > 200 and len({data[at : at + 16] for at in range(0, 1024, 16)}) == 64
     assert guest.interrupts(handler) > before
+
+
+def test_a_key_and_a_doorbell_are_a_flow_each(guest: Linux, tmp_path: Path) -> None:
+    """From the script to the interrupt, and from the kick; where it is a line, to the driver's read of the status."""
+    path = tmp_path / "timeline"
+    keyboard = Events(guest, f"{guest.case.maker} Virtio Keyboard")
+    with Timeline(guest.machine, path):
+        sent = stroke(guest, ic.KEY_E)
+        assert keyboard.read(len(sent)) == sent
+        guest.shell("dd if=/dev/hwrng bs=256 count=2 2>/dev/null | wc -c")
+    ways = ended(trace_of(path))
+    (key,) = [way for way in ways if way[0] == ("input", "script: KEY_E pressed")]
+    doorbells = [way for way in ways if way[0] == ("virtio-rng", "queue 0 is kicked")]
+    assert doorbells
+    for channel, lines in [("virtio-input", key), *(("virtio-rng", way) for way in doorbells)]:
+        names = [name for track, name in lines if track == channel]
+        told = names.index("queue 0: the driver is told of used buffers")
+        before = [r"Q.*: event type 0x1 code 0x12 value 1$|A.*: event type 0x1 code 0x12 value 1$"]
+        if channel == "virtio-rng":
+            before = ["queue 0 is kicked$", r"queue 0: chain \d+: ", r"queue 0: chain \d+ is used, \d+ bytes written$"]
+        assert len(before) == told
+        assert all(re.match(pattern, name) for pattern, name in zip(before, names, strict=False)), names
+        track, last = lines[-1]
+        if guest.case.msix:
+            assert track == "interrupts" and re.match("MSI by GSI|KVM_SIGNAL_MSI", last)
+        else:
+            assert (track, last) == (channel, "read of the ISR status returns 0x1")
+            assert any(track == "interrupts" and name.startswith("KVM_IRQ_LINE: IRQ ") for track, name in lines)
 
 
 def test_the_kernel_has_nothing_to_complain_of(guest: Linux) -> None:

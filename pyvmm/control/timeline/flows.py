@@ -32,6 +32,7 @@ PCI_LINES: Final = frozenset((*PCI_GSIS, *PCI_IRQS))
 WAITING: Final = 64
 """Chains that were used and that the driver is not told of yet, a queue."""
 EV_KEY: Final = 1
+VIRTIO_PCI_ISR_QUEUE: Final = 1
 
 
 class Links(NamedTuple):
@@ -124,7 +125,7 @@ class Flows:
                 return self._use(channel, queue, chain)
             case "interrupt", (queue,):
                 return self._tell(channel, queue)
-            case "isr", (_,):
+            case "isr", (status,) if status & VIRTIO_PCI_ISR_QUEUE:  # else that of another function on the line
                 return Links(ending=self._told.pop(channel, ()))
         return NO_LINKS
 

@@ -112,7 +112,7 @@ def test_a_request_from_the_kick_to_the_status() -> None:
     chain = steps(flows, "disk", ("kick", 0), ("chain", 0, 5), ("request", 0, 5), ("used", 0, 5), ("interrupt", 0))
     assert chain == [Links((1,))] * 5
     assert steps(flows, "irq", ("irq", 16, 1), ("irq", 11, 1)) == [Links((1,))] * 2
-    assert steps(flows, "disk", ("isr", 1), ("isr", 0)) == [Links(ending=(1,)), NO_LINKS]
+    assert steps(flows, "disk", ("isr", 0), ("isr", 1), ("isr", 1)) == [NO_LINKS, Links(ending=(1,)), NO_LINKS]
 
 
 def test_requests_of_one_kick_that_end_in_another_order() -> None:
