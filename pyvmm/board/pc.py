@@ -5,7 +5,7 @@
     port 0x61          the PIT's channel 2 and the speaker      POST      0x80
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA       0x3C0-0x3DF, 0xA0000, 0xB8000
-    fw_cfg             0x510
+    fw_cfg             0x510                                    BIOS log  0x402, its calls 0x404
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A, hot-plug 0xAE00
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
@@ -33,6 +33,7 @@ from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.config import MachineConfig
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
+from pyvmm.devices.bios_port import BiosCalls, BiosLog
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
@@ -202,6 +203,8 @@ class Pc:
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, channel("port92"))
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
+        add("bios-log", BiosLog(channel("bios")), ports=[(layout.BIOS_LOG, 1)])
+        add("bios-calls", BiosCalls(self.memory, channel("bios")), ports=[(layout.BIOS_CALLS, 4)])
         add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)

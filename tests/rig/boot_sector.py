@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from pyvmm.config import MachineConfig
+from pyvmm.screen.screen import CP437
 from pyvmm.units import KIB, MIB
 from tests.rig.board import Board
 
@@ -24,7 +25,7 @@ Kind = Literal["virtio", "ata", "floppy"]
 DEVICES: Final[dict[Kind, str]] = {"virtio": "virtio-blk", "ata": "ata-disk", "floppy": "floppy"}
 END: Final = 16 + 0
 """pyvmm's exit status of a program that ends well."""
-PATIENCE: Final = 120.0
+PATIENCE: Final = 60.0
 """Seconds that a program may take on a busy machine."""
 
 PRELUDE: Final = """
@@ -53,6 +54,12 @@ _start: ljmpw   $0, $1f
 """What a boot sector begins with: CS, DS, ES and SS are 0; DL is the drive."""
 
 
+CLEAR: Final = """
+        movw    $0x0003, %ax            /* SeaBIOS leaves its name on the screen */
+        int     $0x10
+"""
+
+
 def assemble(source: str, folder: Path) -> bytes:
     """The bytes of *source*, GNU assembler behind the C preprocessor, linked at 7C00."""
     (folder / "sector.S").write_text(source)
@@ -70,7 +77,7 @@ def assemble(source: str, folder: Path) -> bytes:
 
 def sector(code: str, folder: Path) -> bytes:
     """512 bytes that run *code* behind PRELUDE; more if it puts something behind them."""
-    return assemble(f"{PRELUDE}\n{code}\n .org 510\n .word 0xAA55\n .previous\n", folder)
+    return assemble(f"{PRELUDE}\n{CLEAR}\n{code}\n .text 0\n .org 510\n .word 0xAA55\n", folder)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ class Ran:
     @property
     def lines(self) -> list[str]:
         """The screen's characters, without the blanks at the ends, to the last line that has any."""
-        text = self.cells[::2].decode("cp437").replace("\0", " ")
+        text = "".join(map(CP437.__getitem__, self.cells[::2]))
         rows = [text[i : i + 80].rstrip() for i in range(0, len(text), 80)]
         while rows and not rows[-1]:
             rows.pop()
@@ -94,6 +101,7 @@ def _parted(said: bytes, end: bool) -> Ran:
     return Ran(said[:-4000], said[-4000:]) if end else Ran(said, b"")
 
 
+OTHER_NAMES: Final = {"ret": "enter"}
 Keys = Sequence[str]
 """Names as QEMU's sendkey has them, pressed when the program has said K on the debug console."""
 
@@ -108,7 +116,8 @@ def pyvmm(image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (),
         _hear_debug_console(machine, said.extend)
         if keys:
             assert machine.wait(lambda: b"K" in said, PATIENCE)
-            machine.keyboard.press(*keys)
+            for key in keys:
+                machine.keyboard.press(*(OTHER_NAMES.get(name, name) for name in key.split("-")))
         outcome = machine.run(PATIENCE)
         assert outcome.status == END, f"{outcome}\n{outcome.report}"
         ran = _parted(bytes(said), end)
@@ -129,7 +138,8 @@ def seabios(image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (
     path.write_bytes(image.ljust(FLOPPY if kind == "floppy" else DISK, b"\0"))
     interface = {"floppy": "floppy", "ata": "ide", "virtio": "virtio"}[kind]
     command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc" if kind == "ata" else "q35", "-m", str(MEMORY)]
-    command += ["-nodefaults", "-no-reboot", "-display", "none", "-device", "VGA", "-monitor", "stdio"]
+    command += ["-nodefaults", "-no-reboot", "-display", "none", "-device", "VGA"]
+    command += ["-monitor", "stdio", "-serial", "null"]
     command += ["-drive", f"format=raw,if={interface},file={path}", "-debugcon", f"file:{console}"]
     command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:

@@ -7,6 +7,7 @@ from typing import Final
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM1_CNT, PM1_EN, PM1_STS, PM_LENGTH, AcpiPm
+from pyvmm.devices.bios_port import CALL_RETURNS, BiosCalls, BiosLog
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
@@ -27,6 +28,8 @@ from pyvmm.devices.uart16550 import Uart16550
 from pyvmm.devices.vga_frame import VGA_FRAME_SIZE
 from pyvmm.devices.vga_text import VGA_PORT_COUNT, VGA_TEXT_SIZE, VgaText
 from pyvmm.irq import FakeIrq
+from pyvmm.memory import GuestMemory
+from pyvmm.trace import Channel
 from tests.rig.twins import Door, Twin
 
 WALL = 1_800_000_000_000_000_000
@@ -46,6 +49,22 @@ def acpi_pm(now: int) -> Twin:
     ]
     doors: list[Door] = [(part, PM_LENGTH), (part, 4), (part.apm, APM_LENGTH)]
     return Twin(part, clock, doors, hands, [sci], told, longest=1_000_000_000_000)
+
+
+def bios_log(now: int) -> Twin:
+    told = list[object]()
+    part = BiosLog(Channel("bios", lambda ns, name, line: told.append(line)))
+    return Twin(part, FakeClock(now), [(part, 1)], told=told)
+
+
+def bios_calls(now: int) -> Twin:
+    """The guest's memory is all of it frames of calls of INT 13h."""
+    told = list[object]()
+    memory = GuestMemory.of_size(0x10000)
+    memory.write(0, (bytes(38) + b"\x13").ljust(46, b"\0") * 1000)
+    part = BiosCalls(memory, Channel("bios", lambda ns, name, line: told.append(line)))
+    hands = [lambda n: part.write(0, 4, n % 1000 * 46), lambda n: part.write(0, 4, n % 1000 * 46 | CALL_RETURNS)]
+    return Twin(part, FakeClock(now), [(part, 4)], hands, told=told)
 
 
 def cmos_rtc(now: int) -> Twin:
@@ -285,6 +304,8 @@ CHIPS: Final[dict[str, Callable[[int], Twin]]] = {
     make.__name__: make
     for make in (
         acpi_pm,
+        bios_calls,
+        bios_log,
         cmos_rtc,
         debug_exit,
         debugcon,
