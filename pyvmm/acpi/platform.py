@@ -80,7 +80,7 @@ class IsaDevice(NamedTuple):
     name: str
     """Four characters, as the namespace has them."""
     hid: str
-    """Its Plug and Play ID, such as PNP0303."""
+    """Its Plug and Play ID, such as PNP0303, or ACPI ID, such as QEMU0002."""
     ports: tuple[tuple[int, int], ...] = ()
     """(first port, how many)."""
     irqs: tuple[int, ...] = ()

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pyvmm.acpi.platform import Platform
     from pyvmm.backends.disks import Disks
     from pyvmm.backends.networks import HostNetworks
+    from pyvmm.board.fw_cfg_files import Told
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.board.vhost import BoardVhost
     from pyvmm.pci.piix_ide import PiixIde
@@ -145,6 +146,8 @@ class Pc:
         vm.set_tss_addr(layout.TSS)
         self.slots = MemorySlots(vm)
         self.memory.watch(self.slots)
+        if self.config.fw_cfg or self.config.smbios:
+            _ = self.told  # what is wrong with it is said now
         self.irqchip = self._make_irqchip()
         self._add_chips()
         self._add_input()
@@ -172,7 +175,7 @@ class Pc:
 
     def _add_chips(self) -> None:
         add, line, clock, channel = self.parts.add, self.irqchip.line, self.clock, self.trace.channel
-        signals = self._signals
+        signals, config = self._signals, self.config
         self.com1 = add(
             "com1",
             Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("com1")),
@@ -201,7 +204,11 @@ class Pc:
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, channel("port92"))
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
-        add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
+        self.fw_cfg = add(
+            "fw_cfg",
+            FwCfg(ram.memory, config.ram_size, config.cpus, self._fw_cfg_files, self.loop.post, channel("fw_cfg")),
+            ports=[(layout.FW_CFG, FW_CFG_LENGTH)],
+        )
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
         add(
@@ -349,6 +356,18 @@ class Pc:
         """The trace channels of what is on the board and not in the kernel: of its parts, and of PCI functions."""
         functions = {function.trace.name for function in self.pci.all_functions()}
         return functions | {placement.name for placement in self.parts if placement.part is not None}
+
+    @cached_property
+    def told(self) -> Told:
+        """What the user tells the guest's firmware and kernel. Raises ConfigError."""
+        from pyvmm.board.fw_cfg_files import Told  # a guest of ours asks for nothing of it
+
+        return Told(self.config)
+
+    def _fw_cfg_files(self) -> dict[str, bytes]:
+        from pyvmm.board.fw_cfg_files import firmware_files
+
+        return firmware_files(self.platform(), self.pci, self.devices.values(), self.config, self.told)
 
     def platform(self) -> Platform:
         """What the tables say of this board."""

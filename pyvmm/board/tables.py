@@ -44,6 +44,7 @@ _ISA: Final = (
     _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",)),
     _Isa("ps2-mouse", "PS2M", MOUSE, sta=True),
     _Isa("com1", "COM1", COM_PORT, sta=True, align=8, uid=1),
+    _Isa("fw_cfg", "FWCF", "QEMU0002", sta=True),
 )
 """The parts of a board that an OS finds behind the ISA bridge, in the order of the namespace."""
 

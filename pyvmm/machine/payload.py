@@ -44,6 +44,7 @@ class Payload:
         from pyvmm.acpi.build import build  # a guest that comes with pyvmm needs none of these, and starts sooner
         from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
         from pyvmm.boot.load import load as load_image
+        from pyvmm.boot.lowmem import MPTABLE_GPA
         from pyvmm.boot.mptable import PciInterrupt, write_mptable
 
         config, memory = self._config, board.memory
@@ -54,13 +55,15 @@ class Payload:
         if flat is None or flat.mode == "linux32":
             platform = board.platform()
             rsdp = build(platform).install(memory, layout.ACPI_TABLES)
+            end = MPTABLE_GPA
             if platform.apic is not None:
                 routes = [
                     PciInterrupt(slot, pin, layout.PCI_GSIS[swizzle(slot, pin)])
                     for slot in range(PCI_DEVICES)
                     for pin in range(PCI_PINS)
                 ]
-                write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
+                end = write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
+            _write_smbios(board, end)
         return load_image(
             memory,
             kernel,
@@ -71,6 +74,20 @@ class Payload:
             flat=flat,
             fresh=fresh,
         )
+
+
+def _write_smbios(board: Pc, gpa: int) -> None:
+    """Write the SMBIOS table and its entry point to *gpa*, behind the MP table. Raises ConfigError."""
+    from pyvmm.board.fw_cfg_files import ram_regions
+    from pyvmm.boot.no_bios import BIOS_SEGMENT, ENDS
+    from pyvmm.boot.smbios import smbios_table, write_smbios
+
+    config = board.config
+    try:
+        table = smbios_table(board.told.smbios, cpus=config.cpus, regions=ram_regions(config.ram_size))
+        write_smbios(board.memory, gpa, (BIOS_SEGMENT << 4) + ENDS, *table)
+    except ValueError as error:
+        raise ConfigError(str(error), {"smbios": config.smbios}) from None
 
 
 def _load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
