@@ -22,6 +22,9 @@ MIN_MEMORY: Final = MIB
 MAX_MEMORY: Final = 64 << 40
 """What 46 bits of physical address reach, the fewest that a processor with KVM has had for long."""
 DEFAULT_KERNEL_MEMORY: Final = 512 * MIB
+DEFAULT_FIRMWARE: Final = "bios"
+BOOTABLE: Final = ("virtio-blk", "ata-disk", "floppy")
+"""Devices that a firmware looks on."""
 MAX_CPUS: Final = 255
 MAX_FW_CFG_FILE: Final = 16 * MIB
 """Bytes; a snapshot's file has it."""
@@ -93,8 +96,8 @@ class FwCfgFile:
 class MachineConfig:
     """A machine. Sizes are bytes.
 
-    What it boots: *kernel* (any file that boot/ knows, with *flat* to say how a flat binary is entered), or else
-    *guest*, one of the guests that come with pyvmm.
+    What it boots: *kernel* (any file that boot/ knows, with *flat* to say how a flat binary is entered); or *guest*,
+    one of those that come with pyvmm; or what *firmware* finds on a disk, which is the default where there is one.
     """
 
     memory: int | None = None
@@ -113,6 +116,8 @@ class MachineConfig:
     flat: str | None = None
     guest: str | None = None
     guest_parameters: tuple[tuple[str, int], ...] = ()
+    firmware: str | None = None
+    """bios is the one that comes with pyvmm, seabios Debian's, seabios=FILE another one; else the file of an image."""
     irqchip: Irqchip = "kernel"
     virtio_input: VirtioInputIdentity | None = None
     """None is standard for a kernel, and none for a guest that comes with pyvmm."""
@@ -151,17 +156,30 @@ class MachineConfig:
     def complete(self) -> MachineConfig:
         """The same machine with every default chosen and its files for fw_cfg read, and checked. Raises ConfigError."""
         self._check_kinds()
-        memory, virtio_input = self.memory, self.virtio_input
+        memory, virtio_input, firmware = self.memory, self.virtio_input, self.firmware
+        if firmware is None and self.kernel is None and self.guest is None and self._has_disk:
+            firmware = DEFAULT_FIRMWARE
+        boots_guest = self.kernel is None and firmware is None
         if memory is None:
             memory = DEFAULT_KERNEL_MEMORY
-            if self.kernel is None:
+            if boots_guest:
                 memory = max(MIN_MEMORY, guests.load(guests.DEFAULT if self.guest is None else self.guest).memory)
         if virtio_input is None:
-            virtio_input = "none" if self.kernel is None else "standard"
+            virtio_input = "none" if boots_guest else "standard"
         fw_cfg = tuple(file.read() for file in self.fw_cfg)
-        config = replace(self, memory=memory, virtio_input=virtio_input, fw_cfg=fw_cfg)
+        config = replace(self, memory=memory, virtio_input=virtio_input, firmware=firmware, fw_cfg=fw_cfg)
         config.check()
         return config
+
+    @property
+    def boots_guest(self) -> bool:
+        """Whether it boots a guest that comes with pyvmm, once complete() has chosen."""
+        return self.kernel is None and self.firmware is None
+
+    @property
+    def _has_disk(self) -> bool:
+        devices = [str(device) for device in self.devices if isinstance(device, (str, DeviceSpec))]
+        return any(device.partition(",")[0] in BOOTABLE for device in devices)
 
     def check(self) -> None:
         """Raises ConfigError for values of another type, that there are not, or that do not go together."""
@@ -207,7 +225,7 @@ class MachineConfig:
             raise self._error("each is a tuple of a name and an int", "guest_parameters")
         if not all(isinstance(name, str) for name in self.trace):
             raise self._error("each is the name of a channel", "trace")
-        for field in ("kernel", "flat", "guest", "devices", "symbols"):  # boot/ looks at the others
+        for field in ("kernel", "flat", "guest", "firmware", "devices", "symbols"):  # boot/ looks at the others
             if "\0" in str(getattr(self, field)) + "".join(map(str, self.devices)):
                 raise self._error("there is a zero byte in it", field)
 
@@ -217,6 +235,9 @@ class MachineConfig:
             raise self._error(f"the size is no multiple of {pages}", "memory", "memory_hugetlb")
         if self.kernel is not None and self.guest is not None:
             raise self._error("a machine boots one of them: leave the other away", "kernel", "guest")
+        for field in ("kernel", "guest"):
+            if self.firmware is not None and getattr(self, field) is not None:
+                raise self._error("a firmware boots what is on a disk: leave one of them away", field, "firmware")
         if self.kernel is not None and self.guest_parameters:
             raise self._error(
                 "they are parameters of a guest that comes with pyvmm: leave them away", "guest_parameters"
@@ -227,7 +248,7 @@ class MachineConfig:
         if self.irqchip == "user" and self.cpus > 1:
             raise self._error("a PIC serves one CPU: ask for one", "cpus", "irqchip")
         for field, value in (("input", "virtio"), ("tablet", True)):
-            none = self.virtio_input == "none" or (self.virtio_input is None and self.kernel is None)
+            none = self.virtio_input == "none" or (self.virtio_input is None and self.boots_guest)
             if getattr(self, field) == value and none:
                 raise self._error("there are no virtio input devices", field, add={"virtio_input": "standard"})
 
@@ -250,6 +271,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "cmdline": ((str,), "a str"),
     "flat": ((str, NoneType), "a str or None"),
     "guest": ((str, NoneType), "a str or None"),
+    "firmware": ((str, NoneType), "a str, such as 'bios', or None"),
     "guest_parameters": ((tuple,), "a tuple of pairs, such as (('count', 3),)"),
     "tablet": ((bool,), "a bool"),
     "rng": ((bool,), "a bool"),

@@ -8,8 +8,9 @@ from typing import Final, Literal, NamedTuple, Protocol
 
 from pyvmm.units import PAGE_SIZE
 
-Kind = Literal["ram", "video"]
-"""RAM, which DMA reaches too; or a window onto a device's own memory, whose changes are looked for."""
+Kind = Literal["ram", "video", "rom"]
+"""RAM, which DMA reaches too; a window onto a device's own memory, whose changes are looked for; or what the guest can
+only read and execute."""
 
 _ZEROES: Final = bytes(1 << 20)
 

@@ -28,6 +28,7 @@ from pyvmm.board.layout import (
     PCI_MMIO64_START,
 )
 from pyvmm.config import HUGE_PAGE_SIZES, ConfigError
+from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory, Region
 from pyvmm.units import GIB, KIB, MIB, size_text
 
@@ -191,8 +192,16 @@ class MemorySlots:
     def added(self, region: Region) -> None:
         slot = self._free_slot()
         try:
-            self._vm.set_user_memory_region(slot, region.gpa, region.buffer, log_dirty_pages=region.kind == "video")
+            self._vm.set_user_memory_region(
+                slot,
+                region.gpa,
+                region.buffer,
+                readonly=region.kind == "rom",
+                log_dirty_pages=region.kind == "video",
+            )
         except KvmError as error:
+            if region.kind == "rom":
+                raise UserError(f"KVM refuses a ROM at {region.gpa:#x} ({error}): leave the firmware away") from None
             size = len(region.buffer)
             raise ConfigError(
                 f"KVM refuses {size // MIB} MiB of guest RAM ({error}): ask for less", {"memory": size}

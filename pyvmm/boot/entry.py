@@ -147,6 +147,14 @@ def real_mode(cs: int, ip: int, *, sp: int = 0) -> CpuState:
     )
 
 
+def reset_vector() -> CpuState:
+    """What a processor is after RESET (Intel SDM volume 3, table 10-1): F000:FFF0, CS based 16 bytes and 64 KiB below
+    4 GiB, so that the first instruction comes from the end of the firmware's ROM. Caches are on."""
+    start = real_mode(0, 0)
+    cs = SegmentRegister(0xFFFF0000, 0xFFFF, 0xF000, TYPE_CODE, s=1)
+    return start._replace(rip=0xFFF0, cs=cs)
+
+
 def protected_mode(
     memory: GuestMemory, eip: int, *, eax: int = 0, ebx: int = 0, esi: int = 0, esp: int = 0, gdt: int = GDT_GPA
 ) -> CpuState:

@@ -14,8 +14,11 @@ from typing import TYPE_CHECKING
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.cli.values import (
     Memory,
+    boot_disk,
+    is_disk_file,
     parse_count,
     parse_disk,
+    parse_floppy,
     parse_fw_cfg,
     parse_gdb,
     parse_memory,
@@ -69,7 +72,7 @@ def _machine_options(guests: bool = True) -> Parser:
     if guests:
         _guest_options(options)
     else:
-        options.set_defaults(guest=None, set=[], flat=None)
+        options.set_defaults(guest=None, set=[], flat=None, firmware=None)
     add = options.add_argument
     add("-k", "--kernel", type=Path, help="bzImage, ELF with PVH note, Multiboot, or flat binary (--flat)")
     add(
@@ -134,6 +137,14 @@ def _machine_options(guests: bool = True) -> Parser:
         "(default), none or unsafe",
     )
     add(
+        "--floppy",
+        action="append",
+        type=_checked(parse_floppy),
+        dest="device",
+        metavar="PATH[,readonly][,temporary]",
+        help="a disk that our BIOS shows as drive 00h: a boot sector, or an image of a floppy",
+    )
+    add(
         "--net",
         action="append",
         type=_checked(parse_net),
@@ -181,7 +192,15 @@ def _guest_options(options: Parser) -> None:
     """What is said of guests that come with pyvmm, and of flat binaries."""
     add = options.add_argument
     add(
-        "guest", nargs="?", metavar="GUEST", help="a guest that comes with pyvmm (`pyvmm guests`), or ./FOLDER of yours"
+        "guest",
+        nargs="?",
+        metavar="GUEST",
+        help="a guest that comes with pyvmm (`pyvmm guests`), ./FOLDER of yours, or the file of a disk to boot",
+    )
+    add(
+        "--firmware",
+        metavar="bios|seabios[=FILE]|FILE",
+        help="what boots a disk: the BIOS that comes with pyvmm (default), Debian's SeaBIOS, or a firmware image",
     )
     add("--set", action="append", default=[], metavar="NAME=N", help="a parameter of GUEST")
     add("--flat", metavar="MODE[@ADDRESS]", help="the kernel is a flat binary: real, 32, 64 or linux32, put at ADDRESS")
@@ -362,6 +381,11 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
             raise UserError(f"--set {text}: write it as NAME=NUMBER") from None
     memory = arguments.memory or Memory(None)
     modules = tuple(arguments.initrd)
+    guest: str | None = arguments.guest
+    devices = list(arguments.device)
+    if guest is not None and is_disk_file(guest):
+        devices.insert(0, boot_disk(guest))
+        guest = None
     config = MachineConfig(
         memory=memory.size,
         memory_shared=memory.shared,
@@ -372,14 +396,15 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         initrd=modules if len(modules) > 1 else modules[0] if modules else None,
         cmdline=arguments.cmdline,
         flat=arguments.flat,
-        guest=arguments.guest,
+        firmware=arguments.firmware,
+        guest=guest,
         guest_parameters=tuple(parameters),
         irqchip=arguments.irqchip,
         virtio_input=arguments.virtio_input,
         tablet=arguments.tablet,
         rng=arguments.rng,
         root_ports=arguments.root_ports,
-        devices=tuple(arguments.device),
+        devices=tuple(devices),
         fw_cfg=tuple(arguments.fw_cfg),
         smbios=tuple(arguments.smbios),
         input=arguments.input,

@@ -32,7 +32,13 @@ PHRASES: Final = {
 }
 """What deeper code advises, and the flag for it."""
 
-DEVICE_FLAGS: Final = {"virtio-blk,path": "disk", "ata-disk,path": "disk", "virtio-net,to": "net", "ne2k,to": "net"}
+DEVICE_FLAGS: Final = {
+    "virtio-blk,path": "disk",
+    "ata-disk,path": "disk",
+    "floppy,path": "floppy",
+    "virtio-net,to": "net",
+    "ne2k,to": "net",
+}
 """Devices that have a flag of their own, and the key that it begins with."""
 
 
@@ -48,7 +54,9 @@ def _in_flags(error: UserError) -> str:
             text = text.replace(said, with_flag)
         for device, flag in DEVICE_FLAGS.items():
             text = text.replace(f"device {device}=", f"{flag} ", 1)
-        return f"--{text}" if text.startswith(("device ", "disk ", "net ", "symbols ")) else text
+        return (
+            f"--{text}" if text.startswith(("device ", "disk ", "firmware ", "floppy ", "net ", "symbols ")) else text
+        )
     missing = f": add {_flags(error.add)}" if error.add else ""
     return f"{_flags(error.fields)}: {error.why}{missing}"
 

@@ -18,6 +18,8 @@ BUSES = {"virtio": "virtio-blk", "ata": "ata-disk"}
 """What --disk calls the ways to a disk, and the devices that have them."""
 CARDS: Final = {"virtio": "virtio-net", "ne2k": "ne2k"}
 """What model= of --net says."""
+FLOPPY_MOST: Final = 2880 * KIB
+"""Bytes of the largest floppy that a PC's BIOS knows (36 sectors of 80 cylinders and two heads)."""
 WAIT = ",wait"
 """Of --gdb WHERE."""
 
@@ -100,6 +102,23 @@ def parse_disk(text: str) -> str:
         raise ValueError(f"{text!r}: bus= is one of {', '.join(BUSES)}")
     words = [word for word in words if word.partition("=")[0] != "bus"]
     return ",".join([f"{BUSES[buses[0] if buses else 'virtio']},path={path}", *words])
+
+
+def parse_floppy(text: str) -> str:
+    """PATH[,KEY=VALUE...]: a floppy as --device has it. ValueError says what is wrong."""
+    if text.startswith(",") or not text:
+        raise ValueError(f"{text!r} names no file or block device: PATH[,readonly][,temporary]...")
+    return f"floppy,path={text}"
+
+
+def is_disk_file(text: str) -> bool:
+    """Whether what was written where a guest's name goes is a file, which no guest is."""
+    return not text.replace("-", "").isalnum() and Path(text).is_file()
+
+
+def boot_disk(path: str) -> str:
+    """The device that a file to boot is: a floppy where its size is one's, else a disk."""
+    return parse_floppy(path) if Path(path).stat().st_size <= FLOPPY_MOST else parse_disk(path)
 
 
 def parse_net(text: str) -> str:

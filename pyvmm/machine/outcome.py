@@ -17,6 +17,7 @@ class End(Enum):
     INTERNAL_ERROR = "internal error"
     DEVICE_FAULT = "device fault"
     NO_BIOS = "no BIOS"
+    NO_BOOT_DISK = "no boot disk"
     TIMEOUT = "timeout"
     QUIT = "quit"
     SIGNAL = "signal"
@@ -36,6 +37,7 @@ STATUS = {
     End.QUIT: 7,
     End.DEVICE_FAULT: 8,
     End.NO_BIOS: 9,
+    End.NO_BOOT_DISK: 10,
     End.TIMEOUT: 124,
 }
 """Exit statuses of the ends that carry no value; 2 is a user's mistake, 1 a bug of ours."""
@@ -52,6 +54,7 @@ exit status:
   7        quit with Ctrl-A x or by closing the window, or the X server went
   8        a --device of yours returned what it may not, or raised; one line says which one and where
   9        the guest called a BIOS, which there is none of, or left an exception in real mode to it
+  10       the BIOS found no disk to boot from; one line says what it found instead
   {DEBUG_EXIT_STATUS}+v     debug-exit: the guest wrote v to port 0xf4 ({DEBUG_EXIT_LIMIT} stands for all above)
   124      --timeout ran out
   128+n    signal n (129 SIGHUP, 130 SIGINT, 143 SIGTERM)

@@ -1,4 +1,5 @@
-"""What a machine boots: a kernel of the user's with the tables that it will look for, or a guest that comes with pyvmm.
+"""What a machine boots: a kernel of the user's with the tables that it will look for, a firmware, or a guest that comes
+with pyvmm.
 
 It is loaded at the first start and at every reset again, from its path; what came from a pipe is kept. The first time
 RAM is zero.
@@ -12,12 +13,15 @@ from pyvmm import guests
 from pyvmm.board import layout
 from pyvmm.board.bios import write_bios_areas
 from pyvmm.board.pc import Pc
+from pyvmm.board.rom import FirmwareRom
 from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
-from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode
+from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode, reset_vector
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.image import Source, kept
+from pyvmm.boot.no_bios import BIOS_SEGMENT, ENDS
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.irq import swizzle
+from pyvmm.machine.firmware import BIOS, read_firmware
 from pyvmm.memory import GuestMemory
 
 REAL_MODE_STACK = 0x7000
@@ -30,22 +34,31 @@ class Payload:
     def __init__(self, config: MachineConfig) -> None:
         self._config = config
         self._kernel = None if config.kernel is None else kept(config.kernel)
+        self._firmware = None if config.firmware is None else read_firmware(config.firmware)
+        self._rom: FirmwareRom | None = None
         self._modules = tuple(replace(module, file=kept(module.file, "initrd")) for module in config.modules)
 
     def load(self, board: Pc, *, fresh: bool) -> CpuState:
         """Put it into RAM with what a BIOS leaves, and say how the boot CPU starts; *fresh* RAM is zero."""
+        if self._firmware is not None:
+            return self._load_firmware(self._firmware, board)
         write_bios_areas(board.memory)
         if self._kernel is None:
             return _load_guest(self._config, board.memory)
         return self._load_kernel(self._kernel, board, fresh)
 
+    def _load_firmware(self, image: bytes, board: Pc) -> CpuState:
+        """Its ROM, which the processor begins in; a reset changes nothing else in RAM. Ours finds the tables there."""
+        if self._rom is None:
+            self._rom = FirmwareRom(board.memory, image, self._config.firmware or "")
+        shadow = self._rom.shadow()
+        if self._config.firmware == BIOS:
+            _install_tables(board, shadow)
+        return reset_vector()
+
     def _load_kernel(self, kernel: Source, board: Pc, fresh: bool) -> CpuState:
         """The kernel and its modules; with ACPI tables and MP table unless it is a flat binary that asks for none."""
-        from pyvmm.acpi.build import build  # a guest that comes with pyvmm needs none of these, and starts sooner
-        from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
-        from pyvmm.boot.load import load as load_image
-        from pyvmm.boot.lowmem import MPTABLE_GPA
-        from pyvmm.boot.mptable import PciInterrupt, write_mptable
+        from pyvmm.boot.load import load as load_image  # a guest that comes with pyvmm starts sooner without
 
         config, memory = self._config, board.memory
         flat = Flat.parse(config.flat) if config.flat else None
@@ -53,17 +66,7 @@ class Payload:
         e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         rsdp = 0
         if flat is None or flat.mode == "linux32":
-            platform = board.platform()
-            rsdp = build(platform).install(memory, layout.ACPI_TABLES)
-            end = MPTABLE_GPA
-            if platform.apic is not None:
-                routes = [
-                    PciInterrupt(slot, pin, layout.PCI_GSIS[swizzle(slot, pin)])
-                    for slot in range(PCI_DEVICES)
-                    for pin in range(PCI_PINS)
-                ]
-                end = write_mptable(memory, range(min(config.cpus, 255)), pci_interrupts=routes)
-            _write_smbios(board, end)
+            rsdp = _install_tables(board, (BIOS_SEGMENT << 4) + ENDS)
         return load_image(
             memory,
             kernel,
@@ -76,16 +79,37 @@ class Payload:
         )
 
 
-def _write_smbios(board: Pc, gpa: int) -> None:
-    """Write the SMBIOS table and its entry point to *gpa*, behind the MP table. Raises ConfigError."""
+def _install_tables(board: Pc, limit: int) -> int:
+    """Write ACPI tables, MP table and SMBIOS table to where an OS looks for them, all below *limit*; the address of the
+    RSDP. Raises ConfigError."""
+    from pyvmm.acpi.build import build
+    from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
+    from pyvmm.boot.lowmem import MPTABLE_GPA
+    from pyvmm.boot.mptable import PciInterrupt, write_mptable
+
+    platform = board.platform()
+    rsdp = build(platform).install(board.memory, layout.ACPI_TABLES)
+    end = MPTABLE_GPA
+    if platform.apic is not None:
+        routes = [
+            PciInterrupt(slot, pin, layout.PCI_GSIS[swizzle(slot, pin)])
+            for slot in range(PCI_DEVICES)
+            for pin in range(PCI_PINS)
+        ]
+        end = write_mptable(board.memory, range(min(board.config.cpus, 255)), pci_interrupts=routes)
+    _write_smbios(board, end, limit)
+    return rsdp
+
+
+def _write_smbios(board: Pc, gpa: int, limit: int) -> None:
+    """Write the SMBIOS table and its entry point to [gpa, limit), behind the MP table. Raises ConfigError."""
     from pyvmm.board.fw_cfg_files import ram_regions
-    from pyvmm.boot.no_bios import BIOS_SEGMENT, ENDS
     from pyvmm.boot.smbios import smbios_table, write_smbios
 
     config = board.config
     try:
         table = smbios_table(board.told.smbios, cpus=config.cpus, regions=ram_regions(config.ram_size))
-        write_smbios(board.memory, gpa, (BIOS_SEGMENT << 4) + ENDS, *table)
+        write_smbios(board.memory, gpa, limit, *table)
     except ValueError as error:
         raise ConfigError(str(error), {"smbios": config.smbios}) from None
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 BUILTIN: Final = {
     "ata-disk": "pyvmm.pci.ata_disk:AtaDisk",
+    "floppy": "pyvmm.virtio.floppy:Floppy",
     "ne2k": "pyvmm.pci.ne2000:Ne2000",
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",

@@ -20,6 +20,7 @@ from pyvmm.board.pages import Level, Progress
 from pyvmm.config import MachineConfig
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, printable
+from pyvmm.machine.firmware import firmware_path
 from pyvmm.machine.identity import Identity, MachineState
 from pyvmm.machine.snapshot_file import SnapshotFile, write
 from pyvmm.memory import Region
@@ -52,6 +53,7 @@ def _portable(config: MachineConfig) -> MachineConfig:
         config,
         kernel=None if config.kernel is None else _absolute(str(config.kernel), "kernel"),
         initrd=modules or None,
+        firmware=None if config.firmware is None else _absolute_firmware(config.firmware),
         guest=os.path.abspath(config.guest) if config.guest is not None and "/" in config.guest else config.guest,
         devices=tuple(map(_absolute_device, config.devices)),
         trace=frozenset(),
@@ -63,6 +65,11 @@ def _absolute(path: str, what: str) -> Path:
     if not os.path.isfile(path):
         raise UserError(f"{what} {printable(path)} cannot be saved: it is no file that a reset could read again")
     return Path(os.path.abspath(path))
+
+
+def _absolute_firmware(name: str) -> str:
+    path = firmware_path(name)
+    return name if path is None else str(_absolute(str(path), "firmware"))
 
 
 def _absolute_device(device: object) -> str:
@@ -123,6 +130,8 @@ class Saved:
     def _check_files(self) -> None:
         """A reset reads them."""
         files = [("kernel", self.config.kernel)] if self.config.kernel is not None else []
+        firmware = None if self.config.firmware is None else firmware_path(self.config.firmware)
+        files += [("firmware", firmware)] if firmware is not None else []
         files += [("initrd", Path(os.fspath(m.file))) for m in self.config.modules if not isinstance(m.file, bytes)]
         for what, path in files:
             if not os.path.isfile(path):

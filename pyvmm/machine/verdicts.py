@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Exit, KvmError, Vcpu
 from kvm_cffi.constants import KVM_SYSTEM_EVENT_CRASH
@@ -10,6 +10,7 @@ from kvm_cffi.exits import Debug, Hlt, Shutdown, SystemEvent
 from pyvmm.boot.no_bios import BIOS_CALL
 from pyvmm.config import MachineConfig
 from pyvmm.machine.event import MachineEvent
+from pyvmm.machine.firmware import BIOS
 from pyvmm.machine.life import Life
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.panic import DeathWatch
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
     from pyvmm.machine.sampling import Sampler
     from pyvmm.report.symbols import Symbols
     from pyvmm.vcpu.group import VcpuGroup
+
+
+NO_BOOT_DISK: Final = 0xB5
+"""The APM command by which our BIOS (firmware/bios/boot.c) says that it has found nothing to boot."""
+NO_BOOT_DISK_SAID: Final = "No boot disk: "
+"""How its line on the screen begins."""
 
 
 class Verdicts:
@@ -67,7 +74,11 @@ class Verdicts:
         self._life.end(Outcome(End.DEBUG_EXIT, value))
 
     def smi(self, command: int) -> None:
-        """The code that stands for a BIOS says that the guest has come to it; no other command means anything."""
+        """Our BIOS has found nothing to boot, or the code that stands for one says that the guest has come to it; no
+        other command means anything."""
+        if command == NO_BOOT_DISK and self._config.firmware == BIOS:
+            self._no_boot_disk()
+            return
         threads = self._cpus.threads if self._cpus is not None else ()
         vcpu = next((thread.vcpu for thread in threads if thread.is_current), None)
         if command != BIOS_CALL or vcpu is None or (call := find_bios_call(vcpu, self._board.memory)) is None:
@@ -79,6 +90,15 @@ class Verdicts:
             leave_bios_call(vcpu, call)
             report = vcpu_report(vcpu, self._board.memory)
         self._life.end(Outcome(End.NO_BIOS, message=call.message, report=report))
+
+    def _no_boot_disk(self) -> None:
+        """What the BIOS has written to the screen, last."""
+        from pyvmm.screen.screen import Screen
+
+        lines = [line.rstrip() for line in Screen.of(self._board.vga).text()]
+        said = next((line for line in reversed(lines) if line), "")
+        message = f"{said.removeprefix(NO_BOOT_DISK_SAID)}: give a disk or floppy whose first 512 bytes end with 55 AA"
+        self._life.end(Outcome(End.NO_BOOT_DISK, message=message))
 
     def wake_boot_cpu(self) -> None:
         if self._cpus is not None:  # the PIC is there first

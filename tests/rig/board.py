@@ -25,7 +25,7 @@ class Board(Machine):
     def __init__(self, config: MachineConfig, trace_sink: Sink | None = None, saved: Saved | None = None) -> None:
         self.output = bytearray()
         self.on_output: Callable[[bytes], None] | None = None
-        self.guest = guests.load(config.guest or guests.DEFAULT) if config.kernel is None else None
+        self.guest = guests.load(config.guest or guests.DEFAULT) if config.complete().boots_guest else None
         super().__init__(config, trace_sink, saved)
         self.serial.add(self._take)
 

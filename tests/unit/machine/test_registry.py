@@ -116,7 +116,7 @@ def test_a_device(file: Path) -> None:
     [
         (
             "nothing",
-            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, ne2k, pci-testdev, root-port, ",
+            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, floppy, ne2k, pci-testdev, ",
         ),
         ("virtio-rgn", "did you mean virtio-rng?"),
         ("{file}", "write it as FILE.py:CLASS"),
@@ -269,6 +269,7 @@ def test_a_file_named_as_one_of_the_standard_library(tmp_path: Path) -> None:
 
 NEEDS = {
     "ata-disk": ("path",),
+    "floppy": ("path",),
     "ne2k": ("to",),
     "vhost-vsock": ("cid",),
     "virtio-blk": ("path",),

@@ -1,0 +1,40 @@
+/* Offsets in the BIOS data area, segment 40h (IBM Personal System/2 and Personal Computer BIOS Interface Technical
+   Reference, section 3). */
+
+#define BDA_SERIAL_PORTS 0x00
+#define BDA_EBDA_SEGMENT 0x0E
+#define BDA_EQUIPMENT 0x10
+#define BDA_BASE_MEMORY 0x13
+#define BDA_SHIFT_FLAGS 0x17
+#define BDA_ALT_NUMBER 0x19
+#define BDA_KEY_HEAD 0x1A
+#define BDA_KEY_TAIL 0x1C
+#define BDA_KEY_RING 0x1E
+#define BDA_KEY_RING_END 0x3E
+#define BDA_FLOPPY_STATUS 0x41
+#define BDA_VIDEO_MODE 0x49
+#define BDA_COLUMNS 0x4A
+#define BDA_PAGE_BYTES 0x4C
+#define BDA_PAGE_START 0x4E
+#define BDA_CURSORS 0x50
+#define BDA_CURSOR_SHAPE 0x60
+#define BDA_PAGE 0x62
+#define BDA_CRTC_PORT 0x63
+#define BDA_CRT_MODE 0x65
+#define BDA_TICKS 0x6C
+#define BDA_MIDNIGHT 0x70
+#define BDA_BREAK 0x71
+#define BDA_WARM_BOOT 0x72
+#define BDA_DISK_STATUS 0x74
+#define BDA_DISKS 0x75
+#define BDA_SERIAL_TIMEOUT 0x7C
+#define BDA_KEY_RING_START_AT 0x80
+#define BDA_KEY_RING_END_AT 0x82
+#define BDA_ROWS 0x84
+#define BDA_CHARACTER_LINES 0x85
+#define BDA_VIDEO_CONTROL 0x87
+#define BDA_VIDEO_SWITCHES 0x88
+#define BDA_VIDEO_FLAGS 0x89
+#define BDA_VIDEO_COMBINATION 0x8A
+#define BDA_KEYBOARD_MODE 0x96
+#define BDA_KEYBOARD_LEDS 0x97
