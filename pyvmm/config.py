@@ -23,6 +23,9 @@ MAX_MEMORY: Final = 64 << 40
 """What 46 bits of physical address reach, the fewest that a processor with KVM has had for long."""
 DEFAULT_KERNEL_MEMORY: Final = 512 * MIB
 DEFAULT_FIRMWARE: Final = "bios"
+SEABIOS: Final = "seabios"
+SEABIOS_FILE: Final = Path("/usr/share/seabios/bios-256k.bin")
+"""Where Debian's package seabios has it, beside its VGA BIOSes."""
 BOOTABLE: Final = ("virtio-blk", "ata-disk", "floppy")
 """Devices that a firmware looks on."""
 MAX_CPUS: Final = 255
@@ -144,6 +147,11 @@ class MachineConfig:
         """*memory*, once complete() has chosen it."""
         assert self.memory is not None
         return self.memory
+
+    @property
+    def runs_seabios(self) -> bool:
+        """Whether *firmware* is a SeaBIOS, which wants a board that it knows."""
+        return self.firmware is not None and self.firmware.partition("=")[0] == SEABIOS
 
     @property
     def modules(self) -> tuple[Module, ...]:

@@ -142,7 +142,7 @@ def _pci_windows(pci: PciRoot, vga: bool) -> Iterator[Resource]:
         yield WordIO(
             ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, ports.first, ports.last, 0, ports.length
         )
-    for memory in (VGA_MEMORY, pci.memory32) if vga else (pci.memory32,):
+    for memory in (VGA_MEMORY, *pci.windows32) if vga else pci.windows32:
         yield DWordMemory(
             ResourceProducer,
             PosDecode,

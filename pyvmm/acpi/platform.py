@@ -102,6 +102,8 @@ class PciRoot:
 
     memory32: Window
     """Below 4 GiB."""
+    more_memory32: Window | None = None
+    """Below 4 GiB too, where firmware puts BARs."""
     memory64: Window | None = None
     """Above 4 GiB."""
     ecam: int | None = 0xE0000000
@@ -113,8 +115,13 @@ class PciRoot:
     ecam_length: int = 256 << 20
     """Bytes at *ecam* that nothing else has: Linux 2.6 takes the base from MCFG and looks at 256 buses."""
 
+    @property
+    def windows32(self) -> tuple[Window, ...]:
+        """Those of memory below 4 GiB."""
+        return (self.memory32,) if self.more_memory32 is None else (self.memory32, self.more_memory32)
+
     def __post_init__(self) -> None:
-        if self.memory32.last >= 1 << 32:
+        if any(window.last >= 1 << 32 for window in self.windows32):
             raise ValueError("the 32-bit PCI window ends above 4 GiB")
         if not 0 <= self.last_bus <= 255:
             raise ValueError(f"no PCI bus {self.last_bus}")

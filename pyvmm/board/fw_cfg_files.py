@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.board import layout
 from pyvmm.boot.e820 import E820_TYPE_RAM, E820_TYPE_RESERVED
 from pyvmm.boot.smbios import parse_smbios, smbios_table
-from pyvmm.config import ConfigError, FwCfgFile, MachineConfig
+from pyvmm.config import SEABIOS_FILE, ConfigError, FwCfgFile, MachineConfig
 from pyvmm.devices.fw_cfg import check_name
+from pyvmm.errors import printable
 from pyvmm.pci.piix_ide import DRIVES_A_CHANNEL, PiixIde
 from pyvmm.virtio.abi import VIRTIO_ID_BLOCK
 from pyvmm.virtio.pci import VirtioPci
@@ -34,6 +36,8 @@ SMBIOS_ANCHOR_FILE: Final = "etc/smbios/smbios-anchor"
 SMBIOS_TABLES_FILE: Final = "etc/smbios/smbios-tables"
 BOOTORDER_FILE: Final = "bootorder"
 SERCON_FILE: Final = "etc/sercon-port"
+VGA_ROM: Final = "vgabios-isavga.bin"
+VGA_ROM_FILE: Final = f"vgaroms/{VGA_ROM}"
 USER_PREFIX: Final = "opt/"
 
 _E820_ENTRY: Final = struct.Struct("<Q Q I")
@@ -56,6 +60,8 @@ class Told:
             self.smbios = parse_smbios(config.smbios)
         except ValueError as error:
             raise ConfigError(str(error), {"smbios": config.smbios}) from None
+        if config.runs_seabios:
+            self.files |= _vga_rom(config)
 
     def _add(self, one: FwCfgFile) -> None:
         check_name(one.name)
@@ -65,6 +71,20 @@ class Told:
             raise ValueError("there are two of that name")
         assert isinstance(one.content, bytes)
         self.files[one.name] = one.content
+
+
+def _vga_rom(config: MachineConfig) -> dict[str, bytes]:
+    """SeaBIOS' BIOS of a VGA that is no PCI function, from where it is itself, or from where Debian has it."""
+    _, _, file = (config.firmware or "").partition("=")
+    beside = Path(file).with_name(VGA_ROM) if file else SEABIOS_FILE.with_name(VGA_ROM)
+    path = beside if beside.exists() else SEABIOS_FILE.with_name(VGA_ROM)
+    try:
+        return {VGA_ROM_FILE: path.read_bytes()}
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read its VGA BIOS {printable(str(path))}: {error.strerror}: apt-get install seabios",
+            {"firmware": config.firmware},
+        ) from None
 
 
 def firmware_files(

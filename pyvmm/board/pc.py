@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from pyvmm.board.fw_cfg_files import Told
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.board.vhost import BoardVhost
+    from pyvmm.pci.device import PciDevice
     from pyvmm.pci.piix_ide import PiixIde
     from pyvmm.virtio.input import VirtioInput
 
@@ -146,7 +147,7 @@ class Pc:
         vm.set_tss_addr(layout.TSS)
         self.slots = MemorySlots(vm)
         self.memory.watch(self.slots)
-        if self.config.fw_cfg or self.config.smbios:
+        if self.config.fw_cfg or self.config.smbios or self.config.runs_seabios:
             _ = self.told  # what is wrong with it is said now
         self.irqchip = self._make_irqchip()
         self._add_chips()
@@ -319,7 +320,15 @@ class Pc:
             ports=[(layout.PCI_CONFIG, 8, self.pci.config_ports)],
             memory=[(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)],
         )
-        self.pci.root.add(HostBridge(layout.ECAM_START), 0)
+        self.pci.root.add(self._host_bridge(), 0)
+
+    def _host_bridge(self) -> PciDevice:
+        """SeaBIOS knows another one than a machine without firmware needs."""
+        if not self.config.runs_seabios:
+            return HostBridge(layout.ECAM_START)
+        from pyvmm.pci.i440fx import I440fx
+
+        return I440fx()
 
     def _add_virtio_input(self) -> None:
         """virtio-input at 00:0A, one function a device."""
@@ -374,7 +383,8 @@ class Pc:
         from pyvmm.board.tables import describe  # with all that describes ACPI, which a guest of ours has no use for
 
         config = self.config
-        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus)
+        last_bus, seabios = self.pci.last_bus, config.runs_seabios
+        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, last_bus, seabios=seabios)
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

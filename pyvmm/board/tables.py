@@ -66,9 +66,9 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
     )
 
 
-def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int) -> Platform:
+def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int, *, seabios: bool = False) -> Platform:
     """The platform that *parts* make with so many processors and bytes of RAM, physical addresses of *phys_bits* bits
-    and PCI buses up to *last_bus*.
+    and PCI buses up to *last_bus*. SeaBIOS puts BARs elsewhere than this board does.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
@@ -98,6 +98,7 @@ def describe(parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int
         vga="vga" in parts,
         pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
+            more_memory32=Window(layout.PCI_MMIO_HIGH_START, layout.PCI_MMIO_HIGH_END - 1) if seabios else None,
             memory64=memory64(memory, phys_bits),
             ecam=ecam,
             ecam_length=ecam_length,
