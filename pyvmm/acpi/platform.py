@@ -102,8 +102,6 @@ class PciRoot:
 
     memory32: Window
     """Below 4 GiB."""
-    more_memory32: Window | None = None
-    """Below 4 GiB too, where firmware puts BARs."""
     memory64: Window | None = None
     """Above 4 GiB."""
     ecam: int | None = 0xE0000000
@@ -114,6 +112,8 @@ class PciRoot:
     irqs: tuple[int, int, int, int] = (10, 11, 5, 14)
     ecam_length: int = 256 << 20
     """Bytes at *ecam* that nothing else has: Linux 2.6 takes the base from MCFG and looks at 256 buses."""
+    more_memory32: Window | None = None
+    """Below 4 GiB too, where firmware puts BARs."""
 
     @property
     def windows32(self) -> tuple[Window, ...]:
