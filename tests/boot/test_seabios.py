@@ -1,5 +1,5 @@
-"""Linux from disks that SeaBIOS boots, with GRUB and extlinux; and what it finds in fw_cfg and in the SMBIOS table, which
-a direct boot shows too."""
+"""Linux from disks that SeaBIOS boots, with GRUB and extlinux; and what it finds in fw_cfg and in the SMBIOS table,
+after a direct boot too."""
 
 from __future__ import annotations
 
