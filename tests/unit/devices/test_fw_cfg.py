@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import random
 import struct
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm import state
@@ -17,6 +19,7 @@ from pyvmm.units import GIB, KIB
 
 ERROR, READ, SKIP, SELECT, WRITE = 1, 2, 4, 8, 16
 FILES: Final = {"etc/e820": b"map", "bootorder": b"", "opt/" + "x" * 51: b"last"}
+OPS: Final = int(os.environ.get("PYVMM_SOAK_OPS", "20000"))
 NOWHERE: Final = 1 << 40
 WHERE: Final = 0x100
 """Of the description of an access."""
@@ -293,3 +296,31 @@ def test_any_dma_is_what_the_specification_says(accesses: list[tuple[int, int, i
         ram[WHERE : WHERE + 4] = ended.to_bytes(4, "big")
         ram[WHERE + 4 : WHERE + 8] = guest.memory.read(WHERE + 4, 4)
         assert ended == error and bytes(ram) == guest.memory.read(0, 4 * PIECE)
+
+
+@settings(deadline=None, max_examples=max(1, OPS // 500))
+@given(seed=st.integers(0, 1 << 32))
+def test_whatever_a_guest_does(seed: int) -> None:
+    """It never raises, keeps at most one piece for later, and reaches nothing but RAM."""
+    chance = random.Random(seed)
+    guest = Guest({"etc/a": bytes(range(1, 200)), "opt/large": b"ab" * PIECE}, memory=4 * PIECE)
+    device = guest.device
+    for _ in range(500):
+        kind, size = chance.randrange(6), chance.choice((1, 2, 4))
+        if kind == 0:
+            device.write(chance.randrange(13 - size), size, chance.getrandbits(8 * size))
+        elif kind == 1:
+            assert 0 <= device.read(chance.randrange(13 - size), size) < 1 << 8 * size
+        elif kind == 2:
+            control = chance.choice((chance.randrange(0x24) << 16 | chance.randrange(0x20), chance.getrandbits(32)))
+            length = chance.choice((chance.randrange(64), chance.getrandbits(22), chance.getrandbits(32)))
+            address = chance.choice((chance.getrandbits(22), chance.getrandbits(64)))
+            guest.memory.write(WHERE, struct.pack(">IIQ", control, length, address))
+            guest.start(chance.choice((WHERE, chance.getrandbits(23), chance.getrandbits(64))))
+        elif kind == 3 and chance.randrange(50) == 0:
+            device.reset()
+        elif guest.later:
+            guest.later.pop(0)()
+        assert len(guest.later) <= 2 and len(device.vmcoreinfo) == 16
+        note = device.vmcoreinfo_note
+        assert note is None or (note.size < 1 << 32 and note.paddr < 1 << 64)
