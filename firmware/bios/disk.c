@@ -154,7 +154,8 @@ static u8 by_lba(struct drive *d, struct regs *r)
 
 static u8 parameters(struct drive *d, struct regs *r)
 {
-    u16 last = d->cylinders - 1;
+    /* Of a disk the last cylinder is kept for tests of it, as on a PC. */
+    u16 last = d->cylinders - (d->number < FIRST_DISK || d->cylinders < 2 ? 1 : 2);
 
     r->ch = last;
     r->cl = (last >> 2 & 0xC0) | d->sectors_a_track;
@@ -235,11 +236,6 @@ void disk(struct regs *r)
     if (function == 0x01) {
         r->ah = peek8(BDA, last);
         set_cf(r, r->ah != OK);
-        return;
-    }
-    if (!d && function == 0x15) { /* no such drive, which is no error */
-        r->ah = 0;
-        set_cf(r, r->dl >= FIRST_DISK);
         return;
     }
     enable_interrupts();

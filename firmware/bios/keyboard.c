@@ -191,6 +191,8 @@ void keyboard(struct regs *r)
         poke16(BDA, BDA_KEY_HEAD, next(head));
         break;
     case 0x01: case 0x11:
+        enable_interrupts(); /* a loop that asks is in here most of its time */
+        disable_interrupts();
         head = peek16(BDA, BDA_KEY_HEAD);
         set_flag(r, ZF, head == peek16(BDA, BDA_KEY_TAIL));
         if (head != peek16(BDA, BDA_KEY_TAIL))

@@ -134,7 +134,11 @@ static void serve(struct regs *r)
 /* entry.S comes here with each interrupt. */
 void __attribute__((used)) dispatch(struct regs *r)
 {
-    trace_call(r);
+    int is_irq = (r->vector & ~7) == 0x08 || (r->vector & ~7) == 0x70;
+
+    if (!is_irq)
+        trace_call(r);
     serve(r);
-    trace_return(r);
+    if (!is_irq)
+        trace_return(r);
 }

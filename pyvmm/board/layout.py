@@ -10,6 +10,8 @@ from pyvmm.units import GIB, MIB
 # Guest physical addresses
 LOW_RAM_END: Final = 0xA0000
 """End of base memory (640 KiB); the VGA window follows."""
+VGA_FRAME: Final = 0xA0000
+VGA_FRAME_SIZE: Final = 0x10000
 VGA_TEXT: Final = 0xB8000
 VGA_TEXT_SIZE: Final = 0x8000
 HIGH_MEMORY: Final = 0xC0000
@@ -50,6 +52,8 @@ APM: Final = 0xB2
 DEBUGCON: Final = 0xE9
 DEBUG_EXIT: Final = 0xF4
 COM1: Final = 0x3F8
+BIOS_LOG: Final = 0x402
+BIOS_CALLS: Final = 0x404
 ELCR: Final = 0x4D0
 FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600

@@ -4,8 +4,8 @@
     CMOS RTC           0x70, IRQ 8                              i8042     0x60 and 0x64, IRQ 1 and 12
     port 0x61          the PIT's channel 2 and the speaker      POST      0x80
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
-    debug console      0xE9, debug exit 0xF4                    VGA text  0x3C0-0x3DF, 0xB8000
-    fw_cfg             0x510
+    debug console      0xE9, debug exit 0xF4                    VGA       0x3C0-0x3DF, 0xA0000, 0xB8000
+    fw_cfg             0x510                                    BIOS log  0x402, its calls 0x404
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
@@ -32,6 +32,7 @@ from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.config import MachineConfig
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM_LENGTH, AcpiPm
+from pyvmm.devices.bios_port import BiosCalls, BiosLog
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
@@ -210,6 +211,8 @@ class Pc:
             FwCfg(ram.memory, config.ram_size, config.cpus, self._fw_cfg_files, self.loop.post, channel("fw_cfg")),
             ports=[(layout.FW_CFG, FW_CFG_LENGTH)],
         )
+        add("bios-log", BiosLog(channel("bios")), ports=[(layout.BIOS_LOG, 1)])
+        add("bios-calls", BiosCalls(self.memory, channel("bios")), ports=[(layout.BIOS_CALLS, 4)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
         add(
@@ -241,10 +244,18 @@ class Pc:
 
     def _add_vga(self) -> None:
         text = mmap.mmap(-1, layout.VGA_TEXT_SIZE)
+        frame = mmap.mmap(-1, layout.VGA_FRAME_SIZE)
         self.memory.add(Region(layout.VGA_TEXT, memoryview(text), kind="video"))
+        self.memory.add(Region(layout.VGA_FRAME, memoryview(frame), kind="video"))
         self.vga = self.parts.add(
             "vga",
-            VgaText(memoryview(text), self.clock, self._vga_memory_changed, self.trace.channel("vga")),
+            VgaText(
+                memoryview(text),
+                self.clock,
+                self._vga_memory_changed,
+                self.trace.channel("vga"),
+                memoryview(frame),
+            ),
             ports=[(VGA_PORT_BASE, VGA_PORT_COUNT)],
         )
         self._gather(VGA_PORT_BASE, VGA_PORT_COUNT)  # a palette is 64 writes; text moves the cursor with each character
@@ -427,6 +438,8 @@ class Pc:
 
     def _vga_memory_changed(self) -> bool:
         self._signals.catch_up()  # its registers too
+        if self.vga.shows_frame:
+            return self.slots.changed(layout.VGA_FRAME, layout.VGA_FRAME_SIZE)
         return self.slots.changed(layout.VGA_TEXT, layout.VGA_TEXT_SIZE)
 
     def _close_disks(self) -> None:

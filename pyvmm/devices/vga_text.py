@@ -1,4 +1,4 @@
-"""VGA in text mode: 80x25 characters with attributes, a cursor, sixteen colours.
+"""VGA in text mode: 80x25 characters with attributes, a cursor, sixteen colours; and in mode 13h (vga_frame.py).
 
 Ports 0x3C0-0x3DF (offset 0 is port 0x3C0), 8-bit registers; a wider access is a row of bytes, so that `outw` to an
 index port writes index and data:
@@ -12,9 +12,9 @@ index port writes index and data:
 The characters are guest RAM, 32 KiB at 0xB8000, a byte of code page 437 and a byte of attribute a cell: the guest's
 writes there never come here. No interrupt. The machine starts as the VGA BIOS leaves it, in mode 3.
 
-Only what text mode shows is here: there is no graphics memory at 0xA0000, so the guest can't load a font through
-plane 2, and the monochrome ports 0x3B4-0x3BA are absent. Registers hold what is written to them and read back. The line
-compare splits the screen between rows: a row of characters that it cuts is shown whole.
+Only what these two show is here: the 64 KiB at 0xA0000 are pixels of mode 13h and nothing else, so the guest can't
+load a font through plane 2, and the monochrome ports 0x3B4-0x3BA are absent. Registers hold what is written to them
+and read back. The line compare splits the screen between rows: a row of characters that it cuts is shown whole.
 
 Source: IBM Personal System/2 Hardware Interface Technical Reference, "Video Subsystem"; FreeVGA; register values of
 mode 3 from the VGA BIOS parameter table; Linux drivers/video/console/vgacon.c.
@@ -26,6 +26,8 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.devices import vga_frame
+from pyvmm.devices.vga_frame import FRAME_WIDTH, VGA_FRAME_SIZE, Frame
 from pyvmm.trace import OFF, Channel
 
 VGA_TEXT_BASE: Final = 0xB8000
@@ -121,7 +123,7 @@ def _default_dac() -> list[tuple[int, int, int]]:
 
 
 class VgaText:
-    """The registers, and what they make of the 32 KiB of *memory*.
+    """The registers, and what they make of the 32 KiB of *memory* and, in mode 13h, the 64 KiB of *frame*.
 
     *memory_changed* says whether the guest may have written the memory since it was last asked (a dirty log); without
     one, every look at the screen takes the memory as changed.
@@ -129,8 +131,8 @@ class VgaText:
 
     # fmt: off
     STATE = (
-        "_memory", "_seq", "_crtc", "_gfx", "_atc", "_misc", "_feature", "_seq_index", "_crtc_index", "_gfx_index",
-        "_atc_index", "_atc_data_next", "_dac", "_dac_mask", "_dac_index", "_dac_reading", "_dac_latch",
+        "_memory", "_frame", "_seq", "_crtc", "_gfx", "_atc", "_misc", "_feature", "_seq_index", "_crtc_index",
+        "_gfx_index", "_atc_index", "_atc_data_next", "_dac", "_dac_mask", "_dac_index", "_dac_reading", "_dac_latch",
     )
     # fmt: on
 
@@ -140,10 +142,12 @@ class VgaText:
         clock: Clock,
         memory_changed: Callable[[], bool] = lambda: True,
         trace: Channel = OFF,
+        frame: memoryview | None = None,
     ) -> None:
         if len(memory) != VGA_TEXT_SIZE:
             raise ValueError(f"text memory is {len(memory):#x} bytes, must be {VGA_TEXT_SIZE:#x}")
         self._memory = memory
+        self._frame = memoryview(bytearray(VGA_FRAME_SIZE)) if frame is None else frame
         self._clock = clock
         self._memory_changed = memory_changed
         self._trace = trace
@@ -153,6 +157,7 @@ class VgaText:
     def reset(self) -> None:
         """Mode 3 with an empty screen, as after power-on and the VGA BIOS."""
         self._memory[:] = _BLANK_CELL * _CELLS
+        self._frame[:] = bytes(VGA_FRAME_SIZE)
         self._seq = bytearray(_MODE3_SEQ)
         self._crtc = bytearray(_MODE3_CRTC)
         self._gfx = bytearray(_MODE3_GFX)
@@ -307,6 +312,21 @@ class VgaText:
         if self._memory_changed():
             self._generation += 1
         return self._generation
+
+    @property
+    def shows_frame(self) -> bool:
+        """Whether it is in mode 13h."""
+        return vga_frame.is_mode_13h(self._seq, self._gfx)
+
+    def frame(self) -> Frame | None:
+        """What mode 13h shows; None in another mode. The start address counts four bytes at a time, the pitch eight."""
+        if not self.shows_frame:
+            return None
+        start = (self._crtc[VGA_CRTC_START_HI] << 8 | self._crtc[VGA_CRTC_START_LO]) * 4 % VGA_FRAME_SIZE
+        pitch = self._crtc[VGA_CRTC_OFFSET] * 8 or FRAME_WIDTH
+        colours = (self._dac[value & self._dac_mask] for value in range(256))
+        palette = tuple((_eight_bits(red), _eight_bits(green), _eight_bits(blue)) for red, green, blue in colours)
+        return Frame(vga_frame.pixels(self._frame, start, pitch), palette)
 
     @property
     def columns(self) -> int:

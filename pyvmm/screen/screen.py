@@ -1,4 +1,4 @@
-"""A picture of the guest's text screen, taken at one moment: what tests read and what displays draw."""
+"""A picture of the guest's screen, taken at one moment: what tests read and what displays draw."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final, NamedTuple
 
+from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, Frame
 from pyvmm.devices.vga_text import Cursor, VgaText
+from pyvmm.screen import frame as frames
 from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph_rows
 
 Rgb = tuple[int, int, int]
@@ -40,7 +42,8 @@ class Screen:
     """Columns x rows cells, the cursor and the colours.
 
     *cells* holds a byte of code page 437 and a byte of attribute a cell, row by row. *cursor* is None where none shows.
-    *palette* has sixteen (red, green, blue) of 0 to 255. *blank* says that the screen is switched dark.
+    *palette* has sixteen (red, green, blue) of 0 to 255. *blank* says that the screen is switched dark. *frame* is what
+    mode 13h shows, of which the cells are a likeness (frame.py); None in text mode.
     """
 
     columns: int
@@ -51,10 +54,15 @@ class Screen:
     palette: tuple[Rgb, ...]
     blink_enabled: bool
     blank: bool
+    frame: Frame | None = None
 
     @classmethod
     def of(cls, vga: VgaText) -> Screen:
         """What *vga* shows now."""
+        frame = vga.frame()
+        if frame is not None:
+            cells, sixteen = frames.cells(frame), frames.SIXTEEN
+            return cls(frames.COLUMNS, frames.ROWS, cells, None, GLYPH_HEIGHT, sixteen, False, vga.blank, frame)
         return cls(
             columns=vga.columns,
             rows=vga.rows,
@@ -95,7 +103,8 @@ class Screen:
         return SeenScreen(self, bytes(characters), attributes, cursor, self.palette)
 
     def png(self, path: str) -> None:
-        """Write the picture to a PNG file, 8x16 pixels a cell; raises OSError where the file can't be written."""
+        """Write the picture to a PNG file, 8x16 pixels a cell, or 320x200 of a frame; raises OSError where the file
+        can't be written."""
         self.seen().png(path)
 
 
@@ -112,6 +121,11 @@ class SeenScreen:
     cursor: Cursor | None
     palette: tuple[Rgb, ...]
 
+    @property
+    def frame(self) -> Frame | None:
+        """The pixels that are seen, None where there are characters, or nothing."""
+        return None if self.screen.blank else self.screen.frame
+
     def changes(self, before: SeenScreen | None) -> Iterator[list[Run]]:
         """The rows that differ from what was drawn *before*, all of them if there was nothing or other colours: of each
         the runs from its first to its last cell that differs, found when it is asked for.
@@ -119,6 +133,10 @@ class SeenScreen:
         A cell that the cursor entered, left or changed its shape in is among them.
         """
         columns, rows = self.screen.columns, self.screen.rows
+        frame = self.frame
+        was = None if before is None else before.frame
+        if (frame and frame.palette) != (was and was.palette):
+            before = None
         if before is not None and (
             before.palette != self.palette or (before.screen.columns, before.screen.rows) != (columns, rows)
         ):
@@ -140,14 +158,23 @@ class SeenScreen:
                         if characters[column] != old_characters[column] or attributes[column] != old_attributes[column]
                     ]
                 if not different:
-                    continue
+                    if frame is None or was is None or frames.band(frame, row) == frames.band(was, row):
+                        continue
+                    different = [0]
                 first, last = min(different), max(different) + 1
+            if frame is not None:  # pixels are drawn a whole row at a time
+                first, last = 0, columns
             yield _runs(row, first, characters[first:last], attributes[first:last])
 
     def png(self, path: str) -> None:
         """Write the picture to a PNG file, 8x16 pixels a cell; raises OSError where the file can't be written."""
         from PIL import Image  # costs tens of milliseconds, which a run without a picture should not pay
 
+        if self.frame is not None:
+            picture = Image.frombytes("P", (FRAME_WIDTH, FRAME_HEIGHT), self.frame.pixels)
+            picture.putpalette([level for colour in self.frame.palette for level in colour])
+            picture.save(path, "PNG")
+            return
         from pyvmm.screen.pixels import CellPixels
 
         size = (self.screen.columns * GLYPH_WIDTH, self.screen.rows * GLYPH_HEIGHT)

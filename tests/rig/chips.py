@@ -9,6 +9,7 @@ from typing import Final
 
 from pyvmm.clock import FakeClock
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM1_CNT, PM1_EN, PM1_STS, PM_LENGTH, AcpiPm
+from pyvmm.devices.bios_port import CALL_RETURNS, BiosCalls, BiosLog
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
@@ -25,9 +26,11 @@ from pyvmm.devices.reset_control import ResetControl
 from pyvmm.devices.scancodes import KEYS
 from pyvmm.devices.system_control import SystemControlA, SystemControlB
 from pyvmm.devices.uart16550 import Uart16550
+from pyvmm.devices.vga_frame import VGA_FRAME_SIZE
 from pyvmm.devices.vga_text import VGA_PORT_COUNT, VGA_TEXT_SIZE, VgaText
 from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory
+from pyvmm.trace import Channel
 from tests.rig.twins import Door, Twin
 
 WALL = 1_800_000_000_000_000_000
@@ -47,6 +50,22 @@ def acpi_pm(now: int) -> Twin:
     ]
     doors: list[Door] = [(part, PM_LENGTH), (part, 4), (part.apm, APM_LENGTH)]
     return Twin(part, clock, doors, hands, [sci], told, longest=1_000_000_000_000)
+
+
+def bios_log(now: int) -> Twin:
+    told = list[object]()
+    part = BiosLog(Channel("bios", lambda ns, name, line: told.append(line)))
+    return Twin(part, FakeClock(now), [(part, 1)], told=told)
+
+
+def bios_calls(now: int) -> Twin:
+    """The guest's memory is all of it frames of calls of INT 13h."""
+    told = list[object]()
+    memory = GuestMemory.of_size(0x10000)
+    memory.write(0, (bytes(38) + b"\x13").ljust(46, b"\0") * 1000)
+    part = BiosCalls(memory, Channel("bios", lambda ns, name, line: told.append(line)))
+    hands = [lambda n: part.write(0, 4, n % 1000 * 46), lambda n: part.write(0, 4, n % 1000 * 46 | CALL_RETURNS)]
+    return Twin(part, FakeClock(now), [(part, 4)], hands, told=told)
 
 
 def cmos_rtc(now: int) -> Twin:
@@ -273,13 +292,18 @@ def uart16550(now: int) -> Twin:
 
 
 def vga_text(now: int) -> Twin:
-    clock, memory = FakeClock(now), memoryview(bytearray(VGA_TEXT_SIZE))
-    part = VgaText(memory, clock)
+    clock, memory, frame = FakeClock(now), memoryview(bytearray(VGA_TEXT_SIZE)), memoryview(bytearray(VGA_FRAME_SIZE))
+    part = VgaText(memory, clock, frame=frame)
 
     def poke(n: int) -> None:
-        memory[n % VGA_TEXT_SIZE] = n >> 16 & 0xFF
+        memory[n % VGA_TEXT_SIZE] = frame[n % VGA_FRAME_SIZE] = n >> 16 & 0xFF
 
-    hands = [poke, lambda n: part.cells(), lambda n: (part.cursor(), part.palette(), part.blank)]
+    hands = [
+        poke,
+        lambda n: part.cells(),
+        lambda n: part.frame(),
+        lambda n: (part.cursor(), part.palette(), part.blank),
+    ]
     return Twin(part, clock, [(part, VGA_PORT_COUNT)], hands)
 
 
@@ -287,6 +311,8 @@ CHIPS: Final[dict[str, Callable[[int], Twin]]] = {
     make.__name__: make
     for make in (
         acpi_pm,
+        bios_calls,
+        bios_log,
         cmos_rtc,
         debug_exit,
         debugcon,

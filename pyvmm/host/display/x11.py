@@ -22,6 +22,7 @@ from typing import Any, Final, Literal
 from Xlib import X, Xutil, display, error
 
 from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.devices.vga_frame import FRAME_WIDTH, Frame
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.capture.x11_keys import EVENT_MASK, X11Input
@@ -29,8 +30,9 @@ from pyvmm.host.display.x11_colours import COLOURS, colours_of
 from pyvmm.host.display.x11_manager import ManagerHints
 from pyvmm.input.router import Router
 from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH
+from pyvmm.screen.frame import magnified
 from pyvmm.screen.pixels import CellPixels
-from pyvmm.screen.screen import Run, ScreenFollower, SeenScreen, cursor_box, scan_lines
+from pyvmm.screen.screen import Rgb, Run, ScreenFollower, SeenScreen, cursor_box, scan_lines
 from pyvmm.trace import OFF, Channel
 
 FRAME_NS: Final = NS_PER_SECOND // 60
@@ -103,6 +105,8 @@ class X11Window:
         self._left: tuple[SeenScreen, Iterator[list[Run]]] | None = None
         self._pixels: tuple[int, ...] = ()
         self._images: CellPixels | None = None
+        self._frame_palette: tuple[Rgb, ...] = ()
+        self._frame_pixels: list[bytes] = []
         self._gc_colours = (-1, -1)
         self._closed = False
         self._started = False
@@ -321,6 +325,14 @@ class X11Window:
             if self._pixel_bits % 8 == 0:
                 size = self._pixel_bits // 8
                 self._images = CellPixels([pixel.to_bytes(size, self._byte_order) for pixel in pixels], self._scale)
+        frame = seen.frame
+        if frame is not None and frame.palette != self._frame_palette:
+            self._frame_palette = frame.palette
+            self._frame_pixels = []
+            if self._images is not None and self._colours.many:  # else the likeness in sixteen colours has to do
+                size = self._pixel_bits // 8
+                pixels = self._colours.pixels(frame.palette)
+                self._frame_pixels = [pixel.to_bytes(size, self._byte_order) for pixel in pixels]
 
     def _join_requests(self) -> int:
         """Put the requests that were made into what is to be sent, all at once: python-xlib appends them one by one,
@@ -333,6 +345,9 @@ class X11Window:
         return len(connection.data_send)
 
     def _draw_row(self, runs: list[Run], seen: SeenScreen) -> None:
+        if seen.frame is not None and self._frame_pixels:
+            self._draw_band(runs[0].row, seen.frame)
+            return
         if not (len(runs) >= MANY_RUNS and self._draw_image(runs)):
             for run in runs:
                 self._draw_run(run)
@@ -340,6 +355,18 @@ class X11Window:
             left, top, right, bottom = (self._scale * n for n in cursor_box(seen.cursor, seen.screen.cell_height))
             self._set_gc_colours(self._pixels[seen.cursor_colour()], 0)
             self._window.fill_rectangle(self._gc, left, top, right - left, bottom - top)
+
+    def _draw_band(self, row: int, frame: Frame) -> None:
+        """Eight lines of a frame, each pixel two by two: a VGA shows its 200 lines twice. In as many requests as it
+        takes."""
+        width = FRAME_WIDTH * 2 * self._scale
+        image = magnified(frame, row, self._frame_pixels, 2 * self._scale)
+        line = width * self._pixel_bits // 8
+        lines = max(1, self._most_bytes // line)
+        for first in range(0, self._cell_height, lines):
+            count = min(lines, self._cell_height - first)
+            part, y = image[first * line : (first + count) * line], row * self._cell_height + first
+            self._window.put_image(self._gc, 0, y, width, count, X.ZPixmap, self._depth, 0, part)
 
     def _draw_image(self, runs: list[Run]) -> bool:
         """The runs of a row as one image; False where the server's pixels are no whole bytes, or the row is too long

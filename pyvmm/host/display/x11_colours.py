@@ -28,12 +28,17 @@ class Colours(Protocol):
 
     colormap: Any
 
+    many: bool
+    """More than sixteen colours can be asked for."""
+
     def pixels(self, palette: Sequence[Rgb]) -> tuple[int, ...]:
-        """A value for each of the sixteen colours of *palette*."""
+        """A value for each of the sixteen colours of *palette*, or of any number where there are *many*."""
 
 
 class TrueColour:
     """A visual whose pixel values are the colours: red, green and blue have fixed places in them."""
+
+    many = True
 
     def __init__(self, colormap: Any, masks: tuple[int, int, int]) -> None:
         self.colormap = colormap
@@ -52,6 +57,8 @@ class TrueColour:
 
 class ColourCells:
     """Sixteen cells of a colormap that are ours to write."""
+
+    many = False
 
     def __init__(self, colormap: Any, cells: Sequence[int]) -> None:
         self.colormap = colormap
@@ -73,6 +80,8 @@ class ColourCells:
 
 class NearestColours:
     """A colormap as it is: *entries* are its colours, each level of 16 bits, in the order of their pixel values."""
+
+    many = True
 
     def __init__(self, colormap: Any, entries: Sequence[tuple[int, int, int]]) -> None:
         self.colormap = colormap
