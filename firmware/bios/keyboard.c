@@ -182,8 +182,10 @@ void keyboard(struct regs *r)
     u16 head;
     int enhanced = r->ah & 0x10;
 
+    enable_interrupts(); /* a loop that asks for a key is in here most of its time */
     switch (r->ah) {
     case 0x00: case 0x10:
+        disable_interrupts(); /* or the key may come between the question and the wait */
         while (peek16(BDA, BDA_KEY_HEAD) == peek16(BDA, BDA_KEY_TAIL))
             wait_for_interrupt();
         head = peek16(BDA, BDA_KEY_HEAD);
@@ -191,8 +193,6 @@ void keyboard(struct regs *r)
         poke16(BDA, BDA_KEY_HEAD, next(head));
         break;
     case 0x01: case 0x11:
-        enable_interrupts(); /* a loop that asks is in here most of its time */
-        disable_interrupts();
         head = peek16(BDA, BDA_KEY_HEAD);
         set_flag(r, ZF, head == peek16(BDA, BDA_KEY_TAIL));
         if (head != peek16(BDA, BDA_KEY_TAIL))
@@ -200,7 +200,10 @@ void keyboard(struct regs *r)
         r->flags |= IF; /* a loop that asks with interrupts off would wait for ever */
         break;
     case 0x02: r->al = peek8(BDA, BDA_SHIFT_FLAGS); break;
-    case 0x05: r->al = !put(r->cx); break;
+    case 0x05:
+        disable_interrupts();
+        r->al = !put(r->cx);
+        break;
     case 0x12:
         r->al = peek8(BDA, BDA_SHIFT_FLAGS);
         r->ah = (peek8(BDA, BDA_SHIFT_FLAGS + 1) & 0x73) | (peek8(BDA, BDA_KEYBOARD_MODE) & 0x0C);

@@ -1,4 +1,4 @@
-"""What a call of a PC's BIOS asks for, in words: the interrupt, the function in AH or AX, and the registers that matter.
+"""What a call of a PC's BIOS asks for, in words: the interrupt, the function in AH or AX, the registers that matter.
 
 Source: Ralf Brown's Interrupt List; IBM Personal System/2 and Personal Computer BIOS Interface Technical Reference.
 """

@@ -25,7 +25,7 @@ Kind = Literal["virtio", "ata", "floppy"]
 DEVICES: Final[dict[Kind, str]] = {"virtio": "virtio-blk", "ata": "ata-disk", "floppy": "floppy"}
 END: Final = 16 + 0
 """pyvmm's exit status of a program that ends well."""
-PATIENCE: Final = 30.0
+PATIENCE: Final = 60.0
 """Seconds that a program may take on a busy machine."""
 
 PRELUDE: Final = """
@@ -138,18 +138,8 @@ def seabios(image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (
     path.write_bytes(image.ljust(FLOPPY if kind == "floppy" else DISK, b"\0"))
     interface = {"floppy": "floppy", "ata": "ide", "virtio": "virtio"}[kind]
     command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc" if kind == "ata" else "q35", "-m", str(MEMORY)]
-    command += [
-        "-nodefaults",
-        "-no-reboot",
-        "-display",
-        "none",
-        "-device",
-        "VGA",
-        "-monitor",
-        "stdio",
-        "-serial",
-        "null",
-    ]
+    command += ["-nodefaults", "-no-reboot", "-display", "none", "-device", "VGA"]
+    command += ["-monitor", "stdio", "-serial", "null"]
     command += ["-drive", f"format=raw,if={interface},file={path}", "-debugcon", f"file:{console}"]
     command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
