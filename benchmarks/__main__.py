@@ -18,6 +18,7 @@ from benchmarks import (
     blk,
     blk_lab,
     boot,
+    boot_disk,
     document,
     doorbell,
     exits,
@@ -43,6 +44,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
     "blk": blk.measure,
     "reset": reset.measure,
     "restore": restore.measure,
+    "boot-disk": boot_disk.measure,
     "pytest": pytests.measure,
 }
 """What is measured on this machine, by the name of its place in the document."""

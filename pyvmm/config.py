@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 
 from pyvmm import guests
 from pyvmm.device_spec import DeviceSpec
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.units import GIB, MIB, size_text
 
 HUGE_PAGE_SIZES: Final = (2 * MIB, GIB)
@@ -23,9 +23,14 @@ MAX_MEMORY: Final = 64 << 40
 """What 46 bits of physical address reach, the fewest that a processor with KVM has had for long."""
 DEFAULT_KERNEL_MEMORY: Final = 512 * MIB
 DEFAULT_FIRMWARE: Final = "bios"
+SEABIOS: Final = "seabios"
+SEABIOS_FILE: Final = Path("/usr/share/seabios/bios-256k.bin")
+"""Where Debian's package seabios has it, beside its VGA BIOSes."""
 BOOTABLE: Final = ("virtio-blk", "ata-disk", "floppy")
 """Devices that a firmware looks on."""
 MAX_CPUS: Final = 255
+MAX_FW_CFG_FILE: Final = 16 * MIB
+"""Bytes; a snapshot's file has it."""
 MAX_ROOT_PORTS: Final = 4
 MAX_SCALE: Final = 4
 
@@ -67,6 +72,30 @@ class Module:
 
 
 @dataclass(frozen=True)
+class FwCfgFile:
+    """A file of the user's in fw_cfg, the device by which firmware and the guest's kernel are told of things."""
+
+    name: str
+    """opt/..., at most 55 characters of ASCII."""
+    content: bytes | Path
+    """At most MAX_FW_CFG_FILE; a file of this host is read when the machine is made, and not again."""
+
+    def read(self) -> FwCfgFile:
+        """The same with its bytes. Raises ConfigError."""
+        data = self.content
+        if isinstance(data, Path):
+            try:
+                with data.open("rb") as file:
+                    data = file.read(MAX_FW_CFG_FILE + 1)
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else error
+                raise ConfigError(f"cannot read {printable(str(data))}: {why}", {"fw_cfg": self.name}) from None
+        if len(data) > MAX_FW_CFG_FILE:
+            raise ConfigError(f"it has more than {MAX_FW_CFG_FILE // MIB} MiB", {"fw_cfg": self.name})
+        return replace(self, content=data)
+
+
+@dataclass(frozen=True)
 class MachineConfig:
     """A machine. Sizes are bytes.
 
@@ -102,6 +131,9 @@ class MachineConfig:
     devices: tuple[str | DeviceSpec | object, ...] = ()
     """NAME,KEY=VALUE,... or FILE.py:CLASS,KEY=VALUE,... as a str or a DeviceSpec; or a PciDevice or VirtioDevice that
     somebody has made, which is of one machine."""
+    fw_cfg: tuple[FwCfgFile, ...] = ()
+    smbios: tuple[str, ...] = ()
+    """What the SMBIOS table says: type=N,FIELD=VALUE,..., see docs/fw_cfg.md."""
     input: InputMode = "auto"
     triple_fault: TripleFault = "report"
     no_reboot: bool = False
@@ -117,6 +149,11 @@ class MachineConfig:
         return self.memory
 
     @property
+    def runs_seabios(self) -> bool:
+        """Whether *firmware* is a SeaBIOS, which wants a board that it knows."""
+        return self.firmware is not None and self.firmware.partition("=")[0] == SEABIOS
+
+    @property
     def modules(self) -> tuple[Module, ...]:
         """*initrd*, whichever way it was written."""
         if self.initrd is None:
@@ -125,7 +162,7 @@ class MachineConfig:
         return tuple(one if isinstance(one, Module) else Module(one) for one in several)
 
     def complete(self) -> MachineConfig:
-        """The same machine with every default chosen, and checked. Raises ConfigError."""
+        """The same machine with every default chosen and its files for fw_cfg read, and checked. Raises ConfigError."""
         self._check_kinds()
         memory, virtio_input, firmware = self.memory, self.virtio_input, self.firmware
         if firmware is None and self.kernel is None and self.guest is None and self._has_disk:
@@ -137,7 +174,8 @@ class MachineConfig:
                 memory = max(MIN_MEMORY, guests.load(guests.DEFAULT if self.guest is None else self.guest).memory)
         if virtio_input is None:
             virtio_input = "none" if boots_guest else "standard"
-        config = replace(self, memory=memory, virtio_input=virtio_input, firmware=firmware)
+        fw_cfg = tuple(file.read() for file in self.fw_cfg)
+        config = replace(self, memory=memory, virtio_input=virtio_input, firmware=firmware, fw_cfg=fw_cfg)
         config.check()
         return config
 
@@ -183,6 +221,13 @@ class MachineConfig:
                 isinstance(device, type) or not callable(getattr(device, "reset", None))
             ):
                 raise self._error("each is a str, FILE.py:CLASS,KEY=VALUE,..., a DeviceSpec or a device", "devices")
+        if not all(
+            isinstance(one, FwCfgFile) and isinstance(one.name, str) and isinstance(one.content, (bytes, Path))
+            for one in self.fw_cfg
+        ):
+            raise self._error("each is an FwCfgFile of a name and a pathlib.Path or bytes", "fw_cfg")
+        if not all(isinstance(text, str) for text in self.smbios):
+            raise self._error("each is a str, such as 'type=1,product=PC'", "smbios")
         pairs = self.guest_parameters
         if not all(_is_a(pair, (tuple,)) and [type(part) for part in pair] == [str, int] for pair in pairs):
             raise self._error("each is a tuple of a name and an int", "guest_parameters")
@@ -240,6 +285,8 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "rng": ((bool,), "a bool"),
     "root_ports": ((int,), "an int"),
     "no_reboot": ((bool,), "a bool"),
+    "fw_cfg": ((tuple,), "a tuple of FwCfgFile"),
+    "smbios": ((tuple,), "a tuple of str, such as ('type=1,product=PC',)"),
     "devices": ((tuple,), "a tuple of str, such as ('edu.py:Edu',), or of devices"),
     "symbols": ((Path, NoneType), "a pathlib.Path or None"),
     "trace": ((frozenset,), "a frozenset of str, such as frozenset({'irq'})"),

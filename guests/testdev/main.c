@@ -148,10 +148,10 @@ static int run_tests(struct bar bar)
 int guest_main(void)
 {
     CHECK(fw_cfg(FW_CFG_SIGNATURE, 4) == 0x554D4551);                               /* 1: "QEMU" */
-    CHECK(fw_cfg(FW_CFG_ID, 4) == 1);                                               /* 2: no DMA */
+    CHECK(fw_cfg(FW_CFG_ID, 4) == 3);                                               /* 2: and DMA */
     cpus = fw_cfg(FW_CFG_NB_CPUS, 2);
     ram_size = fw_cfg(FW_CFG_RAM_SIZE, 8);
-    CHECK(fw_cfg(FW_CFG_FILE_DIR, 4) == 0 && inb(FW_CFG_DATA) == 0);                /* 3: no files, no more */
+    CHECK(fw_cfg(FW_CFG_FILE_DIR, 4) != 0 && inb(FW_CFG_DATA) == 0);                /* 3: files, big-endian */
 
     outl(TESTDEV_DATA, 0x44332211);
     CHECK(inl(TESTDEV_DATA) == 0x44332211 && inl(TESTDEV_DATA_BYTES) == 0x44332211); /* 4 */

@@ -89,7 +89,8 @@ NOTIFY_POWER_BUTTON: Final = 0x80
 def isa_device(device: IsaDevice) -> Aml:
     """A device at fixed ports."""
     ports = [IO(Decode16, first, first, device.align, count) for first, count in device.ports]
-    body = [Name("_HID", EISAID(device.hid))]
+    # An ID of seven characters is a PNP ID, which is packed into an integer; one of eight an ACPI ID (6.1.5).
+    body = [Name("_HID", EISAID(device.hid) if len(device.hid) == 7 else device.hid)]
     if device.uid is not None:
         body.append(Name("_UID", device.uid))
     if device.sta:
@@ -151,7 +152,7 @@ def _pci_windows(pci: PciRoot, vga: bool) -> Iterator[Resource]:
         yield WordIO(
             ResourceProducer, MinFixed, MaxFixed, PosDecode, EntireRange, 0, ports.first, ports.last, 0, ports.length
         )
-    for memory in (VGA_MEMORY, pci.memory32) if vga else (pci.memory32,):
+    for memory in (VGA_MEMORY, *pci.windows32) if vga else pci.windows32:
         yield DWordMemory(
             ResourceProducer,
             PosDecode,

@@ -83,7 +83,7 @@ class IsaDevice(NamedTuple):
     name: str
     """Four characters, as the namespace has them."""
     hid: str
-    """Its Plug and Play ID, such as PNP0303."""
+    """Its Plug and Play ID, such as PNP0303, or ACPI ID, such as QEMU0002."""
     ports: tuple[tuple[int, int], ...] = ()
     """(first port, how many)."""
     irqs: tuple[int, ...] = ()
@@ -127,9 +127,16 @@ class PciRoot:
     ecam_length: int = 256 << 20
     """Bytes at *ecam* that nothing else has: Linux 2.6 takes the base from MCFG and looks at 256 buses."""
     hotplug: HotplugBlock | None = None
+    more_memory32: Window | None = None
+    """Below 4 GiB too, where firmware puts BARs."""
+
+    @property
+    def windows32(self) -> tuple[Window, ...]:
+        """Those of memory below 4 GiB."""
+        return (self.memory32,) if self.more_memory32 is None else (self.memory32, self.more_memory32)
 
     def __post_init__(self) -> None:
-        if self.memory32.last >= 1 << 32:
+        if any(window.last >= 1 << 32 for window in self.windows32):
             raise ValueError("the 32-bit PCI window ends above 4 GiB")
         if not 0 <= self.last_bus <= 255:
             raise ValueError(f"no PCI bus {self.last_bus}")

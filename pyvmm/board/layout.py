@@ -24,6 +24,9 @@ HOLE_END: Final = 4 * GIB
 """The 3-4 GiB hole of devices; RAM that does not fit below it continues at 4 GiB."""
 PCI_MMIO_START: Final = 0xC0000000
 PCI_MMIO_END: Final = 0xE0000000
+PCI_MMIO_HIGH_START: Final = 0xF0000000
+PCI_MMIO_HIGH_END: Final = 0xFEC00000
+"""Between ECAM and the IOAPIC: where SeaBIOS puts BARs."""
 PCI_MMIO64_START: Final = 1 << 38
 PCI_MMIO64_END: Final = 1 << 39
 ECAM_START: Final = 0xE0000000

@@ -59,8 +59,10 @@ if TYPE_CHECKING:
     from pyvmm.acpi.platform import Platform
     from pyvmm.backends.disks import Disks
     from pyvmm.backends.networks import HostNetworks
+    from pyvmm.board.fw_cfg_files import Told
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.board.vhost import BoardVhost
+    from pyvmm.pci.device import PciDevice
     from pyvmm.pci.piix_ide import PiixIde
     from pyvmm.virtio.input import VirtioInput
 
@@ -147,6 +149,8 @@ class Pc:
         vm.set_tss_addr(layout.TSS)
         self.slots = MemorySlots(vm)
         self.memory.watch(self.slots)
+        if self.config.fw_cfg or self.config.smbios or self.config.runs_seabios:
+            _ = self.told  # what is wrong with it is said now
         self.irqchip = self._make_irqchip()
         self._add_chips()
         self._add_input()
@@ -174,7 +178,7 @@ class Pc:
 
     def _add_chips(self) -> None:
         add, line, clock, channel = self.parts.add, self.irqchip.line, self.clock, self.trace.channel
-        signals = self._signals
+        signals, config = self._signals, self.config
         self.com1 = add(
             "com1",
             Uart16550(line(layout.IRQ_COM1), signals.transmit, clock, channel("com1")),
@@ -203,9 +207,13 @@ class Pc:
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, channel("port92"))
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
+        self.fw_cfg = add(
+            "fw_cfg",
+            FwCfg(ram.memory, config.ram_size, config.cpus, self._fw_cfg_files, self.loop.post, channel("fw_cfg")),
+            ports=[(layout.FW_CFG, FW_CFG_LENGTH)],
+        )
         add("bios-log", BiosLog(channel("bios")), ports=[(layout.BIOS_LOG, 1)])
         add("bios-calls", BiosCalls(self.memory, channel("bios")), ports=[(layout.BIOS_CALLS, 4)])
-        add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
         add(
@@ -324,8 +332,16 @@ class Pc:
             ports=[(layout.PCI_CONFIG, 8, self.pci.config_ports)],
             memory=[(layout.ECAM_START, layout.ECAM_SIZE, self.pci.ecam)],
         )
-        self.pci.root.add(HostBridge(layout.ECAM_START), 0)
+        self.pci.root.add(self._host_bridge(), 0)
         self.hotplug = Hotplug(self.parts, self.pci, self.acpi_pm, self.trace.channel("pci-hotplug"))
+
+    def _host_bridge(self) -> PciDevice:
+        """SeaBIOS knows another one than a machine without firmware needs."""
+        if not self.config.runs_seabios:
+            return HostBridge(layout.ECAM_START)
+        from pyvmm.pci.i440fx import I440fx
+
+        return I440fx()
 
     def _add_virtio_input(self) -> None:
         """virtio-input at 00:0A, one function a device."""
@@ -363,13 +379,32 @@ class Pc:
         functions = {function.trace.name for function in self.pci.all_functions()}
         return functions | {placement.name for placement in self.parts if placement.part is not None}
 
+    @cached_property
+    def told(self) -> Told:
+        """What the user tells the guest's firmware and kernel. Raises ConfigError."""
+        from pyvmm.board.fw_cfg_files import Told  # a guest of ours asks for nothing of it
+
+        return Told(self.config)
+
+    def _fw_cfg_files(self) -> dict[str, bytes]:
+        from pyvmm.board.fw_cfg_files import firmware_files
+
+        return firmware_files(self.platform(), self.pci, self.devices.values(), self.config, self.told)
+
     def platform(self) -> Platform:
         """What the tables say of this board."""
         from pyvmm.board.tables import describe  # with all that describes ACPI, which a guest of ours has no use for
 
         config = self.config
-        slots = self.hotplug.slots
-        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus, slots)
+        return describe(
+            self.parts,
+            config.cpus,
+            config.ram_size,
+            self.phys_bits,
+            self.pci.last_bus,
+            self.hotplug.slots,
+            seabios=config.runs_seabios,
+        )
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

@@ -46,6 +46,7 @@ _ISA: Final = (
     _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",)),
     _Isa("ps2-mouse", "PS2M", MOUSE, sta=True),
     _Isa("com1", "COM1", COM_PORT, sta=True, align=8, uid=1),
+    _Isa("fw_cfg", "FWCF", "QEMU0002", sta=True),
 )
 """The parts of a board that an OS finds behind the ISA bridge, in the order of the namespace."""
 
@@ -68,10 +69,18 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
 
 
 def describe(
-    parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int, hotplug_slots: tuple[int, ...]
+    parts: Parts,
+    cpus: int,
+    memory: int,
+    phys_bits: int,
+    last_bus: int,
+    hotplug_slots: tuple[int, ...],
+    *,
+    seabios: bool = False,
 ) -> Platform:
     """The platform that *parts* make with so many processors and bytes of RAM, physical addresses of *phys_bits* bits
-    and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go.
+    and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go. SeaBIOS puts BARs elsewhere than
+    this board does.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
@@ -102,6 +111,7 @@ def describe(
         vga="vga" in parts,
         pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
+            more_memory32=Window(layout.PCI_MMIO_HIGH_START, layout.PCI_MMIO_HIGH_END - 1) if seabios else None,
             memory64=memory64(memory, phys_bits),
             ecam=ecam,
             ecam_length=ecam_length,

@@ -19,6 +19,7 @@ from pyvmm.cli.values import (
     parse_count,
     parse_disk,
     parse_floppy,
+    parse_fw_cfg,
     parse_gdb,
     parse_memory,
     parse_module,
@@ -151,6 +152,21 @@ def _machine_options(guests: bool = True) -> Parser:
         metavar="user|tap|socket:PATH[,model=ne2k][,forward=tcp:2222:22][,name=...][,mac=...][,mtu=...][,dump=FILE]",
         help="a network card, virtio or an NE2000: by passt, on a TAP interface, or on a Unix socket that another "
         "machine has",
+    )
+    add(
+        "--fw-cfg",
+        action="append",
+        type=_checked(parse_fw_cfg),
+        default=[],
+        metavar="name=opt/NAME,file=PATH|string=TEXT",
+        help="a file that the guest finds in fw_cfg",
+    )
+    add(
+        "--smbios",
+        action="append",
+        default=[],
+        metavar="type=N,FIELD=VALUE...",
+        help="what the SMBIOS table says, such as type=1,product=PC,serial=1 (docs/fw_cfg.md)",
     )
     add(
         "--input",
@@ -400,6 +416,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         rng=arguments.rng,
         root_ports=arguments.root_ports,
         devices=tuple(devices),
+        fw_cfg=tuple(arguments.fw_cfg),
+        smbios=tuple(arguments.smbios),
         input=arguments.input,
         triple_fault=arguments.triple_fault,
         no_reboot=getattr(arguments, "no_reboot", False),  # which `acpi` has not

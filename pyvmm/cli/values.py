@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -9,7 +10,7 @@ from pyvmm.config import MAX_CPUS, MAX_MEMORY, MIN_MEMORY
 from pyvmm.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
-    from pyvmm.config import Module
+    from pyvmm.config import FwCfgFile, Module
 
 SUFFIXES = {"K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
 
@@ -143,6 +144,17 @@ def parse_module(text: str) -> Path | Module:
     if "," in file and not Path(file).exists() and Path(file.partition(",")[0]).exists():
         raise ValueError(f"{text!r} is a list of files: give each its own -i")
     return Module(Path(file), words) if words else Path(file)
+
+
+def parse_fw_cfg(text: str) -> FwCfgFile:
+    """name=NAME,file=PATH or name=NAME,string=TEXT, with all that follows; ValueError says what is wrong."""
+    from pyvmm.config import FwCfgFile
+
+    name, _, rest = text.partition(",")
+    kind, equals, value = rest.partition("=")
+    if not name.startswith("name=") or kind not in ("file", "string") or not equals:
+        raise ValueError(f"{text!r}: write it as name=opt/NAME,file=PATH or name=opt/NAME,string=TEXT")
+    return FwCfgFile(name.removeprefix("name="), Path(value) if kind == "file" else os.fsencode(value))
 
 
 def parse_gdb(text: str) -> tuple[str, bool]:

@@ -7,13 +7,11 @@ from typing import Final
 
 from pyvmm import firmware
 from pyvmm.board.rom import ROM_MOST
+from pyvmm.config import SEABIOS, SEABIOS_FILE
 from pyvmm.errors import UserError, printable
 from pyvmm.units import MIB
 
 BIOS: Final = "bios"
-SEABIOS: Final = "seabios"
-SEABIOS_FILE: Final = Path("/usr/share/seabios/bios-256k.bin")
-"""Where Debian's package seabios has it."""
 
 
 def firmware_path(name: str) -> Path | None:

@@ -18,6 +18,7 @@ from pyvmm.boot.e820 import E820_TYPE_RESERVED, E820Entry, e820_map
 from pyvmm.boot.entry import CpuState, long_mode, protected_mode, real_mode, reset_vector
 from pyvmm.boot.flat import Flat
 from pyvmm.boot.image import Source, kept
+from pyvmm.boot.no_bios import BIOS_SEGMENT, ENDS
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.irq import swizzle
 from pyvmm.machine.firmware import BIOS, read_firmware
@@ -50,9 +51,9 @@ class Payload:
         """Its ROM, which the processor begins in; a reset changes nothing else in RAM. Ours finds the tables there."""
         if self._rom is None:
             self._rom = FirmwareRom(board.memory, image, self._config.firmware or "")
-        self._rom.shadow()
+        shadow = self._rom.shadow()
         if self._config.firmware == BIOS:
-            _install_tables(board)
+            _install_tables(board, shadow)
         return reset_vector()
 
     def _load_kernel(self, kernel: Source, board: Pc, fresh: bool) -> CpuState:
@@ -65,7 +66,7 @@ class Payload:
         e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         rsdp = 0
         if flat is None or flat.mode == "linux32":
-            rsdp = _install_tables(board)
+            rsdp = _install_tables(board, (BIOS_SEGMENT << 4) + ENDS)
         return load_image(
             memory,
             kernel,
@@ -78,22 +79,39 @@ class Payload:
         )
 
 
-def _install_tables(board: Pc) -> int:
-    """Write the ACPI tables and the MP table to where an OS looks for them; the address of the RSDP."""
+def _install_tables(board: Pc, limit: int) -> int:
+    """Write ACPI tables, MP table and SMBIOS table to where an OS looks for them, all below *limit*; the address of the
+    RSDP. Raises ConfigError."""
     from pyvmm.acpi.build import build
     from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
+    from pyvmm.boot.lowmem import MPTABLE_GPA
     from pyvmm.boot.mptable import PciInterrupt, write_mptable
 
     platform = board.platform()
     rsdp = build(platform).install(board.memory, layout.ACPI_TABLES)
+    end = MPTABLE_GPA
     if platform.apic is not None:
         routes = [
             PciInterrupt(slot, pin, layout.PCI_GSIS[swizzle(slot, pin)])
             for slot in range(PCI_DEVICES)
             for pin in range(PCI_PINS)
         ]
-        write_mptable(board.memory, range(min(board.config.cpus, 255)), pci_interrupts=routes)
+        end = write_mptable(board.memory, range(min(board.config.cpus, 255)), pci_interrupts=routes)
+    _write_smbios(board, end, limit)
     return rsdp
+
+
+def _write_smbios(board: Pc, gpa: int, limit: int) -> None:
+    """Write the SMBIOS table and its entry point to [gpa, limit), behind the MP table. Raises ConfigError."""
+    from pyvmm.board.fw_cfg_files import ram_regions
+    from pyvmm.boot.smbios import smbios_table, write_smbios
+
+    config = board.config
+    try:
+        table = smbios_table(board.told.smbios, cpus=config.cpus, regions=ram_regions(config.ram_size))
+        write_smbios(board.memory, gpa, limit, *table)
+    except ValueError as error:
+        raise ConfigError(str(error), {"smbios": config.smbios}) from None
 
 
 def _load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:

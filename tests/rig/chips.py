@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from random import Random
 from typing import Final
 
 from pyvmm.clock import FakeClock
@@ -11,7 +13,7 @@ from pyvmm.devices.bios_port import CALL_RETURNS, BiosCalls, BiosLog
 from pyvmm.devices.cmos_rtc import CmosRtc
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
-from pyvmm.devices.fw_cfg import FW_CFG_LENGTH, FwCfg
+from pyvmm.devices.fw_cfg import FW_CFG_DMA, FW_CFG_LENGTH, PIECE, FwCfg
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.i8254 import I8254
 from pyvmm.devices.i8259 import I8259Pair
@@ -93,8 +95,21 @@ def debugcon(now: int) -> Twin:
 
 
 def fw_cfg(now: int) -> Twin:
-    part = FwCfg(64 << 20, 2, {"etc/e820": bytes(range(40))})
-    return Twin(part, FakeClock(now), [(part, FW_CFG_LENGTH)], [lambda n: part.write(0, 2, n % 0x24)])
+    memory, later = GuestMemory.of_size(3 * PIECE), list[Callable[[], None]]()
+    files = {"etc/e820": bytes(range(40)), "opt/large": bytes(range(256)) * (PIECE // 100)}
+    part = FwCfg(memory, 64 << 20, 2, lambda: files, later.append)
+
+    def dma(n: int) -> None:
+        """An access of any kind to any item, long or short, from anywhere to anywhere."""
+        random = Random(n)
+        control = random.randrange(0x24) << 16 | random.randrange(0x20)
+        length, address = random.choice((0, 1, 16, 99, PIECE, 2 * PIECE + 7)), random.choice((0, 64, PIECE, 1 << 40))
+        memory.write(32, struct.pack(">IIQ", control, length, address))
+        part.write(FW_CFG_DMA, 4, 0)
+        part.write(FW_CFG_DMA + 4, 4, int.from_bytes((32).to_bytes(4, "big"), "little"))
+
+    hands = [lambda n: part.write(0, 2, n % 0x24), dma, lambda n: later.pop(0)() if later else None]
+    return Twin(part, FakeClock(now), [(part, FW_CFG_LENGTH)], hands, memory=memory, later=later)
 
 
 def i8254(now: int) -> Twin:

@@ -21,6 +21,7 @@ from pyvmm.memory import GuestMemory
 from pyvmm.pci.ata_disk import AtaDisk
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.host_bridge import HostBridge
+from pyvmm.pci.i440fx import I440fx
 from pyvmm.pci.ne2000 import Ne2000
 from pyvmm.pci.piix_ide import PiixIde
 from pyvmm.pci.regs import PCI_COMMAND
@@ -493,6 +494,7 @@ class MsiFunction(PciDevice):
 
 FUNCTIONS: Final[dict[str, Callable[[int], Twin]]] = {
     "host_bridge": lambda now: plugged(now, HostBridge(0xE0000000)),
+    "i440fx": lambda now: plugged(now, I440fx()),
     "root_port": lambda now: plugged(now, RootPort(1), behind=Idio16()),
     "pci_testdev": lambda now: plugged(now, PciTestdev(0x10000)),
     "doubler": lambda now: plugged(now, Doubler()),

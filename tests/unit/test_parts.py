@@ -19,6 +19,7 @@ START = 1_000_000_000_000
 
 RING = {"SplitRing", "PackedRing", "OffloadedRing", "Chain"}
 NOT_STATE = {
+    **dict.fromkeys(("FwCfg._files", "FwCfg._names"), "made again of what is on the board"),
     "VgaText._generation": "says that the picture has changed; a load makes another",
     "VirtQueue._ring": "made again of registers and progress",
     "VirtQueue._held": "still in the ring for a snapshot, see progress",

@@ -13,7 +13,7 @@ from pyvmm import guests
 from pyvmm.cli.arguments import main, make_config, make_host_config, make_parser
 from pyvmm.cli.flags import in_flags
 from pyvmm.cli.values import parse_count, parse_seconds, parse_size
-from pyvmm.config import MAX_MEMORY, HostConfig, MachineConfig, Module
+from pyvmm.config import MAX_MEMORY, FwCfgFile, HostConfig, MachineConfig, Module
 from pyvmm.errors import UserError
 from pyvmm.units import GIB, KIB, MIB
 
@@ -104,6 +104,26 @@ def test_networks_are_devices_too(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit):
             config("--net", text)
         assert said in capsys.readouterr().err
+
+
+def test_what_the_guest_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"\0\1")
+    words = ["--fw-cfg", "name=opt/a,string=a,b=c", "--fw-cfg", f"name=opt/b,file={tmp_path}/file"]
+    made = config(*words, "--smbios", "type=1,serial=1", "--smbios", "type=2,serial=2")
+    assert made.fw_cfg == (FwCfgFile("opt/a", b"a,b=c"), FwCfgFile("opt/b", b"\0\1"))
+    assert made.smbios == ("type=1,serial=1", "type=2,serial=2")
+    for text in ("", "opt/a,string=b", "name=opt/a", "name=opt/a,text=b", "name=opt/a,string"):
+        with pytest.raises(SystemExit):
+            config("--fw-cfg", text)
+        assert "write it as name=opt/NAME,file=PATH or name=opt/NAME,string=TEXT" in capsys.readouterr().err
+    for words, said in (
+        (["--fw-cfg", "name=opt/a,file=/nowhere"], "--fw-cfg opt/a: cannot read /nowhere: No such file or directory"),
+        (["--fw-cfg", "name=etc/a,string="], "--fw-cfg etc/a: the names of your files begin with opt/"),
+        (["--smbios", "type=99"], "--smbios type=99: 'type=99' begins with type=N"),
+    ):
+        assert main(["acpi", "--out", str(tmp_path), *words]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
 
 
 def test_a_disk_says_which_bus_it_is_on(capsys: pytest.CaptureFixture[str]) -> None:

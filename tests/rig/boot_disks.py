@@ -1,0 +1,101 @@
+"""Disks that boot by themselves: one partition with an ext2, from its first MiB on, and a boot loader of Debian's."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+SECTOR: Final = 512
+MIB: Final = 1 << 20
+START: Final = MIB
+"""Where the partition begins: a boot loader may have what is before it."""
+GRUB: Final = Path("/usr/lib/grub/i386-pc")
+"""Of Debian's grub-pc-bin."""
+EXTLINUX_MBR: Final = Path("/usr/lib/EXTLINUX/mbr.bin")
+"""Of Debian's extlinux."""
+CODE: Final = 440
+"""Bytes of an MBR that are code."""
+GRUB_MODULES: Final = ("biosdisk", "part_msdos", "ext2", "normal", "linux", "echo", "sleep", "reboot", "minicmd")
+LINUX: Final = 0x83
+ACTIVE: Final = 0x80
+
+
+def run(*command: str | Path) -> None:
+    """A program of Debian's; the test fails where it does, or is missing."""
+    try:
+        done = subprocess.run(command, text=True, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except FileNotFoundError:
+        pytest.fail(f"{command[0]} is missing: scripts/test installs it")
+    assert done.returncode == 0, done.stdout
+
+
+def grub_disk(path: Path, config: str, files: dict[str, Path]) -> Path:
+    """A disk that GRUB boots as *config*, its grub.cfg, says; *files* are in /boot by name."""
+    tree = _tree(path, files)
+    (tree / "boot" / "grub").mkdir()
+    (tree / "boot" / "grub" / "grub.cfg").write_text(config)
+    partition, core = path.with_suffix(".ext2"), path.with_suffix(".core")
+    _ext2(tree, partition)
+    run("grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", core, *GRUB_MODULES)
+    image = bytearray(core.read_bytes())
+    # The last entry of the list of blocks that its first sector loads: all others of it, from the next sector on.
+    struct.pack_into("<QHH", image, SECTOR - 12, 2, -(-len(image) // SECTOR) - 1, 0x820)
+    assert len(image) < START - SECTOR
+    _assemble(path, (GRUB / "boot.img").read_bytes(), bytes(image), partition)
+    return path
+
+
+def extlinux_disk(path: Path, config: str, files: dict[str, Path]) -> Path:
+    """A disk that extlinux boots as *config*, its extlinux.conf, says; *files* are in /boot by name. For root."""
+    tree = _tree(path, files)
+    (tree / "boot" / "extlinux.conf").write_text(config)
+    partition = path.with_suffix(".ext2")
+    _ext2(tree, partition)
+    with mounted(partition, path.with_suffix(".mnt")) as directory:
+        run("extlinux", "--install", directory / "boot")
+    _assemble(path, EXTLINUX_MBR.read_bytes(), b"", partition)
+    return path
+
+
+@contextmanager
+def mounted(image: Path, directory: Path) -> Iterator[Path]:
+    directory.mkdir()
+    run("mount", "-o", "loop", image, directory)
+    try:
+        yield directory
+    finally:
+        run("umount", directory)
+
+
+def _tree(path: Path, files: dict[str, Path]) -> Path:
+    tree = path.with_suffix(".tree")
+    (tree / "boot").mkdir(parents=True)
+    for name, file in files.items():
+        shutil.copy(file, tree / "boot" / name)
+    return tree
+
+
+def _ext2(tree: Path, image: Path) -> None:
+    """With room for a boot loader beside what *tree* has."""
+    size = sum(file.stat().st_size for file in tree.rglob("*") if file.is_file())
+    run("mke2fs", "-q", "-t", "ext2", "-b", "1024", "-d", tree, image, f"{size // MIB + 8}M")
+
+
+def _assemble(path: Path, mbr: bytes, behind: bytes, partition: Path) -> None:
+    """The MBR's code, what comes *behind* it, and the partition."""
+    sectors = partition.stat().st_size // SECTOR
+    with path.open("wb") as disk:
+        disk.write(mbr[:CODE].ljust(446, b"\0"))
+        # Addresses in cylinders, heads and sectors are not for disks of today: 0xFE 0xFF 0xFF.
+        disk.write(struct.pack("<B3sB3sII", ACTIVE, b"\xfe\xff\xff", LINUX, b"\xfe\xff\xff", START // SECTOR, sectors))
+        disk.write(bytes(48) + b"\x55\xaa" + behind)
+        disk.seek(START)
+        with partition.open("rb") as source:
+            shutil.copyfileobj(source, disk, MIB)
