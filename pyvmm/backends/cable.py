@@ -60,8 +60,8 @@ class Cable:
         """Read one frame, if there is one, and give it to _deliver(); whether there may be more."""
         raise NotImplementedError
 
-    def _put(self, frame: bytes | bytearray | memoryview) -> bool:
-        """Whether the back end has taken *frame*."""
+    def _put(self, frame: bytes | bytearray | memoryview, more: bool) -> bool:
+        """Whether the back end has taken *frame*; with *more* it may keep it until the next."""
         raise NotImplementedError
 
     def _flush(self) -> None:
@@ -84,9 +84,9 @@ class Cable:
 
     # The wire
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         size = len(frame) - self.offset
-        if self._fd < 0 or not HEADER_SIZE <= size <= MAX_FRAME or not self._put(frame):
+        if self._fd < 0 or not HEADER_SIZE <= size <= MAX_FRAME or not self._put(frame, more):
             self.dropped += 1
             return
         self.sent += 1

@@ -40,7 +40,7 @@ class NoWire:
 
     def use(self, count: int) -> None: ...
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         self.dropped += 1
 
     def listen(self, receive: Callable[[bytes], bool] | None) -> None: ...

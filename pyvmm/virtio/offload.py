@@ -52,6 +52,9 @@ class OffloadedRing:
 
     def push(self, chain: Chain, written: int) -> None: ...
 
+    def fill(self, data: bytes, most: int, count_at: int) -> int:
+        return 0
+
     def flush(self) -> bool:
         return False
 
