@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def talk(path: str, conversation: Callable[[QMPClient], Coroutine[Any, Any, None
         try:
             await asyncio.wait_for(conversation(client), PATIENCE)
         finally:
-            await client.disconnect()
+            with suppress(EOFError):  # the server has been the first to say goodbye
+                await client.disconnect()
 
     asyncio.run(main())
 
