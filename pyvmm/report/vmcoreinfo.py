@@ -75,7 +75,7 @@ class Vmcoreinfo(NamedTuple):
 
 def find(memory: GuestMemory, cpus: Iterable[ControlRegisters]) -> Vmcoreinfo | None:
     """That of the kernel that the page tables of one of *cpus* belong to; None where there is none."""
-    tables = [_Tables(registers, cr3) for registers in cpus for cr3 in _kernel_tables(registers.cr3)]
+    tables = [_WithCr3(registers, cr3) for registers in cpus for cr3 in _kernel_tables(registers.cr3)]
     for text in candidates(memory):
         for each in tables:
             if _maps(memory, each, text):
@@ -83,7 +83,7 @@ def find(memory: GuestMemory, cpus: Iterable[ControlRegisters]) -> Vmcoreinfo | 
     return None
 
 
-class _Tables:
+class _WithCr3:
     """A vCPU's control registers with another CR3."""
 
     def __init__(self, registers: ControlRegisters, cr3: int) -> None:

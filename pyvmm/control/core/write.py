@@ -14,7 +14,7 @@ from typing import Final
 from kvm_cffi import Vcpu, pages
 from pyvmm.board.pages import runs_of
 from pyvmm.boot.lowmem import align_up
-from pyvmm.control.core.elf_core import Segment, headers, headers_size, note, prstatus
+from pyvmm.control.core.elf_core import LoadedRange, headers, headers_size, note, prstatus
 from pyvmm.errors import UserError, printable
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.new_file import new_file, write_all
@@ -57,10 +57,10 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     for region in regions:
         places[region.gpa] = end
         end += align_up(len(region.buffer), PAGE_SIZE)
-    segments = [Segment(places[gpa] + inside, linear, gpa + inside, size) for gpa, inside, linear, size in mapped]
+    segments = [LoadedRange(places[gpa] + inside, linear, gpa + inside, size) for gpa, inside, linear, size in mapped]
     elsewhere = PHYSICAL_AT if mapped else 0
     segments += [
-        Segment(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
+        LoadedRange(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
     ]
     os.ftruncate(fd, end)
     write_all(fd, memoryview(headers(notes, segments)), 0)

@@ -60,7 +60,7 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
     if found is not None:
         program.set_linux_kernel_custom(found.text, True)
     else:
-        tables = _Tables(machine, registers[0])
+        tables = _CurrentTables(machine, registers[0])
         read = linear_segment(machine.memory, tables.now)
         program.add_memory_segment(0, LAST, read)
         program.add_memory_segment(LAST, 1, read)  # a segment's size has 64 bits too
@@ -107,7 +107,7 @@ def _informed(program: Program, info: bytes | None, debug_info: Iterable[str | o
     return program
 
 
-class _Tables:
+class _CurrentTables:
     """The control registers of vCPU 0: as they are while the machine stands, else as they were last seen."""
 
     def __init__(self, machine: Machine, seen: Sregs) -> None:
