@@ -53,6 +53,7 @@ network() {{
     ip link set eth0 up; ip addr add 10.0.2.15/24 dev eth0
     until ping -c 1 -W 1 10.0.2.2 >/dev/null; do :; done
     echo "$1" $(ping -A -c {PINGS} 10.0.2.2 | tail -n 1)
+    ip link set eth0 down
 }}
 network ping
 rmmod e1000e; insmod /lib/modules/*e1000e.ko IntMode=0

@@ -158,6 +158,11 @@ int kvm_cffi_harvest(int fd, uint32_t slot, uint64_t *dirty, uint64_t *scratch, 
 int64_t kvm_cffi_copy_dirty(const uint64_t *dirty, const char *memory, size_t pages, char *store);
 int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, char **stores, uint64_t **owns, size_t count);
 
+struct kvm_cffi_ram { uint64_t gpa, size; char *memory; };
+int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, char *used, uint32_t entries,
+    uint16_t avail_at, uint16_t used_at, const struct kvm_cffi_ram *ram, size_t pieces, const char *data, size_t size,
+    uint32_t most, int count_at);
+
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER,
        KVM_CFFI_PIO_INS };
 #define KVM_CFFI_RECORDS ...

@@ -229,6 +229,70 @@ static int64_t kvm_cffi_put_back(uint64_t *dirty, char *memory, size_t pages, ch
     return copied;
 }
 
+/* A piece of guest RAM, and where it is here. */
+struct kvm_cffi_ram {
+    uint64_t gpa, size;
+    char *memory;
+};
+
+#define RING_MOST 1024
+#define RING_WRITE 2 /* VRING_DESC_F_WRITE, alone: no chain goes on, none is indirect */
+
+/* Spread *size* bytes over what a driver has made available in a split virtqueue of *entries* (virtio 1.2, section 2.7), from
+ * index *avail_at* on, in chains of one descriptor that the device may write, *most* of them at most; then their used elements,
+ * from *used_at* on: the used index is for the caller to set. With count_at >= 0 the number of chains is stored there in the
+ * first, as 16 bits. How many chains that were; 0, and nothing written, where there are too few, or one is of another kind or
+ * not wholly in one piece of RAM. */
+static int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, char *used, uint32_t entries, uint16_t avail_at,
+                              uint16_t used_at, const struct kvm_cffi_ram *ram, size_t pieces, const char *data, size_t size,
+                              uint32_t most, int count_at)
+{
+    struct { uint64_t address; uint32_t length; uint16_t flags, next; } one; /* struct vring_desc */
+    struct { char *to; uint32_t head, length; } chains[RING_MOST];
+    uint16_t ready = avail[1] - avail_at;
+    uint32_t count = 0, i, element[2];
+    size_t room = 0, piece, part, done = 0;
+
+    if (most > RING_MOST)
+        most = RING_MOST;
+    if (ready > entries)
+        return 0;
+    for (; room < size; count++) {
+        if (count >= ready || count >= most)
+            return 0;
+        chains[count].head = avail[2 + (uint16_t)(avail_at + count) % entries];
+        if (chains[count].head >= entries)
+            return 0;
+        memcpy(&one, desc + sizeof(one) * chains[count].head, sizeof(one));
+        if (one.flags != RING_WRITE || one.length == 0)
+            return 0;
+        for (piece = 0; piece < pieces; piece++)
+            if (one.address >= ram[piece].gpa && one.address - ram[piece].gpa < ram[piece].size &&
+                one.length <= ram[piece].size - (one.address - ram[piece].gpa))
+                break;
+        if (piece == pieces)
+            return 0;
+        chains[count].to = ram[piece].memory + (one.address - ram[piece].gpa);
+        chains[count].length = one.length;
+        room += one.length;
+    }
+    if (count == 0 || (count_at >= 0 && chains[0].length < (uint32_t)count_at + 2))
+        return 0;
+    for (i = 0; i < count; i++) {
+        part = size - done < chains[i].length ? size - done : chains[i].length;
+        memcpy(chains[i].to, data + done, part);
+        done += part;
+        element[0] = chains[i].head;
+        element[1] = (uint32_t)part;
+        memcpy(used + 4 + 8 * ((uint16_t)(used_at + i) % entries), element, sizeof(element));
+    }
+    if (count_at >= 0) {
+        ready = (uint16_t)count;
+        memcpy(chains[0].to + count_at, &ready, sizeof(ready));
+    }
+    return (int)count;
+}
+
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER,
        KVM_CFFI_PIO_INS };
 

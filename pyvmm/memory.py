@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 from pyvmm.units import PAGE_SIZE
@@ -49,6 +49,20 @@ class Listener(Protocol):
         """The region's buffer is still there, and is released only after every listener has heard of it."""
 
 
+class Filler(Protocol):
+    """Moves bytes to where a driver's split ring says, without Python (kvm_cffi.rings.SplitFiller)."""
+
+    def fill(self, avail_at: int, used_at: int, data: bytes, most: int, count_at: int) -> int: ...
+
+
+class MakeFiller(Protocol):
+    """Makes one, of a ring's three parts, its size, and the regions of RAM."""
+
+    def __call__(
+        self, desc: memoryview, avail: memoryview, used: memoryview, size: int, ram: Sequence[tuple[int, memoryview]], /
+    ) -> Filler: ...
+
+
 class GuestMemory:
     """The guest's memory: an ordered set of regions that do not overlap.
 
@@ -67,6 +81,10 @@ class GuestMemory:
         """Some of RAM was written meanwhile, and nobody knows which pages."""
         self.lasting: set[int] = set()
         """Page numbers that lasting views were ever given of."""
+        self.make_filler: MakeFiller | None = None
+        """None: rings are walked in Python alone."""
+        self.layout = 0
+        """Another number whenever RAM has come or gone."""
         self._starts: tuple[int, ...] = ()
         self._buffers: tuple[memoryview, ...] = ()
         for region in regions:
@@ -124,6 +142,13 @@ class GuestMemory:
         ram = [region for region in self._regions if region.kind == "ram"]
         self._starts = tuple(region.gpa for region in ram)
         self._buffers = tuple(region.buffer for region in ram)
+        self.layout += 1
+
+    def filler(self, desc: memoryview, avail: memoryview, used: memoryview, size: int) -> Filler | None:
+        """For a ring of *size* entries, good as long as `layout` is what it is; None where there is none."""
+        if self.make_filler is None:
+            return None
+        return self.make_filler(desc, avail, used, size, list(zip(self._starts, self._buffers, strict=True)))
 
     @classmethod
     def of_size(cls, size: int, gpa: int = 0) -> GuestMemory:

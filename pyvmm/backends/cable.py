@@ -51,7 +51,7 @@ class Cable:
         self._events = 0
         """What the loop looks for."""
         self._posted = False
-        self._closed = False
+        self.closed = False
         self._clock = host.clock.timer(self._go_on)
 
     # What a back end does
@@ -60,8 +60,8 @@ class Cable:
         """Read one frame, if there is one, and give it to _deliver(); whether there may be more."""
         raise NotImplementedError
 
-    def _put(self, frame: bytes | bytearray | memoryview) -> bool:
-        """Whether the back end has taken *frame*."""
+    def _put(self, frame: bytes | bytearray | memoryview, more: bool) -> bool:
+        """Whether the back end has taken *frame*; with *more* it may keep it until the next."""
         raise NotImplementedError
 
     def _flush(self) -> None:
@@ -84,9 +84,9 @@ class Cable:
 
     # The wire
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         size = len(frame) - self.offset
-        if self._fd < 0 or not HEADER_SIZE <= size <= MAX_FRAME or not self._put(frame):
+        if self._fd < 0 or not HEADER_SIZE <= size <= MAX_FRAME or not self._put(frame, more):
             self.dropped += 1
             return
         self.sent += 1
@@ -111,9 +111,9 @@ class Cable:
             self._watch()
 
     def close(self) -> None:
-        if self._closed:
+        if self.closed:
             return
-        self._closed = True
+        self.closed = True
         self._clock.cancel()
         self._receive = None
         self._let_go()
@@ -197,6 +197,6 @@ class Cable:
             self._events, self._fd = 0, -1
 
     def _set_connected(self, connected: bool) -> None:
-        if connected != self.connected and not self._closed:
+        if connected != self.connected and not self.closed:
             self.connected = connected
             self.link_changed()

@@ -96,7 +96,7 @@ class Disk:
         """This opening of it, and no other."""
         self._writes = 0
         """Requests that may have changed it since then."""
-        self._closed = False
+        self.closed = False
 
     @property
     def size(self) -> int:
@@ -202,7 +202,7 @@ class Disk:
 
     def _complain(self, request: Request, error: OSError) -> None:
         """Of each thing that fails for a reason the first: a full disk has thousands."""
-        if (request.operation, error.errno) not in self._told and not self._closed:
+        if (request.operation, error.errno) not in self._told and not self.closed:
             self._told.add((request.operation, error.errno))
             what = _NAMES[request.operation]
             if request.length:
@@ -260,8 +260,8 @@ class Disk:
 
     def close(self) -> None:
         """End the threads and let the file and its locks go; once is enough."""
-        if not self._closed:
-            self._closed = True
+        if not self.closed:
+            self.closed = True
             self.give_up()
             self._worker.close()
             self._image.close()
@@ -345,7 +345,7 @@ class Disks:
             tell=self._tell,
             run_here=self._run_here,
         )
-        self._open.append(disk)
+        self._open = [*(other for other in self._open if not other.closed), disk]
         return disk
 
     def drain(self) -> None:

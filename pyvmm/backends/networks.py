@@ -40,7 +40,7 @@ class NoWire:
 
     def use(self, count: int) -> None: ...
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         self.dropped += 1
 
     def listen(self, receive: Callable[[bytes], bool] | None) -> None: ...
@@ -116,7 +116,7 @@ class HostNetworks:
             if file is not None:
                 file.close()
             raise
-        self._open.append(cable)
+        self._open = [*(other for other in self._open if not other.closed), cable]
         return cable
 
     def close(self) -> None:

@@ -22,6 +22,8 @@ from pyvmm.units import KIB, MIB
 LENGTH: Final = 4
 READ: Final = 256 * KIB
 MAX_UNSENT: Final = MIB
+TOGETHER: Final = 64 * KIB
+"""Of frames that come one after the other so many bytes are sent at once: less than what a socket takes."""
 SOCKET_BUFFER: Final = MIB
 """Asked for, either way; the kernel gives what net.core.wmem_max lets it."""
 STALE_TRIES: Final = 3
@@ -52,14 +54,17 @@ class StreamCable(Cable):
         self._set_connected(True)
         self._watch()
 
-    def _put(self, frame: bytes | bytearray | memoryview) -> bool:
+    def _put(self, frame: bytes | bytearray | memoryview, more: bool) -> bool:
         assert self._socket is not None
         head = len(frame).to_bytes(LENGTH, "big")
-        if self._pending:
+        if self._pending or more:
             if len(self._pending) + LENGTH + len(frame) > self.most_unsent:
                 return False
             self._pending += head
             self._pending += frame
+            if not self._events & select.EPOLLOUT and (not more or len(self._pending) >= TOGETHER):
+                self._flush()
+                self._watch()
             return True
         try:
             done = self._socket.sendmsg((head, frame))
@@ -221,7 +226,7 @@ class SocketCable(StreamCable):
 
     def _lost(self, why: str) -> None:
         super()._lost(why)
-        if self._closed:
+        if self.closed:
             return
         try:
             if self._listener is not None:

@@ -110,7 +110,7 @@ class TapCable(Cable):
         self._deliver(frame)
         return True
 
-    def _put(self, frame: bytes | bytearray | memoryview) -> bool:
+    def _put(self, frame: bytes | bytearray | memoryview, more: bool) -> bool:
         try:
             os.write(self._fd, frame)
         except OSError as error:

@@ -26,8 +26,9 @@ class Wire(Protocol):
     dropped: int
     """Frames that were lost on the way, either way."""
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
-        """Put *frame* on the wire. Never blocks: what the back end does not take is dropped and counted."""
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
+        """Put *frame* on the wire. Never blocks: what the back end does not take is dropped and counted. With *more*
+        another comes before the lock is let go, and this one may wait for it."""
 
     def listen(self, receive: Callable[[bytes], bool] | None) -> None:
         """Give *receive* one frame a call, in the loop under the machine lock; None: nobody listens.

@@ -114,6 +114,38 @@ class BoardPassthrough:
         self._map_memory(iommu, function)
         return device
 
+    def give_back(self, name: str) -> None:
+        """Its group too where no other device of it is the guest's, and with the last one the address space: another
+        may have to be of another kind."""
+        device = self._devices.pop(full_name(name), None)
+        if device is None:
+            return
+        if isinstance(self._space, IommuFd):
+            self._forget(device.fd)
+        device.close()
+        used = {function.group for function in map(self._host.find, self._devices)}
+        for number in self._groups.keys() - used:
+            group = self._groups.pop(number)
+            self._forget(group.fd)
+            group.close()
+        if not self._devices:
+            self._close_space()
+
+    def _forget(self, fd: int) -> None:
+        """KVM holds a group or a device as long as it knows of it."""
+        if self._kvm is not None:
+            with suppress(OSError):
+                self._kvm.remove(fd)
+
+    def _close_space(self) -> None:
+        if self.peers is not None:
+            self._slots.watch_windows(None)
+        if self.dma is not None:
+            self._memory.unwatch(self.dma)
+        if self._space is not None:
+            self._space.close()
+        self.dma = self.peers = self._space = None
+
     def hot_reset(self, name: str) -> None:
         device = self._devices[full_name(name)]
         needed = device.hot_reset_groups()
@@ -199,7 +231,8 @@ class BoardPassthrough:
             if error.errno != errno.EPERM:
                 raise
             raise UserError(NOT_REMAPPED) from None
-        self._kvm = KvmVfio(self._vm)
+        if self._kvm is None:  # a VM has one, for good
+            self._kvm = KvmVfio(self._vm)
         self._map_memory(container, function)
 
     def _map_memory(self, space: Container | IommuFd, function: HostFunction) -> None:
@@ -255,19 +288,15 @@ class BoardPassthrough:
                 self._worker.close()
         if self.peers is not None:
             self._slots.watch_windows(None)
+            self.peers = None
         for device in self._devices.values():
             device.close()
-        if self.dma is not None:
-            self._memory.unwatch(self.dma)
         for group in self._groups.values():
-            if self._kvm is not None:
-                with suppress(OSError):
-                    self._kvm.remove(group.fd)
+            self._forget(group.fd)
             group.close()
+        self._close_space()
         if self._kvm is not None:
             self._kvm.close()
-        if self._space is not None:
-            self._space.close()
 
 
 class _Job(NamedTuple):

@@ -100,6 +100,10 @@ class BoardVhost:
         if self._stands:
             resting.rest()
 
+    def dismiss(self, resting: Resting) -> None:
+        if resting in self._resting:
+            self._resting.remove(resting)
+
     def rest(self) -> None:
         """The machine stands still: no server touches guest memory until go_on()."""
         self._stands = True

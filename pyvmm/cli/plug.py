@@ -7,6 +7,7 @@ import os
 from pyvmm.cli.stdio import complain
 from pyvmm.control.qmp.client import QmpClient
 from pyvmm.device_spec import DeviceSpec
+from pyvmm.errors import printable
 
 
 def plug(path: str, device: str) -> int:
@@ -15,7 +16,7 @@ def plug(path: str, device: str) -> int:
     spec = DeviceSpec.parse(device)
     name = spec.name if spec.file is None else f"{os.path.abspath(spec.file)}:{spec.kind}"
     places = {key: getattr(spec, key) for key in ("id", "port", "slot") if getattr(spec, key) is not None}
-    with QmpClient(path) as client:
+    with _connected(path) as client:
         client.execute("device_add", driver=name, **dict(spec.arguments), **places)
     return 0
 
@@ -23,9 +24,15 @@ def plug(path: str, device: str) -> int:
 def unplug(path: str, name: str, force: bool) -> int:
     """Ask it to do without device *name*, and wait until its guest has let go of that; the exit status. Raises
     UserError."""
-    with QmpClient(path) as client:
+    with _connected(path) as client:
         client.execute("device_del", id=name, **({"force": True} if force else {}))
         if not force:
             complain(f"pyvmm: waiting for the guest to let go of {name} (Ctrl-C: do not wait)")
         client.wait_for("DEVICE_DELETED", device=name)
     return 0
+
+
+def _connected(path: str) -> QmpClient:
+    return QmpClient(
+        path, lambda: complain(f"pyvmm: another client is at socket {printable(path)}: waiting for its end")
+    )

@@ -40,7 +40,7 @@ class Seat(Protocol):
         """Write the screen to a file, and return which; raises UserError."""
 
 
-class Command(NamedTuple):
+class KeyCommand(NamedTuple):
     help: str
     call: Callable[[Seat], None]
 
@@ -170,20 +170,20 @@ def _trace(seat: Seat) -> None:
     seat.ask(f"pyvmm: channels, those in brackets are on: {channels}\nswitch (names, all, none):", switch)
 
 
-COMMANDS: Final[dict[str, Command]] = {
-    "h": Command("this help", lambda seat: seat.say(help_text())),
-    "x": Command("quit the machine", lambda seat: seat.machine.end()),
-    "r": Command("print the vCPUs' registers", _registers),
-    "p": Command("press the power button", lambda seat: seat.machine.power_button()),
-    "n": Command("press the NMI button", lambda seat: seat.machine.nmi()),
-    "b": Command("send a break on COM1 (SysRq, kgdb)", lambda seat: seat.machine.board.com1.receive_break()),
-    "z": Command("let the machine stand still, or go on", _pause),
-    "w": Command("take a snapshot, in memory and into the file of --save", take_snapshot),
-    "u": Command("undo: go back to the last snapshot", _go_back),
-    "l": Command("load the devices of your own files anew, while the guest runs on", _reload),
-    "t": Command("switch channels of the trace on and off", _trace),
-    "m": Command("map RIP, RSP and CR2 of vCPU 0: page tables, guest physical, this host's memory", _translate),
-    "s": Command("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
+COMMANDS: Final[dict[str, KeyCommand]] = {
+    "h": KeyCommand("this help", lambda seat: seat.say(help_text())),
+    "x": KeyCommand("quit the machine", lambda seat: seat.machine.end()),
+    "r": KeyCommand("print the vCPUs' registers", _registers),
+    "p": KeyCommand("press the power button", lambda seat: seat.machine.power_button()),
+    "n": KeyCommand("press the NMI button", lambda seat: seat.machine.nmi()),
+    "b": KeyCommand("send a break on COM1 (SysRq, kgdb)", lambda seat: seat.machine.board.com1.receive_break()),
+    "z": KeyCommand("let the machine stand still, or go on", _pause),
+    "w": KeyCommand("take a snapshot, in memory and into the file of --save", take_snapshot),
+    "u": KeyCommand("undo: go back to the last snapshot", _go_back),
+    "l": KeyCommand("load the devices of your own files anew, while the guest runs on", _reload),
+    "t": KeyCommand("switch channels of the trace on and off", _trace),
+    "m": KeyCommand("map RIP, RSP and CR2 of vCPU 0: page tables, guest physical, this host's memory", _translate),
+    "s": KeyCommand("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),
 }
 
 

@@ -197,7 +197,7 @@ class Machine:
         return self.life.while_standing("replace()", lambda: self.replacer.replace(name, new))
 
     def plug(self, device: str | DeviceSpec | object) -> Any:
-        """Plug in what `--device` would ("virtio-net,id=n1,backend=user"), or a device that you have made, and return
+        """Plug in what `--device` would ("virtio-net,to=user,id=n1"), or a device that you have made, and return
         it; the guest is told. docs/hotplug.md. Raises UserError, and nothing has changed."""
         return self.life.while_standing("plug()", lambda: self._built.plugger.plug(device))
 

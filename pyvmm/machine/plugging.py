@@ -33,6 +33,8 @@ class Plugger:
         """None where the user has plugged in nothing."""
         self._changed = False
         """There are other devices than the configuration has."""
+        self._devices: dict[str, str] | None = None
+        """What devices() gave last: going back to a snapshot asks each time."""
         board.hotplug.ejected = self._ejected
 
     # In the loop's thread, while all stands still
@@ -50,7 +52,7 @@ class Plugger:
             before = set(self._board.devices)
             device = self.slots.plug(spec, running=True)
             (name,) = set(self._board.devices) - before
-            self._changed = True
+            self._note_change()
             if self._life.state == "built":
                 self._board.assign_pci_resources()
             else:
@@ -99,11 +101,14 @@ class Plugger:
 
     def _remove(self, name: str) -> None:
         assert self.slots is not None
-        self._changed = True
+        self._note_change()
         try:
             self.slots.unplug(name)
         finally:
             self._life.events(MachineEvent("unplugged", name))
+
+    def _note_change(self) -> None:
+        self._changed, self._devices = True, None
 
     # In the middle of an access of the guest's
 
@@ -128,7 +133,9 @@ class Plugger:
     def devices(self) -> dict[str, str]:
         """What is where, by name."""
         slots = self.slots
-        return {} if slots is None else {name: str(slots.place_of(name)) for name in self._board.devices}
+        if self._devices is None:
+            self._devices = {} if slots is None else {name: str(slots.place_of(name)) for name in self._board.devices}
+        return self._devices
 
     def config(self, config: MachineConfig) -> MachineConfig:
         """*config* as it would have to be for a machine with the devices of now. Raises UserError."""

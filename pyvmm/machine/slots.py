@@ -105,16 +105,17 @@ class Slots:
 
     def unplug(self, name: str) -> None:
         """Take device *name*, which is among `functions`, out, and let it give back what it has."""
-        function = self.functions.pop(name)
-        self.specs.pop(name, None)
-        device = self._board.devices.pop(name)
+        board, function = self._board, self.functions[name]
         try:
-            self._board.hotplug.remove(function)
+            board.hotplug.remove(function)
         finally:
-            self._board.router.remove(device)
-            newer = self._board.parts.newer
-            newer[:] = [part for part in newer if part is not function]
-            function.close()
+            board.router.remove(board.devices[name])
+            board.parts.newer[:] = [part for part in board.parts.newer if part is not function]
+            try:
+                function.close()
+            finally:
+                del self.functions[name], board.devices[name]
+                self.specs.pop(name, None)
 
     def replaced(self, name: str, new: PciDevice) -> None:
         """*new* is in the place of device *name*."""

@@ -48,7 +48,7 @@ _EVENTS: Final = PCI_EXP_SLTSTA_PDC | PCI_EXP_SLTSTA_DLLSC
 class RootPort(PciBridge):
     """A PCI Express root port, x1 at 2.5 GT/s, with one MSI vector; *port_number* is that in its link capabilities.
 
-    *ejected* is called, once, when the guest has let go of what it was asked for by ask_to_eject()."""
+    *ejected* is called, once or more, when the guest has let go of what it was asked for by ask_to_eject()."""
 
     vendor_id = PCI_VENDOR_ID_INTEL
     device_id = PCI_DEVICE_ID_INTEL_Q35_PEG

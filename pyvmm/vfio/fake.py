@@ -199,6 +199,9 @@ class FakePassthrough:
     def open(self, name: str) -> FakeHostDevice:
         return self.device
 
+    def give_back(self, name: str) -> None:
+        self.device.close()
+
     def hot_reset(self, name: str) -> None:
         if not self.can_hot_reset:
             raise OSError(errno.ENODEV, "the bus has no reset")

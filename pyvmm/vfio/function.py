@@ -216,7 +216,7 @@ class VfioPci(PciDevice):
     def attached(self) -> None:
         self._set_host_command(0)
         self._interrupts.follow()
-        self._passthrough.watch_trace(self._interrupts.follow)
+        self._passthrough.watch_trace(self._follow_trace)
         self._hear(constants.VFIO_PCI_REQ_IRQ_INDEX, self._wanted_back)
         self._hear(constants.VFIO_PCI_ERR_IRQ_INDEX, self._failed)
 
@@ -267,6 +267,10 @@ class VfioPci(PciDevice):
         super().disconnect()
         self.close()
 
+    def _follow_trace(self) -> None:
+        if not self._closed:
+            self._interrupts.follow()
+
     def close(self) -> None:
         """The device is the host's again; once is enough."""
         if self._closed:
@@ -284,7 +288,7 @@ class VfioPci(PciDevice):
             if claim is not None:
                 claim.release()
             bar.backing.clear()  # what is mapped of a device keeps it open
-        self._device.close()
+        self._passthrough.give_back(self._host)
 
     def iova(self, address: int) -> str:
         """What the device reaches at *address* by DMA, and where that is on this host, or why it reaches nothing."""

@@ -60,6 +60,9 @@ class Passthrough(Protocol):
         """The device at *name*, [DDDD:]BB:DD.F, whose DMA reaches guest RAM from now on. UserError says what is in the
         way, and what to do. It is closed at the end of the board, if nobody has closed it before."""
 
+    def give_back(self, name: str) -> None:
+        """Close the device *name*, whose driver on this host may have it again."""
+
     def hot_reset(self, name: str) -> None:
         """Reset the bus that the device *name* is on. OSError where one of its devices is not in a group of this
         guest's, or the bus has no reset."""

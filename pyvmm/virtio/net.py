@@ -224,14 +224,20 @@ class VirtioNet(VirtioDevice):
         else:
             wire = self._wires[queue.index // 2]
             link, offload, send = self.link, self._offloads is not None, wire.send
+            waiting: bytes | memoryview | None = None
+            """The last frame, until it is known whether there is another."""
             for chain in queue:
                 if link and VNET_HEADER + HEADER_SIZE <= chain.readable_size <= VNET_HEADER + MAX_FRAME:
                     readable = chain.readable
                     data = bytes(readable[0]) if len(readable) == 1 else b"".join(readable)
-                    send(data if offload else memoryview(data)[VNET_HEADER:])
+                    if waiting is not None:
+                        send(waiting, more=True)
+                    waiting = data if offload else memoryview(data)[VNET_HEADER:]
                 else:
                     wire.dropped += 1
                 queue.push(chain, 0)
+            if waiting is not None:
+                send(waiting)
 
     def _receive(self, pair: int, frame: bytes) -> bool:
         """A frame of the wire's, with a header where that is an OffloadWire; False where there is no room for it."""
@@ -239,9 +245,12 @@ class VirtioNet(VirtioDevice):
         data = frame if self._offloads is not None else EMPTY_HEADER + frame
         if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
             return True
+        merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
+        if queue.fill(data, MAX_PIECES if merge else 1, NUM_BUFFERS_AT):
+            queue.notify()
+            return True
         chains: list[Chain] = []
         room = slots = pieces = 0
-        merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
         while room < len(data):
             chain = queue.pop_or_ask()
             if chain is None:

@@ -52,6 +52,9 @@ class OffloadedRing:
 
     def push(self, chain: Chain, written: int) -> None: ...
 
+    def fill(self, data: bytes, most: int, count_at: int) -> int:
+        return 0
+
     def flush(self) -> bool:
         return False
 
@@ -249,6 +252,7 @@ class Offload:
         """Once is enough; the server stays open."""
         self._resting = True
         self.take_back()
+        self._vhost.dismiss(self)
         for queue in self.queues:
             queue.close()
         self.queues.clear()

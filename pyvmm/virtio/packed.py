@@ -95,6 +95,9 @@ class PackedRing:
             self._next_used -= self.size
             self._used_wrap ^= 1
 
+    def fill(self, data: bytes, most: int, count_at: int) -> int:
+        return 0
+
     def flush(self) -> bool:
         if not self._pushed:
             return False

@@ -248,6 +248,15 @@ class VirtQueue:
                 self.trace(f"queue {self.index}: chain {chain.id} is used, {written} bytes written")
             chain.ring.push(chain, written)
 
+    def fill(self, data: bytes, most: int, count_at: int) -> int:
+        """Give chains back with *data* in them, *most* at most, without looking at each here: see Ring.fill(). How
+        many; with 0 nothing has happened, and pop() is the way."""
+        if self._ring is None or self.paused or self._held or self._left <= 0 or self.trace.enabled:
+            return 0
+        count = self._ring.fill(data, most, count_at)
+        self._left -= count
+        return count
+
     def holds(self, chain: Chain) -> bool:
         """Whether *chain* is still the driver's to have back: no reset came in between."""
         return chain.ring is self._ring

@@ -98,6 +98,11 @@ class Ring(Protocol):
     def push(self, chain: Chain, written: int) -> None:
         """Give *chain* back with *written* bytes in it; the driver sees it at the next flush."""
 
+    def fill(self, data: bytes, most: int, count_at: int) -> int:
+        """Pop chains for the whole of *data*, at most *most*, write it there and push them, all at once; their number
+        is stored at *count_at* in the first, in two bytes. Returns it; 0 where it is not to be had so: pop() says why.
+        """
+
     def flush(self) -> bool:
         """Show the driver all that was pushed, at once; true if it wants an interrupt for that."""
 

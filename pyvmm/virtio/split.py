@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from pyvmm.memory import GuestMemory
+from pyvmm.memory import Filler, GuestMemory
 from pyvmm.virtio.abi import (
     VRING_AVAIL_F_NO_INTERRUPT,
     VRING_DESC_F_INDIRECT,
@@ -51,6 +51,9 @@ class SplitRing:
         self._next_avail = 0
         self._next_used = 0
         self._shown = 0
+        self._filler: Filler | None = None
+        self._layout = 0
+        """Of memory, for which that is good."""
 
     def pop(self) -> Chain | None:
         ready = (self._avail[1] - self._next_avail) & 0xFFFF
@@ -85,6 +88,20 @@ class SplitRing:
     def push(self, chain: Chain, written: int) -> None:
         _USED_ELEMENT.pack_into(self._used_bytes, 4 + 8 * (self._next_used % self.size), chain.id, written)
         self._next_used = (self._next_used + 1) & 0xFFFF
+
+    def fill(self, data: bytes, most: int, count_at: int) -> int:
+        memory = self._memory
+        if memory.written is not None:  # somebody asks which pages
+            return 0
+        if self._layout != memory.layout:
+            self._filler = memory.filler(self._desc, self._avail, self._used_bytes, self.size)
+            self._layout = memory.layout
+        if self._filler is None:
+            return 0
+        count = self._filler.fill(self._next_avail, self._next_used, data, most, count_at)
+        self._next_avail = (self._next_avail + count) & 0xFFFF
+        self._next_used = (self._next_used + count) & 0xFFFF
+        return count
 
     def flush(self) -> bool:
         old, new = self._shown, self._next_used

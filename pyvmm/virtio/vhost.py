@@ -81,3 +81,6 @@ class RingServers(Protocol):
 
     def enlist(self, resting: Resting) -> None:
         """Let *resting* rest whenever the machine stands still; at once, where it does."""
+
+    def dismiss(self, resting: Resting) -> None:
+        """It has ended, and serves nothing any more; nothing where it is not known."""

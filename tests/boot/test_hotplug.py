@@ -58,12 +58,15 @@ class Linux(Guest):
         self.machine.plug(f"virtio-blk,path={self.image},readonly,id={name}{place}")
 
     def reads_disk(self, node: str = "vda") -> None:
-        assert self.shell(f"{WAIT.format(f'[ -b /dev/{node} ]')}; md5sum </dev/{node}").split()[0] == self.sum
+        """The node is there a little before it can be opened."""
+        wait = WAIT.format(f"sum=$(md5sum </dev/{node} 2>/dev/null)")
+        assert self.shell(f"({wait}; echo $sum) 2>/dev/null").split()[0] == self.sum
 
     def gone(self, *names: str) -> None:
         """Wait until the guest has let go of them."""
         there = self.machine.board.devices
         self.until(lambda: there.keys().isdisjoint(names), f"an ejection of {', '.join(names)}")
+        self.machine.call(lambda: None)  # which comes when the loop is done with it
 
     def unplug(self, *names: str) -> None:
         for name in names:
@@ -149,14 +152,15 @@ def test_several_at_once_of_other_kinds(guest: Linux) -> None:
     guest.unplug("own", "rng", "ne")
 
 
-def test_a_disk_is_pulled_out(guest: Linux) -> None:
-    """By force, from behind a port; another takes its place. Nothing is under way: Linux' virtio_blk waits for ever for
-    what the device has not answered. On bus 0 there is no such thing."""
-    machine = guest.machine
-    guest.disk("d1", ",port=0")
-    guest.reads_disk()
-    assert machine.unplug("d1", force=True) and "d1" not in machine.parts
-    guest.shell(WAIT.format("[ ! -b /dev/vda ]"))
+def test_a_device_is_pulled_out(guest: Linux) -> None:
+    """By force, from behind a port; another takes its place. It is no virtio device: Linux 6.1 waits for ever for one
+    that is gone to say that it is reset. On bus 0 there is no such thing."""
+    machine, there = guest.machine, "/sys/bus/pci/devices/0000:01:00.0"
+    for _ in range(2):
+        machine.plug(f"{PVPANIC},id=own,port=0")
+        guest.shell(WAIT.format(f"[ -e {there}/capability ]"))
+        assert machine.unplug("own", force=True) and "own" not in machine.parts
+        guest.shell(WAIT.format(f"[ ! -e {there} ]"))
     guest.disk("d1", ",port=0")
     guest.disk("d2", "")
     guest.reads_disk("vda")
@@ -170,7 +174,7 @@ def test_no_slot_is_short_of_anything_and_no_driver_complains(guest: Linux) -> N
     log = guest.shell("dmesg -r")
     assert "no space" not in log and "failed to assign" not in log
     assert warnings(log) == []
-    assert guest.shell("ls /sys/bus/pci/slots").split() == [*map(str, range(1, 10)), "32", "33"]
+    assert set(guest.shell("ls /sys/bus/pci/slots").split()) == {*map(str, range(1, 10)), "32", "33"}
 
 
 def test_snapshots_with_devices_that_have_come(guest: Linux, tmp_path: Path) -> None:

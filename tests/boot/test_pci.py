@@ -112,6 +112,9 @@ def test_what_lspci_says_of_the_bridges(guest: Guest) -> None:
         "Speed 2.5GT/s",
         "Width x1",
         "DLActive+",
+        "AttnBtn- PwrCtrl- MRL- AttnInd- PwrInd- HotPlug+ Surprise+",
+        "Slot #32",
+        "PresDet+",
         "MSI: Enable",
         "Kernel driver in use: pcieport",
     ):

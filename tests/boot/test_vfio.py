@@ -295,6 +295,21 @@ class TestFourDevices:
         ran = pyvmm("vfio", "unbind", EDU)
         assert ran.returncode == 2 and "is in use: end the guest that has it" in ran.stderr, ran
 
+    def test_a_device_goes_back_to_the_host_under_load_and_comes_again(self, guest: Guest) -> None:
+        """The host's own driver has the disk while the guest, which was reading it, runs on without."""
+        load = "while dd if=/dev/nvme0n1 of=/dev/null bs=64k count=16 iflag=direct; do :; done; touch /tmp/end"
+        guest.shell(f"({load}) 2>&- &")
+        assert not guest.machine.unplug("nvme")
+        guest.until(lambda: "nvme" not in guest.machine.board.devices, "an ejection")
+        guest.shell("until [ -e /tmp/end ]; do usleep 20000; done")
+        ran = pyvmm("vfio", "unbind", NVME)
+        assert (ran.returncode, ran.stderr, Pci().find(NVME).driver) == (0, "", "nvme")
+        assert pyvmm("vfio", "bind", NVME).returncode == 0
+        guest.machine.plug(GIVEN_NVME)
+        guest.shell("until [ -b /dev/nvme0n1 ]; do usleep 20000; done")
+        guest.until(lambda: guest.shell("dd if=/dev/nvme0n1 count=1 2>&- | wc -c").strip() == "512", "the disk")
+        drive_nvme(guest)
+
     def test_a_reset_gives_the_guest_clean_devices(self, guest: Guest) -> None:
         guest.machine.reset()
         booted(guest)

@@ -28,7 +28,7 @@ def answer(frame: bytes) -> bytes:
 class EchoWire(FakeWire):
     """Answers what is for everybody, behind frames of others."""
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         super().send(frame)
         self.waiting += [b"\xff" * 6 + PEER + b"\x08\x06" + bytes(46)] * 40 + [answer(bytes(frame))]
         self.ready()

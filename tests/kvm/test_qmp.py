@@ -1,4 +1,4 @@
-"""QMP on small guests: QEMU's own client holds a machine of ours, and hostile ones come to nothing."""
+"""QMP on small guests: QEMU's own client holds a machine of ours, and hostile ones come to nothing; `pyvmm plug`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,12 @@ from qemu.qmp import ExecuteError, QMPClient
 from pyvmm import Machine, MachineConfig, QmpServer
 from pyvmm.control.qmp.messages import REQUEST_LIMIT
 from pyvmm.control.qmp.table import COMMANDS, NEGOTIATE
+from pyvmm.devices.pci_hotplug import PCI_DOWN_BASE, PCI_EJ_BASE
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
+from tests.rig.hotplug_driver import HotplugDriver
 
+EXAMPLES = Path(__file__).resolve().parents[2] / "docs" / "examples"
 PATIENCE = 120.0
 """Seconds until an answer; the machine may be busy."""
 
@@ -53,7 +56,8 @@ def talk(path: str, conversation: Callable[[QMPClient], Coroutine[Any, Any, None
         try:
             await asyncio.wait_for(conversation(client), PATIENCE)
         finally:
-            await client.disconnect()
+            with suppress(EOFError):  # the server has been the first to say goodbye
+                await client.disconnect()
 
     asyncio.run(main())
 
@@ -253,3 +257,67 @@ def test_a_socket_that_cannot_be(tmp_path: Path) -> None:
         pytest.raises(UserError, match=r"--qmp: .*No such file or directory"),
     ):
         QmpServer(machine, str(tmp_path / "none" / "qmp"))
+
+
+def test_devices_come_and_go(tmp_path: Path) -> None:
+    """With the keys of --device, whatever JSON makes of their values; what is wrong is refused in one line."""
+
+    async def conversation(client: QMPClient) -> None:
+        (tmp_path / "disk").write_bytes(bytes(1 << 16))
+        disk = {"path": str(tmp_path / "disk"), "readonly": True, "queues": 1}
+        await ask(client, "device_add", driver="virtio-blk", id="d1", port=0, **disk)
+        assert "d1" in machine.parts
+        for command, arguments, kind, why in (
+            ("device_add", {"id": "x"}, "GenericError", "Parameter 'driver' is missing"),
+            ("device_add", {"driver": "virtio-blk", "path": ["a"]}, "GenericError", "'path', expected: string"),
+            ("device_add", {"driver": "virtio-blk", "path": "a\0b"}, "GenericError", "has a NUL"),
+            ("device_add", {"driver": "virtio-rng", "id": "d1"}, "GenericError", "there is a device d1 already"),
+            ("device_add", {"driver": "virtio-rng", "a b": 1}, "GenericError", "is no KEY=VALUE"),
+            ("device_add", {"driver": "virtio-rang"}, "GenericError", "did you mean virtio-rng?"),
+            ("device_del", {"id": "d2"}, "DeviceNotFound", "Device 'd2' not found"),
+            ("device_del", {"id": "d1"}, "GenericError", "has no driver for the slot of a PCI Express port"),
+            ("device_del", {"id": "d1", "force": 1}, "GenericError", "'force', expected: boolean"),
+        ):
+            with pytest.raises(ExecuteError) as refused:
+                await ask(client, command, **arguments)
+            assert refused.value.error_class == kind
+            assert why in str(refused.value) and "\n" not in str(refused.value)
+        await ask(client, "device_del", id="d1", force=True)
+        assert await event(client, "DEVICE_DELETED") == {"device": "d1", "path": "/machine/peripheral/d1"}
+        assert "d1" not in machine.parts
+
+    with served(tmp_path, root_ports=1) as (machine, path):
+        talk(path, conversation)
+
+
+def test_plug_and_unplug_from_another_terminal(tmp_path: Path) -> None:
+    """A file of the user's own is looked for where he is."""
+
+    def pyvmm(*words: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pyvmm", *words], cwd=EXAMPLES, capture_output=True, text=True, timeout=PATIENCE
+        )
+        assert done.stdout == ""
+        return done.returncode, done.stderr
+
+    with served(tmp_path, root_ports=1, devices=("virtio-rng,id=r1",)) as (machine, path):
+        assert pyvmm("plug", path, "edu.py:Edu,id=e1,port=0,dma_ms=1") == (0, "")
+        assert type(machine.parts["e1"]).__name__ == "Edu"
+        assert pyvmm("plug", path, "virtio-rng,id=e1") == (
+            2, "pyvmm: --device virtio-rng,id=e1: there is a device e1 already: give it another id\n"
+        )  # fmt: skip
+        assert pyvmm("unplug", path, "e2") == (2, "pyvmm: Device 'e2' not found\n")
+        assert pyvmm("unplug", path, "e1", "--force") == (0, "")
+        assert "e1" not in machine.parts
+        driver = HotplugDriver(machine)
+        driver.turn_acpi_on()
+        command = [sys.executable, "-m", "pyvmm", "unplug", path, "r1"]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as waiting:
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline().startswith("pyvmm: waiting for the guest to let go of r1")
+            assert driver.read(PCI_DOWN_BASE) == 1 << 1 and "r1" in machine.parts
+            driver.write(PCI_EJ_BASE, 1 << 1)
+            assert waiting.wait(PATIENCE) == 0 and waiting.stderr.read() == ""
+        assert "r1" not in machine.parts
+    status, said = pyvmm("plug", path, "virtio-rng")
+    assert status == 2 and said.startswith(f"pyvmm: socket {path}: No such file or directory: is there a machine")

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from pathlib import Path
 
 from pyvmm.memory import GuestMemory
-
-GUESTS26 = Path(__file__).resolve().parents[2].parent / "shared" / "guests26"
 
 # Offset and struct format of the fields of the setup header.
 FIELDS = {

@@ -34,6 +34,8 @@ class FakeWire:
     def __init__(self) -> None:
         self.sent = self.received = self.dropped = 0
         self.out: list[bytes] = []
+        self.more: list[bool] = []
+        """Of each of these, whether another was to come at once."""
         self.waiting: list[bytes] = []
         """What there was no room for yet."""
         self.receive: Callable[[bytes], bool] | None = None
@@ -41,9 +43,10 @@ class FakeWire:
         self.link_changed: Callable[[], None] = lambda: None
         self.closed = False
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         self.sent += 1
         self.out.append(bytes(frame))
+        self.more.append(more)
 
     def listen(self, receive: Callable[[bytes], bool] | None) -> None:
         self.receive = receive
@@ -71,7 +74,7 @@ class PeerWire(FakeWire):
     MAC = b"\x52\x54\x00\x00\x00\x01"
     IP = bytes((10, 0, 0, 1))
 
-    def send(self, frame: bytes | bytearray | memoryview) -> None:
+    def send(self, frame: bytes | bytearray | memoryview, more: bool = False) -> None:
         super().send(frame)
         frame = bytes(frame)
         kind = frame[12:14]

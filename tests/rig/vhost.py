@@ -221,6 +221,10 @@ class FakeVhost:
     def enlist(self, resting: Resting) -> None:
         self.resting.append(resting)
 
+    def dismiss(self, resting: Resting) -> None:
+        if resting in self.resting:
+            self.resting.remove(resting)
+
     def run(self) -> None:
         """The server's turn, and the loop's."""
         for server in self.servers:

@@ -20,6 +20,7 @@ SURFACE = {
     *("start", "run", "wait", "pause", "resume", "paused", "reset", "end", "outcome", "state", "config", "close"),
     *("snapshot", "restore", "restored", "keyboard", "mouse", "tablet", "screen", "serial", "power_button", "nmi"),
     *("vcpus", "memory", "translate", "trace", "events", "call"),
+    *("plug", "unplug", "replace"),
 }
 
 
@@ -63,7 +64,7 @@ def test_help_of_the_machine_is_complete() -> None:
         assert name.startswith("_") or f"\n      {name} " in (Machine.__doc__ or ""), name
     assert {*public_methods(), *attributes} >= SURFACE
     waiting = ("run", "wait", "pause", "resume", "paused", "snapshot", "restore", "restored", "translate", "close")
-    for name in (*waiting, "call", "reset", "start"):
+    for name in (*waiting, "plug", "unplug", "call", "reset", "start"):
         assert "aises" in (inspect.getdoc(getattr(Machine, name)) or ""), name
     for name in ("run", "wait"):
         assert "seconds" in (inspect.getdoc(getattr(Machine, name)) or ""), name

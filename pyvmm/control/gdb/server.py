@@ -10,43 +10,33 @@ from __future__ import annotations
 import os
 import select
 import socket
-import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from pyvmm import threads
 from pyvmm.backends.unix_socket import listen
 from pyvmm.control.gdb.debugger import REASON, Debugger, Stop
 from pyvmm.control.gdb.packets import Acknowledgement, Interrupt, Packet, Reader, frame
 from pyvmm.control.gdb.stub import Stub
+from pyvmm.control.listening import SEND_TIMEOUT, Listening, say_goodbye
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
 
 LOCAL: Final = "127.0.0.1"
 """Where only this host's users reach it: who is connected may do everything to the guest."""
-GOODBYE: Final = 1.0
-"""Seconds that it gets to hear the last."""
-SEND_TIMEOUT: Final = 10.0
-"""Seconds: a client that reads nothing for so long is gone."""
 
 
-class GdbServer:
+class GdbServer(Listening):
     """Lets gdb into *machine* at *where*: [HOST]:PORT (where no host is given this one alone may connect; port 0 is any
     that is free) or the path of a Unix socket. With *wait* the guest executes nothing before gdb lets it go on. A
     context manager; raises UserError for what cannot be listened at."""
 
     def __init__(self, machine: Machine, where: str, wait: bool = False) -> None:
         self._machine = machine
-        self._path: str | None = None
-        self._listener = self._listen(where)
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._closing = False
+        super().__init__("gdb", *_listen(where))
         if wait:
             machine.pause(REASON)
-        self._thread = threading.Thread(target=self._main, name="gdb", daemon=True)
-        threads.start(self._thread)
+        self._start()
 
     @property
     def address(self) -> str:
@@ -56,59 +46,10 @@ class GdbServer:
         host, port = self._listener.getsockname()[:2]
         return f"{host}:{port}"
 
-    def close(self) -> None:
-        """Let go of the machine and end; once is enough."""
-        if self._closing:
-            return
-        self._closing = True
-        self._wake()
-        self._thread.join()
-        self._listener.close()
-        os.close(self._wake_fd)
-        if self._path is not None:
-            try:
-                os.unlink(self._path)
-            except FileNotFoundError:
-                pass
+    def _ended(self) -> None:
         self._machine.resume(REASON)  # it has waited, and nobody came
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
-
-    # Before there is a client
-
-    def _listen(self, where: str) -> socket.socket:
-        host, colon, port = where.rpartition(":")
-        try:
-            if colon and port.isascii() and port.isdigit() and "/" not in where:
-                return socket.create_server((host.strip("[]") or LOCAL, int(port)), backlog=1)
-            listener = listen(where)
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"--gdb {where}: {why}; give [HOST]:PORT or the path of a socket to be made") from None
-        except UserError as error:
-            raise UserError(f"--gdb: {error}") from None
-        self._path = where
-        return listener
-
     # The thread
-
-    def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
-
-    def _main(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._wake_fd, select.POLLIN)
-        while not self._closing:
-            ready = dict(poll.poll())
-            if self._wake_fd in ready:
-                os.eventfd_read(self._wake_fd)
-            if self._listener.fileno() in ready and not self._closing:
-                self._accept()
 
     def _accept(self) -> None:
         try:
@@ -135,6 +76,20 @@ class GdbServer:
                     debugger.detach()
                 except UserError:
                     pass
+
+
+def _listen(where: str) -> tuple[socket.socket, str | None]:
+    """A listener, and its path where it has one. Raises UserError."""
+    host, colon, port = where.rpartition(":")
+    try:
+        if colon and port.isascii() and port.isdigit() and "/" not in where:
+            return socket.create_server((host.strip("[]") or LOCAL, int(port)), backlog=1), None
+        return listen(where), where
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UserError(f"--gdb {where}: {why}; give [HOST]:PORT or the path of a socket to be made") from None
+    except UserError as error:
+        raise UserError(f"--gdb: {error}") from None
 
 
 class _Session:
@@ -169,16 +124,9 @@ class _Session:
             if self._debugger.machine.outcome is not None:
                 self._debugger.running = True  # it may be on its way to ask for that
                 self._tell()
-            self._say_goodbye()
+            say_goodbye(self._client)
         except OSError:  # the client is gone
             return
-
-    def _say_goodbye(self) -> None:
-        """Let it read what was said last: a socket that is closed with something unread is reset."""
-        self._client.shutdown(socket.SHUT_WR)
-        self._client.settimeout(GOODBYE)
-        while self._client.recv(65536):
-            pass
 
     def _tell(self) -> bool:
         """Say where it stopped, if it has; whether the machine has ended, which is its last stop."""

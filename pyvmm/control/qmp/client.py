@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pyvmm.errors import UserError, printable
 
+GREETING_S: Final = 1.0
+"""Seconds after which a server that has not greeted has somebody else to serve."""
 LINE_LIMIT: Final = 1 << 20
 """Bytes of one answer."""
 Message = dict[str, Any]
@@ -26,12 +30,15 @@ class QmpClient:
     """Connected to the socket at *path*, and done with negotiation; a context manager. Raises UserError where nobody
     is there who speaks QMP."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, busy: Callable[[], None] = lambda: None) -> None:
+        """*busy* is called where another client is connected, for whose end it waits."""
         self._shown = printable(path)
         self._socket = socket.socket(socket.AF_UNIX)
         try:
             self._socket.connect(path)
             self._lines = self._socket.makefile("rb")
+            if not select.select([self._socket], [], [], GREETING_S)[0]:
+                busy()
             if "QMP" not in self._read():
                 raise self._error("whoever is there does not speak QMP")
             self._events: list[Message] = []

@@ -39,7 +39,7 @@ class QmpError(Exception):
 
 
 @dataclass(frozen=True)
-class Request:
+class QmpRequest:
     """A command; what *tag* holds, {"id": …} or nothing, goes back with the answer."""
 
     execute: str
@@ -56,7 +56,7 @@ class Garbage:
     last: bool = False
 
 
-class Reader:
+class RequestReader:
     """Takes bytes in whatever pieces they come, and gives requests."""
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class Reader:
         self._depth = 0
         self._quoted = False
 
-    def feed(self, data: bytes) -> Iterator[Request | Garbage]:
+    def feed(self, data: bytes) -> Iterator[QmpRequest | Garbage]:
         """What *data* completes; after Garbage that is the last, what comes is not to be trusted."""
         self._text += data
         while (text := self._take()) is not None:
@@ -127,7 +127,7 @@ class Reader:
         return taken
 
 
-def _request(text: bytes) -> Request | Garbage:
+def _request(text: bytes) -> QmpRequest | Garbage:
     try:
         value = json.loads(text, object_pairs_hook=_once, parse_constant=_no_number, parse_float=_finite)
         json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text
@@ -146,7 +146,7 @@ def _request(text: bytes) -> Request | Garbage:
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
         return Garbage("QMP input member 'arguments' must be an object", tag)
-    return Request(value["execute"], arguments, tag)
+    return QmpRequest(value["execute"], arguments, tag)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import select
 import socket
-import threading
 from collections import deque
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
-from pyvmm import threads
 from pyvmm.backends.unix_socket import listen
+from pyvmm.control.listening import SEND_TIMEOUT, Listening, say_goodbye
 from pyvmm.control.qmp import events
 from pyvmm.control.qmp.descriptors import MOST_SENT, Descriptors
 from pyvmm.control.qmp.life import REASON, version
@@ -23,8 +21,8 @@ from pyvmm.control.qmp.messages import (
     COMMAND_NOT_FOUND,
     Garbage,
     QmpError,
-    Reader,
-    Request,
+    QmpRequest,
+    RequestReader,
     encode,
     error_reply,
 )
@@ -33,55 +31,29 @@ from pyvmm.errors import UserError
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.machine import Machine
 
-SEND_TIMEOUT: Final = 10.0
-"""Seconds: a client that reads nothing for so long is gone."""
-GOODBYE: Final = 1.0
-"""Seconds that it gets to hear the last."""
 EVENT_LIMIT: Final = 1024
 """Events that wait for the client; where it takes none, the oldest are lost."""
 
 
-class QmpServer:
+class QmpServer(Listening):
     """Lets QMP's clients into *machine* at the Unix socket *path*, which only this user may connect to. A context
     manager; raises UserError for what cannot be listened at."""
 
     def __init__(self, machine: Machine, path: str) -> None:
         self._machine = machine
-        self._path = path
         try:
-            self._listener = listen(path)
+            super().__init__("qmp", listen(path), path)
         except UserError as error:
             raise UserError(f"--qmp: {error}") from None
-        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._closing = False
         self._events: deque[bytes] | None = None
         """What the client is to be told; None while there is none that has negotiated."""
         self._descriptors = Descriptors()
         self._tap = machine.events.add(self._told)
-        self._thread = threading.Thread(target=self._main, name="qmp", daemon=True)
-        threads.start(self._thread)
+        self._start()
 
-    def close(self) -> None:
-        """Let the client hear what there is to tell, and end; once is enough."""
-        if self._closing:
-            return
-        self._closing = True
-        self._wake()
-        self._thread.join()
+    def _ended(self) -> None:
         self._tap.remove()
-        self._listener.close()
-        os.close(self._wake_fd)
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
         self._machine.resume(REASON)  # whom it has stopped, nobody can let go on any more
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
 
     # Under the machine lock
 
@@ -92,20 +64,6 @@ class QmpServer:
             self._wake()
 
     # The thread
-
-    def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
-
-    def _main(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener, select.POLLIN)
-        poll.register(self._wake_fd, select.POLLIN)
-        while not self._closing:
-            ready = dict(poll.poll())
-            if self._wake_fd in ready:
-                os.eventfd_read(self._wake_fd)
-            if self._listener.fileno() in ready and not self._closing:
-                self._accept()
 
     def _accept(self) -> None:
         try:
@@ -126,7 +84,7 @@ class QmpServer:
     def _serve(self, client: socket.socket) -> None:
         """Until the client is gone, or the server closes."""
         client.sendall(encode({"QMP": {"version": version(), "capabilities": []}}))
-        reader = Reader()
+        reader = RequestReader()
         poll = select.poll()
         poll.register(client, select.POLLIN)
         poll.register(self._wake_fd, select.POLLIN)
@@ -142,17 +100,17 @@ class QmpServer:
                 for request in reader.feed(data):
                     client.sendall(self._answer(request))
                     if isinstance(request, Garbage) and request.last:
-                        _say_goodbye(client)
+                        say_goodbye(client)
                         return
             self._tell(client)
         self._tell(client)
-        _say_goodbye(client)
+        say_goodbye(client)
 
     def _tell(self, client: socket.socket) -> None:
         while self._events:
             client.sendall(self._events.popleft())
 
-    def _answer(self, request: Request | Garbage) -> bytes:
+    def _answer(self, request: QmpRequest | Garbage) -> bytes:
         try:
             if isinstance(request, Garbage):
                 raise QmpError(request.why)
@@ -162,7 +120,7 @@ class QmpServer:
         except UserError as error:
             return error_reply(QmpError(str(error)), request.tag)
 
-    def _execute(self, request: Request) -> object:
+    def _execute(self, request: QmpRequest) -> object:
         name = request.execute
         if self._events is None:
             if name != NEGOTIATE:
@@ -175,7 +133,7 @@ class QmpServer:
             raise QmpError(f"The command {name} has not been found", COMMAND_NOT_FOUND)
         return command.run(self._machine, request.arguments, self._descriptors)
 
-    def _negotiate(self, request: Request) -> object:
+    def _negotiate(self, request: QmpRequest) -> object:
         """There is no capability to choose."""
         wanted = request.arguments.get("enable", [])
         if not isinstance(wanted, list) or len(request.arguments) > ("enable" in request.arguments):
@@ -184,11 +142,3 @@ class QmpServer:
             raise QmpError(f"Capability {wanted[0]!s} is not available")
         self._events = deque(maxlen=EVENT_LIMIT)
         return {}
-
-
-def _say_goodbye(client: socket.socket) -> None:
-    """Let it read what was said last: a socket that is closed with something unread is reset."""
-    client.shutdown(socket.SHUT_WR)
-    client.settimeout(GOODBYE)
-    while client.recv(65536):
-        pass

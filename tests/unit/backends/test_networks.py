@@ -112,6 +112,25 @@ def test_two_on_one_wire(rig: Rig, path: Path) -> None:
     assert (first.sent, first.dropped) == (4, 3)
 
 
+def test_frames_that_others_follow_go_out_together(rig: Rig, path: Path) -> None:
+    first, second = (rig.networks.open(f"socket:{path}") for _ in range(2))
+    rig.turn()
+    card = Card(second)
+    sent = frames(60, 61, 62)
+    for one in sent[:2]:
+        first.send(one, more=True)
+    for _ in range(5):
+        rig.turn()
+    assert not card.frames
+    first.send(sent[2])
+    rig.until(lambda: card.frames == sent)
+    many = frames(*[MAX_FRAME] * 3)
+    for one in many:
+        first.send(one, more=True)  # more than what waits
+    rig.until(lambda: card.frames == sent + many)
+    assert (first.sent, first.dropped) == (6, 0)
+
+
 def test_who_comes_first_waits_and_who_stays_waits_again(rig: Rig, path: Path) -> None:
     first = rig.networks.open(f"socket:{path}")
     changes: list[bool] = []

@@ -136,6 +136,28 @@ def test_guest_ram_is_what_a_device_reaches(there: Callable[..., BoardPassthroug
     assert container.closed
 
 
+def test_what_is_given_back_takes_along_what_nobody_else_needs(
+    there: Callable[..., BoardPassthrough], memory: GuestMemory
+) -> None:
+    """Its group, and with the last device the address space; the next one begins anew."""
+    made = there()
+    made.open(PLACE)
+    container: Any = made._space
+    (group,) = made._groups.values()
+    made._devices["0000:00:08.1"] = made._devices[PLACE]  # of the same group
+    made.give_back(PLACE)
+    assert not group.closed and not container.closed  # type: ignore[attr-defined]
+    made.give_back("00:08.1")
+    assert group.closed and container.closed and made._space is None  # type: ignore[attr-defined]
+    memory.add(Region(0x200000, memoryview(bytearray(0x10000))))
+    assert 0x200000 not in container.mapped
+    made.give_back(PLACE)
+    made.open(PLACE)
+    again: Any = made._space
+    assert again is not container and again.mapped.keys() == {0, 0x100000, 0x200000}
+    made.close()
+
+
 @pytest.mark.parametrize(
     ("changes", "line"),
     [

@@ -13,7 +13,8 @@ from pyvmm.boot.image import Image
 from pyvmm.boot.load import load
 from pyvmm.config import Module
 from pyvmm.memory import GuestMemory
-from tests.rig.images import FIELDS, GUESTS26, make_bzimage, make_old_bzimage, ram
+from tests.rig.images import FIELDS, make_bzimage, make_old_bzimage, ram
+from tests.rig.lab import GUESTS26
 
 MIB = 1 << 20
 ZERO_PAGE = 0x90000

@@ -9,7 +9,8 @@ from pyvmm.boot.flat import Flat
 from pyvmm.boot.load import load
 from pyvmm.config import Module
 from pyvmm.memory import GuestMemory
-from tests.rig.images import GUESTS26, ram
+from tests.rig.images import ram
+from tests.rig.lab import GUESTS26
 
 CODE = b"\xb0\x41\xe6\xe9\xf4"
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from pyvmm.boot.error import BootError
 from pyvmm.boot.load import load
 from pyvmm.config import Module
-from tests.rig.images import GUESTS26, make_bzimage, make_elf, pvh_note, ram
+from tests.rig.images import make_bzimage, make_elf, pvh_note, ram
+from tests.rig.lab import GUESTS26
 
 KERNEL = bytes(make_bzimage())
 

@@ -26,6 +26,7 @@ def found(*words: str) -> list[str]:
     [
         (["gu"], ["guests"]),
         (["--v"], ["--version"]),
+        (["unpl"], ["unplug"]),
         (["run", "kb"], ["kbd-inb60"]),
         (["run", "--sc"], ["--scale", "--screenshot"]),
         (["run", "--irqchip", ""], ["kernel", "split", "user"]),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.control.qmp.command import Command
-from pyvmm.control.qmp.messages import DEPTH_LIMIT, REQUEST_LIMIT, Garbage, QmpError, Reader, Request, encode
+from pyvmm.control.qmp.messages import DEPTH_LIMIT, REQUEST_LIMIT, Garbage, QmpError, QmpRequest, RequestReader, encode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 JSON = st.recursive(
@@ -19,21 +19,21 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=8,
 )
-REQUESTS = st.builds(Request, TEXT, st.dictionaries(TEXT, JSON, max_size=3), st.just({}) | st.builds(dict, id=JSON))
+REQUESTS = st.builds(QmpRequest, TEXT, st.dictionaries(TEXT, JSON, max_size=3), st.just({}) | st.builds(dict, id=JSON))
 
 
-def written(request: Request) -> dict[str, Any]:
+def written(request: QmpRequest) -> dict[str, Any]:
     return {"execute": request.execute, "arguments": request.arguments, **request.tag}
 
 
-def fed(*pieces: bytes) -> list[Request | Garbage]:
-    reader = Reader()
+def fed(*pieces: bytes) -> list[QmpRequest | Garbage]:
+    reader = RequestReader()
     return [found for piece in pieces for found in reader.feed(piece)]
 
 
 @given(st.lists(REQUESTS, max_size=4), st.sampled_from([None, 1]), st.booleans(), st.data())
 def test_what_is_sent_arrives_in_any_pieces(
-    requests: list[Request], indent: int | None, ascii_only: bool, data: st.DataObject
+    requests: list[QmpRequest], indent: int | None, ascii_only: bool, data: st.DataObject
 ) -> None:
     """On one line or on several, with white space between them or none."""
     texts = [json.dumps(written(request), indent=indent, ensure_ascii=ascii_only) for request in requests]
@@ -44,7 +44,7 @@ def test_what_is_sent_arrives_in_any_pieces(
 
 @given(st.lists(st.binary(max_size=40) | st.text('{}[]",:\\ \ne1').map(str.encode), max_size=8))
 def test_garbage_is_told_and_does_not_grow(pieces: list[bytes]) -> None:
-    reader = Reader()
+    reader = RequestReader()
     for piece in pieces:
         for found in reader.feed(piece):
             assert isinstance(found, Garbage) or found.execute is not None
@@ -73,7 +73,7 @@ def test_garbage_is_told_and_does_not_grow(pieces: list[bytes]) -> None:
 def test_what_is_wrong_is_named_and_the_next_is_heard(text: str, why: str) -> None:
     first, *others = fed(text.encode() + b'{"execute": "cont"}' + b"\n")
     assert isinstance(first, Garbage) and first.why.startswith(why) and not first.last
-    assert others[-1:] == [Request("cont")] or text == "{}}\n"
+    assert others[-1:] == [QmpRequest("cont")] or text == "{}}\n"
 
 
 def test_the_id_of_a_wrong_request_is_known() -> None:
@@ -82,7 +82,7 @@ def test_the_id_of_a_wrong_request_is_known() -> None:
 
 @pytest.mark.parametrize("piece", [b"a" * 999, b'{"a": ' * 5, b'{"a": "' + b"b" * 999, b" [", b"\\" * 999])
 def test_a_request_without_end_is_the_last(piece: bytes) -> None:
-    reader, fed_bytes = Reader(), 0
+    reader, fed_bytes = RequestReader(), 0
     while not (found := list(reader.feed(piece))):
         fed_bytes += len(piece)
         assert fed_bytes <= REQUEST_LIMIT
@@ -91,7 +91,7 @@ def test_a_request_without_end_is_the_last(piece: bytes) -> None:
 
 def test_nesting_has_a_limit() -> None:
     deep = '{"execute": "a", "id": ' + "[" * (DEPTH_LIMIT - 1) + "]" * (DEPTH_LIMIT - 1) + "}"
-    assert isinstance(fed(deep.encode())[0], Request)
+    assert isinstance(fed(deep.encode())[0], QmpRequest)
     (found,) = fed(deep.replace("[]", "[[]]").encode())
     assert isinstance(found, Garbage) and found.last
 

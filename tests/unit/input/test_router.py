@@ -68,6 +68,25 @@ def test_a_reset_driver_gets_no_release_and_leaves_nothing_waiting() -> None:
     assert board.virtio.keys == [(KEY_A, 1)]
 
 
+def test_a_device_that_is_gone_gets_nothing_whatever_its_driver_said() -> None:
+    board = Board()
+    source = board.router.source("test")
+    for device in (board.virtio, board.virtio_mouse, board.tablet):
+        device.on_driver_ok(True)
+        device.on_driver_ok(False)  # it is reset first
+        board.router.remove(device)
+    source.key(KEY_A, 1)
+    source.key(BTN_LEFT, 1)
+    source.motion(1, 1)
+    source.absolute(5, 5)
+    assert board.ps2.keys == [(KEY_A, 1)] and board.virtio.keys == []
+    saved = state.save(board.router)
+    state.load(board.router, saved)
+    board.router.remove(board.ps2)
+    source.key(KEY_A, 0)
+    assert board.ps2.keys == [(KEY_A, 1), (KEY_A, 0)], "a part of the board stays"
+
+
 @pytest.mark.parametrize(("mode", "ps2", "virtio"), [("ps2", 2, 0), ("virtio", 0, 1), ("auto", 1, 1)])
 def test_modes(mode: InputMode, ps2: int, virtio: int) -> None:
     board = Board(mode)

@@ -53,6 +53,20 @@ def test_identity_and_configuration() -> None:
     assert 3 not in bits(NetDriver().virtio.offered())
 
 
+def test_the_wire_hears_which_frame_of_a_kick_is_the_last() -> None:
+    wire = FakeWire()
+    card = NetDriver(wire)
+    card.send(frame(60))
+    assert wire.more == [False]
+    queue = card.queues[TRANSMIT]
+    card.ram.write(0x200000, bytes(12) + frame(100))
+    for _ in range(3):
+        assert queue.add([(0x200000, 12 + 114, False)]) is not None
+    card.virtio.kick(TRANSMIT)
+    assert wire.more == [False, True, True, False]
+    assert wire.out[1:] == [frame(100)] * 3
+
+
 def test_a_wire_that_offloads_says_what_it_can_and_hears_what_is_taken() -> None:
     wire = FakeOffloadWire()
     card = NetDriver(wire, without=1 << 7)
