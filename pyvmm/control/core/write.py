@@ -15,6 +15,7 @@ from kvm_cffi import Vcpu, pages
 from pyvmm.board.pages import runs_of
 from pyvmm.boot.lowmem import align_up
 from pyvmm.control.core.elf_core import LoadedRange, headers, headers_size, note, prstatus
+from pyvmm.control.kernel_info import kernel_info
 from pyvmm.errors import UserError, printable
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.new_file import new_file, write_all
@@ -49,7 +50,7 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     there, or are not. Raises OSError."""
     memory = machine.memory
     regions = memory.ram if regions is None else regions
-    found = vmcoreinfo.find(memory, (vcpu.get_sregs() for vcpu in machine.vcpus))
+    found = kernel_info(machine)
     notes = _notes(machine.vcpus, found)
     mapped = _mapped(memory, machine.vcpus[0], found, regions) if linear else []
     start = align_up(headers_size(notes, len(regions) + len(mapped)), PAGE_SIZE)
