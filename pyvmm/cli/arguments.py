@@ -312,6 +312,9 @@ def make_parser() -> Parser:
     unplug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
     unplug.add_argument("id", metavar="ID", help="the device's id, or kind where it was given none")
     unplug.add_argument("--force", action="store_true", help="pull it out at once, from behind a root port")
+    dump = commands.add_parser("dump", help="write memory and registers of a machine that runs to an ELF core file")
+    dump.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
+    dump.add_argument("file", type=Path, metavar="FILE", help="for gdb, drgn or crash; docs/drgn.md")
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
@@ -559,6 +562,10 @@ def _tell(arguments: argparse.Namespace) -> int:
 
             print(summarize(arguments.file))
             return 0
+        case "dump":
+            from pyvmm.cli.dump import dump
+
+            return dump(arguments.socket, arguments.file)
         case "snapshot":
             from pyvmm.cli.snapshot import check
 

@@ -10,11 +10,12 @@ its own that begins with OSRELEASE); arch/x86/kernel/machine_kexec_64.c (phys_ba
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from pyvmm.memory import GuestMemory
+from pyvmm.memory import GuestMemory, GuestMemoryError
 from pyvmm.units import GIB, PAGE_SIZE
 from pyvmm.vcpu.paging import ControlRegisters, walk
 
@@ -26,6 +27,9 @@ START_KERNEL_MAP: Final = 0xFFFF_FFFF_8000_0000
 """Where a 64-bit kernel's image is mapped, phys_base apart (arch/x86/include/asm/page_64_types.h)."""
 PTI_USER_PGTABLE: Final = 1 << PAGE_SIZE.bit_length() - 1
 """The bit of CR3 that is set while a program runs, where page tables are isolated: the kernel's are a page below."""
+NOTE_LIMIT: Final = 2 * PAGE_SIZE
+"""Bytes of a note that are read; Linux has VMCOREINFO_BYTES, a page, and the header."""
+_NOTE: Final = struct.Struct("<III")
 _MAGIC: Final = b"OSRELEASE="
 _LINE: Final = re.compile(rb"([A-Z-]+(?:\([^()\n]{1,128}\))?)=([^\n]{1,128})")
 _MASK: Final = (1 << 64) - 1
@@ -73,17 +77,31 @@ class Vmcoreinfo(NamedTuple):
     cr3: int
 
 
-def find(memory: GuestMemory, cpus: Iterable[ControlRegisters]) -> Vmcoreinfo | None:
-    """That of the kernel that the page tables of one of *cpus* belong to; None where there is none."""
-    tables = [_Tables(registers, cr3) for registers in cpus for cr3 in _kernel_tables(registers.cr3)]
-    for text in candidates(memory):
+def of_note(memory: GuestMemory, address: int, size: int) -> bytes | None:
+    """The text of the ELF note of *size* bytes at guest physical *address*; None where there is no such note."""
+    try:
+        note = memory.read(address, min(size, NOTE_LIMIT))
+    except GuestMemoryError:
+        return None
+    name_size, length, _ = _NOTE.unpack_from(note.ljust(_NOTE.size, b"\0"))
+    start = _NOTE.size + (name_size + 3 & ~3)
+    if note[_NOTE.size : _NOTE.size + name_size] != b"VMCOREINFO\0" or start + length > len(note):
+        return None
+    return note[start : start + length].split(b"\0", 1)[0]
+
+
+def find(memory: GuestMemory, cpus: Iterable[ControlRegisters], told: Iterable[bytes] = ()) -> Vmcoreinfo | None:
+    """That of the kernel that the page tables of one of *cpus* belong to: one that was *told*, or is in RAM. None where
+    there is none."""
+    tables = [_WithCr3(registers, cr3) for registers in cpus for cr3 in _kernel_tables(registers.cr3)]
+    for text in chain(told, candidates(memory)):
         for each in tables:
             if _maps(memory, each, text):
                 return Vmcoreinfo(text, each.cr3)
     return None
 
 
-class _Tables:
+class _WithCr3:
     """A vCPU's control registers with another CR3."""
 
     def __init__(self, registers: ControlRegisters, cr3: int) -> None:

@@ -1,7 +1,7 @@
 """All that a vCPU's page tables map, as ranges of linear addresses that lie as they do in guest physical memory.
 
-Each is found by a walk, and where a table has nothing the walk goes on behind what that table would map. Tables are the
-guest's, and may map the same page a billion times: so many walks are made, and no more, the kernel's half first.
+Each is found by walks, from one entry that is present to the next. Tables are the guest's, and may map the same page a
+billion times: so many walks are made, and no more, the kernel's half first.
 
 Source: Intel SDM volume 3, chapter 4; pyvmm.vcpu.paging.
 """
@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from pyvmm.vcpu.paging import CR4_LA57, CR4_PAE, EFER_LMA, ControlRegisters, ReadInt, Walk, walk
+from pyvmm.memory import GuestMemoryError
+from pyvmm.vcpu.paging import CR4_LA57, CR4_PAE, EFER_LMA, ControlRegisters, P, ReadInt, Walk, walk
 
 WALKS: Final = 200_000
-"""Pages and gaps that are looked at: Linux maps its image and a gigabyte of RAM with a thousand, a program's with some
-hundred."""
+"""Pages that are looked at: Linux maps its image and a gigabyte of RAM with a thousand, a program with some hundred."""
 _SHIFTS: Final = {"PML5": 48, "PML4": 39, "PDPT": 30, "PD": 21, "PT": 12}
+_PRESENT: Final = {size: sum(P << 8 * size * n for n in range(4096 // size)) for size in (4, 8)}
+"""The present bits of a table, by the size of its entries."""
 
 
 class Mapping(NamedTuple):
@@ -37,10 +39,10 @@ def mappings(read_int: ReadInt, registers: ControlRegisters, walks: int = WALKS)
         while at < end and walks:
             walks -= 1
             found = walk(read_int, registers, at)
-            size = 1 << (found.shift or _gap(found, registers))
-            at = (at & -size) + size
             if found.physical is None:
+                at = _behind(read_int, found, registers)
                 continue
+            at = (at & -1 << found.shift) + (1 << found.shift)
             this = Mapping(found.linear, found.physical, at - found.linear)
             if before is None:
                 before = this
@@ -61,8 +63,19 @@ def _halves(registers: ControlRegisters) -> tuple[tuple[int, int], tuple[int, in
     return ((1 << 64) - half, 1 << 64), (0, half)
 
 
-def _gap(found: Walk, registers: ControlRegisters) -> int:
-    """The power of two of the addresses that the entry is for at which the walk ended."""
-    level = found.entries[-1].level
-    two = not registers.efer & EFER_LMA and not registers.cr4 & CR4_PAE
-    return 22 if two and level == "PD" else _SHIFTS[level]
+def _behind(read_int: ReadInt, found: Walk, registers: ControlRegisters) -> int:
+    """The next linear address, after one that leads nowhere, whose entry in the table where it ended is present."""
+    last = found.entries[-1]
+    two_levels = not registers.efer & EFER_LMA and not registers.cr4 & CR4_PAE
+    size, count = (4, 1024) if two_levels else (8, 512)
+    shift = 22 if two_levels and last.level == "PD" else _SHIFTS[last.level]
+    if last.level == "PDPT" and not registers.efer & EFER_LMA:
+        count = 4
+    left, skipped = count - last.index - 1, 1
+    if left and last.value is not None:  # else there is no RAM for any of them
+        try:
+            present = read_int(last.address + size, left * size) & _PRESENT[size]
+        except GuestMemoryError:  # RAM ends within the table
+            present = 1
+        skipped += ((present & -present).bit_length() - 1) // (8 * size) if present else left
+    return ((found.linear >> shift) + skipped) << shift

@@ -12,6 +12,7 @@ from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "docs" / "examples"
+MANUAL = (ROOT / "docs" / "drgn.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -19,6 +20,12 @@ def readme_test() -> str:
     """The README's test of edu.py, without its marker: the guest is that of the others."""
     text = README[README.index("    def test_five_factorial(vm)") :]
     return textwrap.dedent(text[: text.index("\n\n")]) + "\n"
+
+
+def manuals_test() -> str:
+    """That of docs/drgn.md."""
+    text = MANUAL[MANUAL.index("    from drgn.helpers.linux import for_each_module") :]
+    return textwrap.dedent(text[: text.index("\n\n##")]) + "\n"
 
 
 TESTS = f"""
@@ -59,6 +66,7 @@ def test_the_driver_when_the_device_is_silent(vm, monkeypatch):
     assert ran.status == 1 and "timed out" in ran.output
 
 {readme_test()}
+{manuals_test()}
 def test_a_long_line_is_wrapped_and_does_no_harm(vm):
     assert vm.run("echo " + 150 * "x").output == 150 * "x" + "\\n"
     assert vm.run("false").status == 1
@@ -90,4 +98,4 @@ def test_linux(tmp_path: Path) -> None:
     ran = subprocess.run(
         [*command, "test_it.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    assert ran.returncode == 0 and "8 passed" in ran.stdout, ran.stdout
+    assert ran.returncode == 0 and "9 passed" in ran.stdout, ran.stdout

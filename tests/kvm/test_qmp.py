@@ -159,7 +159,7 @@ def test_a_panic(tmp_path: Path) -> None:
 def test_what_is_refused(tmp_path: Path) -> None:
     async def conversation(client: QMPClient) -> None:
         for command, arguments, kind in (
-            ("human-monitor-command", {"command-line": "info pci"}, "CommandNotFound"),
+            ("migrate", {"uri": "tcp:0:1"}, "CommandNotFound"),
             (NEGOTIATE, {}, "CommandNotFound"),
             ("stop", {"now": True}, "GenericError"),
         ):

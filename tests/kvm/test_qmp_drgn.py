@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from drgn import Program
 
 from pyvmm import Machine, MachineConfig, QmpServer
+from pyvmm.cli.arguments import main
 from pyvmm.control.qmp.descriptors import MOST_NAMED
 from pyvmm.units import MIB
 
@@ -128,6 +130,17 @@ def test_dumps(tmp_path: Path) -> None:
         assert "cannot write pipe" in client.ask("dump-guest-memory", paging=False, protocol="fd:pipe")
         os.close(read_end)
         os.close(write_end)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    core, nowhere = tmp_path / "core", tmp_path / "no" / "core"
+    with served(tmp_path) as (_, path):
+        assert main(["dump", path, str(core)]) == 0
+        assert f"{core}: " in capsys.readouterr().out and core.read_bytes()[:4] == b"\x7fELF"
+        assert main(["dump", path, str(nowhere)]) == 2
+        assert f"cannot write {nowhere}: No such file or directory" in capsys.readouterr().err
+    assert main(["dump", path, str(core)]) == 2
+    assert "is there a machine with --qmp?" in capsys.readouterr().err
 
 
 def test_descriptors_are_given_back(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ _PRSTATUS: Final = struct.Struct(f"<{_PRSTATUS_HEAD}x{len(USER_REGS)}Qi4x")
 _PID: Final = 32
 
 
-class Segment(NamedTuple):
+class LoadedRange(NamedTuple):
     """A PT_LOAD: *size* bytes at *offset* of the file were at guest physical and at linear address."""
 
     offset: int
@@ -65,7 +65,7 @@ def prstatus(number: int, regs: Regs, sregs: Sregs) -> bytes:
     return note(b"CORE", NT_PRSTATUS, bytes(desc))
 
 
-def headers(notes: bytes, segments: Sequence[Segment]) -> bytes:
+def headers(notes: bytes, segments: Sequence[LoadedRange]) -> bytes:
     """What the file begins with: header, program headers, *notes*; headers_size() bytes."""
     count = len(segments) + 1
     notes_at = EHDR.size + count * PHDR.size

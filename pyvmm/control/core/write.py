@@ -14,7 +14,8 @@ from typing import Final
 from kvm_cffi import Vcpu, pages
 from pyvmm.board.pages import runs_of
 from pyvmm.boot.lowmem import align_up
-from pyvmm.control.core.elf_core import Segment, headers, headers_size, note, prstatus
+from pyvmm.control.core.elf_core import LoadedRange, headers, headers_size, note, prstatus
+from pyvmm.control.kernel_info import kernel_info
 from pyvmm.errors import UserError, printable
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.new_file import new_file, write_all
@@ -49,7 +50,7 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     there, or are not. Raises OSError."""
     memory = machine.memory
     regions = memory.ram if regions is None else regions
-    found = vmcoreinfo.find(memory, (vcpu.get_sregs() for vcpu in machine.vcpus))
+    found = kernel_info(machine)
     notes = _notes(machine.vcpus, found)
     mapped = _mapped(memory, machine.vcpus[0], found, regions) if linear else []
     start = align_up(headers_size(notes, len(regions) + len(mapped)), PAGE_SIZE)
@@ -57,10 +58,10 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     for region in regions:
         places[region.gpa] = end
         end += align_up(len(region.buffer), PAGE_SIZE)
-    segments = [Segment(places[gpa] + inside, linear, gpa + inside, size) for gpa, inside, linear, size in mapped]
+    segments = [LoadedRange(places[gpa] + inside, linear, gpa + inside, size) for gpa, inside, linear, size in mapped]
     elsewhere = PHYSICAL_AT if mapped else 0
     segments += [
-        Segment(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
+        LoadedRange(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
     ]
     os.ftruncate(fd, end)
     write_all(fd, memoryview(headers(notes, segments)), 0)

@@ -21,9 +21,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Regs, Sregs
+from pyvmm.control.kernel_info import kernel_info
 from pyvmm.errors import UserError, one_line, printable
 from pyvmm.machine.machine import Machine
-from pyvmm.report import vmcoreinfo
 from pyvmm.vcpu.paging import EFER_LMA
 
 if TYPE_CHECKING:
@@ -53,14 +53,13 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
     from pyvmm.control.drgn.reader import linear_segment, physical_segment
 
     with machine.paused(REASON):
-        registers = [vcpu.get_sregs() for vcpu in machine.vcpus]
-        found = vmcoreinfo.find(machine.memory, (each for each in registers if each.efer & EFER_LMA))
+        found, registers = kernel_info(machine), machine.vcpus[0].get_sregs()
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     program.add_memory_segment(0, PHYSICAL, physical_segment(machine.memory), physical=True)
-    if found is not None:
+    if found is not None and registers.efer & EFER_LMA:
         program.set_linux_kernel_custom(found.text, True)
     else:
-        tables = _Tables(machine, registers[0])
+        tables = _CurrentTables(machine, registers)
         read = linear_segment(machine.memory, tables.now)
         program.add_memory_segment(0, LAST, read)
         program.add_memory_segment(LAST, 1, read)  # a segment's size has 64 bits too
@@ -107,7 +106,7 @@ def _informed(program: Program, info: bytes | None, debug_info: Iterable[str | o
     return program
 
 
-class _Tables:
+class _CurrentTables:
     """The control registers of vCPU 0: as they are while the machine stands, else as they were last seen."""
 
     def __init__(self, machine: Machine, seen: Sregs) -> None:

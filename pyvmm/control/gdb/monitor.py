@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.control.core.write import write_core
 from pyvmm.control.gdb.debugger import Debugger
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.machine.snapshot import Snapshot
 from pyvmm.report.code import INSN_LIMIT, NO_CAPSTONE, disassembler
 from pyvmm.report.exits import exit_lines
@@ -84,6 +85,13 @@ class Monitor:
         self._debugger.machine.restore(self._snapshots[rest])
         return "restored\n"
 
+    def _dump(self, rest: str) -> str:
+        """dump PATH: write memory and registers to an ELF core file, as pyvmm sees PATH"""
+        if not rest:
+            raise UserError("name a file: monitor dump /tmp/core")
+        write_core(self._debugger.machine, rest)
+        return f"written to {printable(rest)}\n"
+
     def _help(self, _rest: str) -> str:
         """this list"""
         lines = []
@@ -100,5 +108,6 @@ class Monitor:
         "reset": _reset,
         "snapshot": _snapshot,
         "restore": _restore,
+        "dump": _dump,
         "help": _help,
     }

@@ -8,21 +8,8 @@ from hypothesis import strategies as st
 from pyvmm.memory import GuestMemory
 from pyvmm.report import vmcoreinfo
 from pyvmm.units import MIB, PAGE_SIZE
-from tests.rig.paged import TABLES, Paged
-
-SWAPPER = 0xFFFFFFFF82E10000
-PHYS_BASE = TABLES - (SWAPPER - vmcoreinfo.START_KERNEL_MAP)
-
-
-def text(release: str = "6.1.0", swapper: int = SWAPPER, phys_base: int = PHYS_BASE) -> bytes:
-    lines = [f"OSRELEASE={release}", f"SYMBOL(swapper_pg_dir)={swapper:x}", f"NUMBER(phys_base)={phys_base}", ""]
-    return "\n".join(lines).encode()
-
-
-def kernel() -> Paged:
-    paged = Paged()
-    paged.map(SWAPPER, TABLES)
-    return paged
+from tests.rig.linux_memory import PHYS_BASE, SWAPPER, kernel, note, text
+from tests.rig.paged import TABLES
 
 
 def test_that_of_the_page_tables_in_use() -> None:
@@ -82,3 +69,25 @@ def test_any_text(pieces: list[bytes]) -> None:
     paged = kernel()
     paged.memory.write(0x3000, b"OSRELEASE=\n" + b"".join(pieces)[: PAGE_SIZE - 16])
     vmcoreinfo.find(paged.memory, [paged.sregs])
+
+
+def test_a_note_that_the_guest_tells_of() -> None:
+    """It counts where its kernel is the one that runs, and needs no page of its own."""
+    paged = kernel()
+    paged.memory.write(0x6654, note(b"VMCOREINFO\0", text()))
+    size = len(note(b"VMCOREINFO\0", text()))
+    told = vmcoreinfo.of_note(paged.memory, 0x6654, size)
+    assert told == text() and vmcoreinfo.find(paged.memory, [paged.sregs], [told]) == (text(), TABLES)
+    assert vmcoreinfo.find(paged.memory, [paged.sregs], [text("left over", SWAPPER + 0x200000)]) is None
+    for address, length in ((0x6654, size - 1), (0x6658, size), (1 << 40, size), (0x6654, 4)):
+        assert vmcoreinfo.of_note(paged.memory, address, length) is None
+    paged.memory.write(0x6654, note(b"CORE\0", text()))
+    assert vmcoreinfo.of_note(paged.memory, 0x6654, size) is None
+
+
+@given(st.binary(max_size=64), st.integers(0, 2 * MIB), st.integers(0, 1 << 32))
+def test_any_note(content: bytes, address: int, size: int) -> None:
+    memory = GuestMemory.of_size(2 * MIB)
+    memory.write(min(address, 2 * MIB - len(content)), content)
+    found = vmcoreinfo.of_note(memory, address, size)
+    assert found is None or found in content

@@ -43,7 +43,7 @@ def test_the_kernels_half_comes_first_when_there_is_too_much() -> None:
     for page in range(0, 512, 2):
         paged.map(0x1000 * page, DATA)
     paged.map(UPPER, DATA)
-    some = found(paged, walks=2000)
+    some = found(paged, walks=150)
     assert some[0] == (UPPER, DATA, 0x1000) and 1 < len(some) < 257 == len(found(paged))
 
 
@@ -83,3 +83,12 @@ def test_any_tables(seed: int, loops: bool) -> None:
     for half in halves:
         ends = [(each.linear, each.linear + each.length) for each in half]
         assert all(end <= start for (_, end), (start, _) in pairwise(ends))
+
+
+def test_a_table_at_the_end_of_ram() -> None:
+    """Of which the last entries are nowhere."""
+    memory = GuestMemory.of_size(0x1800)
+    sregs = Sregs(cr0=CR0_PG | 1, cr3=0x1000, cr4=CR4_PSE)
+    memory.write_int(0x17FC, 4, 0x800000 | P | PS)
+    memory.write_int(0x1000, 4, 0x400000 | P | PS)
+    assert list(mappings(memory.read_int, sregs)) == [(0, 0x400000, 0x400000), (0x7FC00000, 0x800000, 0x400000)]

@@ -8,15 +8,14 @@ from drgn import Program
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvm_cffi import Regs, Sregs
-from kvm_cffi import Segment as Register
+from kvm_cffi import Regs, Segment, Sregs
 from pyvmm.control.core.elf_core import (
     EHDR,
     ET_CORE,
     NHDR,
     PHDR,
     USER_REGS,
-    Segment,
+    LoadedRange,
     headers,
     headers_size,
     note,
@@ -28,9 +27,9 @@ WORD = st.integers(0, (1 << 64) - 1)
 
 @given(
     st.lists(st.tuples(st.binary(max_size=20).filter(lambda n: b"\0" not in n), st.integers(0, 99), st.binary())),
-    st.lists(st.builds(Segment, WORD, WORD, WORD, WORD), max_size=20),
+    st.lists(st.builds(LoadedRange, WORD, WORD, WORD, WORD), max_size=20),
 )
-def test_what_is_written_is_there(wanted: list[tuple[bytes, int, bytes]], segments: list[Segment]) -> None:
+def test_what_is_written_is_there(wanted: list[tuple[bytes, int, bytes]], segments: list[LoadedRange]) -> None:
     notes = b"".join(note(*each) for each in wanted)
     data = headers(notes, segments)
     assert len(data) == headers_size(notes, len(segments))
@@ -60,7 +59,7 @@ def test_registers_as_drgn_reads_them(tmp_path: Path) -> None:
     notes, wanted = b"", []
     for number in range(2):
         regs = Regs(**{name: 0x1000 * (number + 1) + place for place, name in enumerate(general)}, rflags=0x246)
-        sregs = Sregs(fs=Register(base=0x7777, selector=5), gs=Register(base=0x8888), cs=Register(selector=0x10))
+        sregs = Sregs(fs=Segment(base=0x7777, selector=5), gs=Segment(base=0x8888), cs=Segment(selector=0x10))
         notes += prstatus(number, regs, sregs)
         wanted.append(regs)
     path.write_bytes(headers(notes, []))
