@@ -17,13 +17,16 @@ SEABIOS_FILE: Final = Path("/usr/share/seabios/bios-256k.bin")
 
 
 def firmware_path(name: str) -> Path | None:
-    """The file that *name* means: seabios, seabios=FILE or FILE; None for the one that comes with pyvmm."""
+    """The file that *name* means: seabios, seabios=FILE or FILE; None for the one that comes with pyvmm. Raises
+    UserError."""
     if name == BIOS:
         return None
     kind, equals, file = name.partition("=")
-    if kind == SEABIOS:
-        return Path(file) if equals else SEABIOS_FILE
-    return Path(name)
+    if kind != SEABIOS:
+        return Path(name)
+    if equals and not file:
+        raise UserError(f"firmware {name}: name a file behind it, or leave the = away")
+    return Path(file) if equals else SEABIOS_FILE
 
 
 def read_firmware(name: str) -> bytes:
