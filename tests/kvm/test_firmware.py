@@ -62,6 +62,30 @@ def test_no_boot_disk(tmp_path: Path) -> None:
         assert machine.screen.text()[0].rstrip() == f"No boot disk: {found}"
 
 
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("0f0b", "06h (#UD, invalid opcode) at 0000:7C00"),
+        ("31c9 f7f1", "00h (#DE, divide error) at 0000:7C02"),
+        ("66b800000080 0f22c0 f4", "0Dh (#GP, general protection) at 0000:7C06"),
+        ("b81300 cd10 0f0b", "06h (#UD, invalid opcode) at 0000:7C05"),
+    ],
+    ids=["ud", "de", "gp", "in mode 13h"],
+)
+def test_an_exception_that_nobody_handles(tmp_path: Path, code: str, what: str) -> None:
+    with booted(tmp_path, bytes.fromhex(code).ljust(510, b"\0") + b"\x55\xaa") as machine:
+        outcome = machine.finish(60)
+        assert (outcome.end, outcome.status) == (End.UNHANDLED_EXCEPTION, 11)
+        assert outcome.message == f"{what}: the program has no handler for it"
+        assert machine.screen.text()[1].rstrip() == f"Exception {what}"
+
+
+def test_interrupts_that_a_program_makes_itself_are_none(tmp_path: Path) -> None:
+    """int 0; int 6; int 0x0d; int3; int 0x60 with a handler of its own."""
+    with booted(tmp_path, boot_sector("cd00 cd06 cd0d cc b000 e6f4 f4")) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+
+
 def test_a_reset_begins_at_the_reset_vector_and_ram_stays(tmp_path: Path) -> None:
     """The boot sector counts its starts at 0000:9000, and resets by the keyboard controller until there were three."""
     again = "31c0 8ed8 ff060090 833e009003 7304 b0fe e664 f4 b000 e6f4 f4"
