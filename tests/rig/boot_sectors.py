@@ -400,6 +400,40 @@ tick:   pushw   %ax
         iretw
 count:  .word   0
 """,
+    "serial port": """
+        movw    $0x00E3, %ax
+        xorw    %dx, %dx
+        int     $0x14
+        call    print_word
+        movw    $0x0141, %ax
+        xorw    %dx, %dx
+        int     $0x14
+        call    print_word
+        movw    $0x0300, %ax
+        xorw    %dx, %dx
+        int     $0x14
+        call    print_word
+        end
+        library
+""",
+    "the clock's alarm": """
+        movw    $alarm, 4 * 0x4A
+        movw    $0, 4 * 0x4A + 2
+        movw    $0xFFFF, %cx            /* at each second of any minute and hour */
+        movb    $0xFF, %dh
+        movb    $6, %ah
+        int     $0x1A
+        jc      3f
+2:      hlt
+        cmpb    $0, rung
+        je      2b
+        print   "it rings"
+3:      end
+        library
+alarm:  movb    $1, %cs:rung
+        iretw
+rung:   .byte   0
+""",
     "wait": """
         movb    $0, %ah
         int     $0x1A
@@ -646,6 +680,42 @@ KEYS: Final = {
         jnz     1b
         end
         library
+""",
+    ),
+    "a hook for keys": (
+        ("a", "b"),
+        """
+        cli
+        movw    $hook, 4 * 0x15
+        movl    4 * 0x15, %eax
+        movw    $0, 4 * 0x15 + 2
+        sti
+        movb    $'K', %al
+        outb    %al, $0xE9
+        movb    $0, %ah
+        int     $0x16
+        call    print_word
+        movb    $1, %ah
+        int     $0x16
+        end
+        library
+hook:   cmpb    $0x4F, %ah
+        jne     1f
+        cmpb    $0x1E, %al              /* a is taken, b is a c */
+        je      2f
+        cmpb    $0x30, %al
+        jne     1f
+        movb    $0x2E, %al
+1:      pushw   %bp
+        movw    %sp, %bp
+        orb     $1, 6(%bp)
+        popw    %bp
+        iretw
+2:      pushw   %bp
+        movw    %sp, %bp
+        andb    $0xFE, 6(%bp)
+        popw    %bp
+        iretw
 """,
     ),
     "keyboard interrupt": (
