@@ -20,7 +20,9 @@ static void poke_vector(u8 vector, u16 offset)
     poke16(0, vector * 4 + 2, BIOS_SEG);
 }
 
-static const u8 served[] = { 0x00, 0x06, 0x07, 0x08, 0x09, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A, 0x40, 0x70 };
+static const u8 served[] = {
+    0x00, 0x06, 0x07, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A, 0x40,
+};
 
 static void vectors(void)
 {
@@ -91,8 +93,8 @@ void post(void)
     boot();
 }
 
-/* An IRQ that nobody serves: EOI and return. Where none is in service at the first PIC, it is an exception, which has the
-   same vector, or the PIC's own IRQ 7, of nothing. */
+/* An IRQ that nobody serves: EOI and return. Where none is in service at the first PIC, it is an exception, which has
+   the same vector, or the PIC's own IRQ 7, of nothing. */
 static void unexpected_irq(u8 irq, struct regs *r)
 {
     u16 port = irq < 8 ? PIC1 : PIC2;
