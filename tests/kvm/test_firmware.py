@@ -20,6 +20,7 @@ from pyvmm.machine.saved import Saved
 from pyvmm.units import MIB
 from tests.rig.board import Board
 from tests.rig.boot_sector import sector
+from tests.rig.boot_sectors import COMMON
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINT = "31c0 8ed8 be1a7c ac 84c0 7409 b40e bb0700 cd10 ebf2 b000 e6f4 f4"
@@ -126,18 +127,8 @@ def test_memory_of_any_size(tmp_path: Path, memory: int) -> None:
 
 
 WRITE_ROM = """
-        cli
-        lgdt    table
-        movl    %cr0, %eax
-        orb     $1, %al
-        movl    %eax, %cr0
-        jmp     1f
-1:      movw    $8, %bx
-        movw    %bx, %fs
-        andb    $0xFE, %al
-        movl    %eax, %cr0
-        ljmpw   $0, $2f
-2:      movl    $0xFFFFFFF0, %edi
+        enter_unreal_mode
+        movl    $0xFFFFFFF0, %edi
         movl    $0x12345678, %fs:(%edi)
         movl    %fs:(%edi), %eax
         movl    %eax, 0x9000
@@ -151,22 +142,20 @@ WRITE_ROM = """
 3:      hlt
         jmp     3b
         .balign 8
-gdt:    .quad   0, 0x00CF92000000FFFF
-table:  .word   15
-        .long   gdt
+        gdt_of  0x00CF9A000000FFFF
 """
 
 
 def test_a_rom_cannot_be_written(tmp_path: Path) -> None:
     """Nor does a write end the machine; a reset makes its copy below 1 MiB anew."""
     rom = firmware.load("bios")
-    with booted(tmp_path, sector(WRITE_ROM, tmp_path)) as machine:
+    with booted(tmp_path, sector(COMMON + WRITE_ROM, tmp_path)) as machine:
         assert machine.finish(60).end is End.DEBUG_EXIT
         assert machine.memory.read(0x9000, 4) == rom[-16:-12]
         assert machine.memory.read(0x9004, 2) == b"\xef\xbe"
         payload = machine.memory.region_at((1 << 32) - len(rom))
         assert bytes(payload.buffer) == rom
-    with booted(tmp_path, sector(WRITE_ROM, tmp_path)) as machine:
+    with booted(tmp_path, sector(COMMON + WRITE_ROM, tmp_path)) as machine:
         machine.memory.write(0xFFFF6, b"\xef\xbe")
         machine.reset()
         assert machine.memory.read(0xFFFF0, 16) == rom[-16:]
