@@ -25,12 +25,14 @@ ROM_MOST: Final = 16 * MIB
 
 
 class FirmwareRom:
-    """*image*, whole pages of at most 16 MiB, in the guest's *memory* until close(). UserError for another size."""
+    """*image*, whole pages of at most 16 MiB, at the end of the first 4 GiB of *memory*. UserError for another size."""
 
     def __init__(self, memory: GuestMemory, image: bytes, name: str) -> None:
         size = len(image)
         if not image or size % PAGE_SIZE or size > ROM_MOST:
-            raise UserError(f"firmware {name}: {size} bytes are none: it has whole pages of 4 KiB, 16 MiB at most")
+            raise UserError(
+                f"firmware {name}: {size} bytes are no image of one: it has whole pages of 4 KiB, 16 MiB at most"
+            )
         self._memory = memory
         self.image = image
         self.gpa = layout.HOLE_END - size

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
@@ -222,6 +223,8 @@ EXTENSIONS: Final = [
     Call("read it", 0x13, 0x4200, edx=0x80, packet=dap(1, 40), same=("ah", "cf", "buffer")),
     Call("extended verify", 0x13, 0x4400, edx=0x80, packet=dap(1, 5), same=("ah", "cf", "buffer")),
     Call("extended seek", 0x13, 0x4700, edx=0x80, packet=dap(1, 5), same=("ah", "cf")),
+    Call("extended parameters", 0x13, 0x4800, edx=0x80, packet=struct.pack("<H", 26), same=("ah", "cf", "packet")),
+    Call("too little room for them", 0x13, 0x4800, edx=0x80, packet=struct.pack("<H", 20), same=("ah", "cf", "packet")),
     Call("on no drive", 0x13, 0x4200, edx=0x81, packet=dap(1, 5), same=("ah", "cf", "buffer")),
 ]
 """INT 13h, AH=41h and up."""
@@ -345,6 +348,42 @@ def test_disks_answer_as_those_of_seabios(tmp_path: Path, kind: Kind) -> None:
     assert not compare(calls, ours, theirs), "\n".join(compare(calls, ours, theirs))
     number = heads * spt * 5 + 2
     assert ours["read cylinder 5"].buffer[:15] == b"sector %8d" % number
+
+
+@pytest.mark.parametrize("kind", DRIVES)
+def test_any_sector_is_the_images(tmp_path: Path, kind: Kind) -> None:
+    """Reads from all over the drive and beyond it; what cannot be is an error, and leaves the buffer as it was."""
+    drive, size, (_, heads, cylinders, spt) = DRIVES[kind]
+    random = Random(kind)
+    calls: list[Call] = []
+    expected: list[int | None] = []
+    for number in range(190):
+        cylinder, head, at = random.randrange(cylinders + 4), random.randrange(heads + 1), random.randrange(spt + 2)
+        lba = (cylinder * heads + head) * spt + at - 1
+        ecx, edx = (cylinder & 0xFF) << 8 | cylinder >> 2 & 0xC0 | at & 0x3F, drive | head << 8
+        there = cylinder < cylinders and head < heads and 1 <= at & 0x3F <= spt and at == at & 0x3F
+        calls.append(Call(str(number), 0x13, 0x0201, ebx=0x6000, ecx=ecx, edx=edx))
+        expected.append(lba if there else None)
+    image = disk_of(calls, tmp_path, size)
+    found = results(calls, boot_sector.pyvmm(image, tmp_path, kind=kind, end=False).console)
+    for call, block in zip(calls, expected, strict=True):
+        result = found[call.name]
+        if block is None:
+            assert (result.cf, result.al, result.buffer) == (1, 0, b"\xcc" * 512)
+        else:
+            assert (result.cf, result.ax) == (0, 1)
+            assert result.buffer == image[block * 512 : block * 512 + 512]
+
+
+def test_what_is_written_is_in_the_file(tmp_path: Path) -> None:
+    """Two sectors from block 40 on; the second is of the buffer."""
+    calls = [Call("write", 0x13, 0x4300, edx=0x80, packet=dap(2, 40, offset=0x5E00))]
+    image = disk_of(calls, tmp_path, DISK)
+    found = results(calls, boot_sector.pyvmm(image, tmp_path, end=False).console)
+    assert (found["write"].cf, found["write"].ah) == (0, 0)
+    after = (tmp_path / "pyvmm.img").read_bytes()
+    assert after[41 * 512 : 42 * 512] == b"\xcc" * 512
+    assert after[: 40 * 512] == image[: 40 * 512] and after[42 * 512 :] == image[42 * 512 :]
 
 
 def test_mistakes_that_seabios_lets_pass(tmp_path: Path) -> None:
