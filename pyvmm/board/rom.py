@@ -30,7 +30,9 @@ class FirmwareRom:
     def __init__(self, memory: GuestMemory, image: bytes, name: str) -> None:
         size = len(image)
         if not image or size % PAGE_SIZE or size > ROM_MOST:
-            raise UserError(f"firmware {name}: {size} bytes are none: it has whole pages of 4 KiB, 16 MiB at most")
+            raise UserError(
+                f"firmware {name}: {size} bytes are no image of one: it has whole pages of 4 KiB, 16 MiB at most"
+            )
         self._memory = memory
         self.image = image
         self.gpa = layout.HOLE_END - size

@@ -171,7 +171,7 @@ def answered(before: Registers, after: Registers) -> str:
     """One line of its return: CF, ZF where INT 16h has it, and the registers that are others now."""
     function, _ = _function(before)
     told = [f"CF={after.flags & CF}"]
-    if before.vector == 0x16:
+    if before.vector == 0x16 and before.eax >> 8 & 0xEF == 0x01:
         told.append(f"ZF={int(after.flags & ZF != 0)}")
     for name in ("eax", "ebx", "ecx", "edx", "esi", "edi", "ebp", "es"):
         old, new = getattr(before, name), getattr(after, name)

@@ -26,7 +26,7 @@ SEQ_CHAIN_4: Final = 0x08
 Rgb = tuple[int, int, int]
 
 
-class Frame(NamedTuple):
+class VgaFrame(NamedTuple):
     """What mode 13h shows: 64,000 pixels, line by line, and (red, green, blue) of 0 to 255 of each of 256 values."""
 
     pixels: bytes

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 from pyvmm.clock import NS_PER_SECOND, Clock
 from pyvmm.devices import vga_frame
-from pyvmm.devices.vga_frame import FRAME_WIDTH, VGA_FRAME_SIZE, Frame
+from pyvmm.devices.vga_frame import FRAME_WIDTH, VGA_FRAME_SIZE, VgaFrame
 from pyvmm.trace import OFF, Channel
 
 VGA_TEXT_BASE: Final = 0xB8000
@@ -318,7 +318,7 @@ class VgaText:
         """Whether it is in mode 13h."""
         return vga_frame.is_mode_13h(self._seq, self._gfx)
 
-    def frame(self) -> Frame | None:
+    def frame(self) -> VgaFrame | None:
         """What mode 13h shows; None in another mode. The start address counts four bytes at a time, the pitch eight."""
         if not self.shows_frame:
             return None
@@ -326,7 +326,7 @@ class VgaText:
         pitch = self._crtc[VGA_CRTC_OFFSET] * 8 or FRAME_WIDTH
         colours = (self._dac[value & self._dac_mask] for value in range(256))
         palette = tuple((_eight_bits(red), _eight_bits(green), _eight_bits(blue)) for red, green, blue in colours)
-        return Frame(vga_frame.pixels(self._frame, start, pitch), palette)
+        return VgaFrame(vga_frame.pixels(self._frame, start, pitch), palette)
 
     @property
     def columns(self) -> int:

@@ -15,13 +15,16 @@ BIOS: Final = "bios"
 
 
 def firmware_path(name: str) -> Path | None:
-    """The file that *name* means: seabios, seabios=FILE or FILE; None for the one that comes with pyvmm."""
+    """The file that *name* means: seabios, seabios=FILE or FILE; None for the one that comes with pyvmm. Raises
+    UserError."""
     if name == BIOS:
         return None
     kind, equals, file = name.partition("=")
-    if kind == SEABIOS:
-        return Path(file) if equals else SEABIOS_FILE
-    return Path(name)
+    if kind != SEABIOS:
+        return Path(name)
+    if equals and not file:
+        raise UserError(f"firmware {name}: name a file behind it, or leave the = away")
+    return Path(file) if equals else SEABIOS_FILE
 
 
 def read_firmware(name: str) -> bytes:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, Frame, Rgb
+from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, Rgb, VgaFrame
 
 COLUMNS: Final = 80
 ROWS: Final = 25
@@ -38,7 +38,7 @@ def _nearest(palette: tuple[Rgb, ...]) -> bytes:
     return bytes(min(range(16), key=lambda i: distance(colour, SIXTEEN[i])) for colour in palette)
 
 
-def cells(frame: Frame) -> bytes:
+def cells(frame: VgaFrame) -> bytes:
     """A character and an attribute for each of COLUMNS x ROWS cells."""
     table = _nearest(frame.palette)
 
@@ -56,13 +56,13 @@ def cells(frame: Frame) -> bytes:
     return bytes(out)
 
 
-def band(frame: Frame, row: int) -> bytes:
+def band(frame: VgaFrame, row: int) -> bytes:
     """The pixels of a row of cells: LINES_A_ROW lines of the frame."""
     size = LINES_A_ROW * FRAME_WIDTH
     return frame.pixels[row * size : (row + 1) * size]
 
 
-def magnified(frame: Frame, row: int, pixels: Sequence[bytes], scale: int) -> bytes:
+def magnified(frame: VgaFrame, row: int, pixels: Sequence[bytes], scale: int) -> bytes:
     """The same as an image, each pixel *scale* times across and down; *pixels* are the bytes of the 256 values."""
     wide = [pixel * scale for pixel in pixels]
     values = band(frame, row)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Final, NamedTuple
 
-from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, Frame
+from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, VgaFrame
 from pyvmm.devices.vga_text import Cursor, VgaText
 from pyvmm.screen import frame as frames
 from pyvmm.screen.font import GLYPH_HEIGHT, GLYPH_WIDTH, glyph_rows
@@ -54,7 +54,7 @@ class Screen:
     palette: tuple[Rgb, ...]
     blink_enabled: bool
     blank: bool
-    frame: Frame | None = None
+    frame: VgaFrame | None = None
 
     @classmethod
     def of(cls, vga: VgaText) -> Screen:
@@ -122,7 +122,7 @@ class SeenScreen:
     palette: tuple[Rgb, ...]
 
     @property
-    def frame(self) -> Frame | None:
+    def frame(self) -> VgaFrame | None:
         """The pixels that are seen, None where there are characters, or nothing."""
         return None if self.screen.blank else self.screen.frame
 

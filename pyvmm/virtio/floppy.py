@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.backends.disks import Disks
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.trace import OFF, Channel
 from pyvmm.virtio.blk import VirtioBlk
 
@@ -23,6 +23,10 @@ class Floppy(VirtioBlk):
     def __init__(
         self, path: Path, disks: Disks, *, readonly: bool = False, temporary: bool = False, trace: Channel = OFF
     ) -> None:
+        if not path.exists():
+            raise UserError(
+                f"floppy {printable(str(path))}: there is no such file: name a boot sector or a floppy's image"
+            )
         try:
             super().__init__(path, disks, readonly=readonly, temporary=temporary, serial=SERIAL, trace=trace)
         except UserError as error:

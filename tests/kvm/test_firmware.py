@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyvmm.config import MachineConfig
-from pyvmm.device_spec import DeviceSpec
 from pyvmm.machine.outcome import End
+from pyvmm.machine.saved import Saved
 from pyvmm.units import MIB
 from tests.rig.board import Board
 
+ROOT = Path(__file__).resolve().parents[2]
 PRINT = "31c0 8ed8 be1a7c ac 84c0 7409 b40e bb0700 cd10 ebf2 b000 e6f4 f4"
 """Prints what is at 7C1A by INT 10h, AH=0Eh, and ends with debug-exit 0."""
 KINDS = {
@@ -67,10 +71,100 @@ def test_a_reset_begins_at_the_reset_vector_and_ram_stays(tmp_path: Path) -> Non
         assert machine.memory.read_int(0x9000, 2) == 3
 
 
-def test_what_a_firmware_is_started_for(tmp_path: Path) -> None:
-    """A disk alone is enough; with a guest or a kernel it is there for that."""
-    disk = DeviceSpec("virtio-blk", (("path", "x"),))
-    assert MachineConfig(devices=(disk,)).complete().firmware == "bios"
-    assert MachineConfig(devices=(disk,), guest="pio").complete().firmware is None
-    assert MachineConfig(devices=(disk,), kernel=tmp_path).complete().firmware is None
-    assert MachineConfig(devices=("virtio-rng",)).complete().firmware is None
+def stopped_after(exits: int, config: MachineConfig) -> Board:
+    """A machine that stands after so many exits."""
+    count = 0
+
+    def sink(ns: int, channel: str, line: str) -> None:
+        nonlocal count
+        count += channel == "exits"
+        if count == exits:
+            machine.life.cpus.hold()  # it executes nothing more before the loop has come to the pause
+            machine.life.pause(wait=False)
+
+    machine = Board(replace(config, trace=frozenset({"exits"})), sink)
+    assert machine.wait(lambda: machine.state == "paused", 60)
+    machine.trace.off("exits")
+    return machine
+
+
+@pytest.mark.parametrize("exits", [3, 40, 150, 300, 450])
+def test_in_the_middle_of_post(tmp_path: Path, exits: int) -> None:
+    """A snapshot there goes on in another machine, and a reset there begins anew; both boot."""
+    path, file = tmp_path / "disk.img", tmp_path / "saved"
+    path.write_bytes(boot_sector(PRINT, "after all"))
+    config = MachineConfig(memory=2 * MIB, devices=(f"virtio-blk,path={path}",))
+    with contextlib.closing(stopped_after(exits, config)) as machine:
+        assert 0 < machine.parts["post"].code <= 9
+        assert machine.output == b"", "the boot sector has not begun"
+        machine.snapshot().save(file)
+        machine.reset()
+        assert machine.parts["post"].code == 0
+        machine.resume()
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.screen.text()[0].startswith("after all ")
+    saved = Saved(str(file))
+    with Board(saved.config, saved=saved) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.screen.text()[0].startswith("after all ")
+        assert machine.output == b"after all"
+
+
+def trace_of(tmp_path: Path, image: bytes, *channels: str) -> list[str]:
+    """The lines of a machine that boots *image* from a floppy, as `pyvmm run --trace` shows them without the times."""
+    lines: list[str] = []
+    path = tmp_path / "traced.img"
+    path.write_bytes(image)
+    config = MachineConfig(memory=2 * MIB, devices=(f"floppy,path={path}",), trace=frozenset(channels))
+    with Board(config, lambda ns, channel, line: lines.append(f"{channel:<8} {line}")) as machine:
+        machine.finish(60)
+    return lines
+
+
+def test_the_trace_of_the_readme(tmp_path: Path) -> None:
+    """Its boot sector, built as it says, gives the trace that it shows."""
+    text = (ROOT / "firmware/bios/README.md").read_text()
+    (source,), (trace,) = (re.findall(rf"```{kind}\n(.*?)```", text, re.S) for kind in ("asm", "trace"))
+    (tmp_path / "hi.S").write_text(source)
+    for command in re.search(r"\$ (as .*)\n", text)[1].split(" && "):  # type: ignore[index]
+        subprocess.run(command.split(), cwd=tmp_path, check=True)
+    lines = trace_of(tmp_path, (tmp_path / "hi.bin").read_bytes(), "post", "bios")
+    shown = [line for line in lines if not re.match(r"post +port 0x80 ", line)]
+    assert "\n".join(shown) + "\n" == trace
+
+
+def test_the_readme_has_each_post_code_and_each_file() -> None:
+    folder = ROOT / "firmware/bios"
+    text = (folder / "README.md").read_text()
+    steps = re.search(r"enum \{ (POST_.*?)\}", (folder / "post.c").read_text(), re.S)
+    assert steps is not None
+    assert len(steps[1].split(",")) == len(re.findall(r"^\| 0\d \|", text, re.M))
+    sources = {path.name for path in folder.iterdir() if path.suffix in (".c", ".h", ".S", ".ld")}
+    assert sources == set(re.findall(r"`(\w+\.(?:c|h|S|ld))`", text)) & sources
+
+
+def test_a_trace_that_begins_while_the_guest_runs(tmp_path: Path) -> None:
+    """The BIOS looks at each tick whether anybody listens: mov ah,1; int 0x16, for ever."""
+    lines: list[str] = []
+    path = tmp_path / "disk.img"
+    path.write_bytes(boot_sector("b401 cd16 ebfa"))
+    config = MachineConfig(memory=2 * MIB, devices=(f"virtio-blk,path={path}",))
+    with Board(config, lambda ns, channel, line: lines.append(line)) as machine:
+        assert machine.wait(lambda: machine.parts["post"].code == 9, 60)
+        machine.trace.on("bios")
+        assert machine.wait(lambda: len(lines) > 1, 60)
+        machine.trace.off("bios")
+    assert {"INT 16h AH=01h: is there a key (from 0000:7c04)", "INT 16h AH=01h returns CF=0 ZF=1"} >= set(lines)
+
+
+def test_a_frame_of_mode_13h_is_shown(tmp_path: Path) -> None:
+    """mov ax,0x13; int 0x10; each byte of the frame is its offset: 320x200 pixels of the palette the BIOS loads."""
+    draw = "b81300 cd10 b800a0 8ec0 31ff b900fa 89f8 aa e2fb b000 e6f4 f4"
+    with booted(tmp_path, bytes.fromhex(draw).ljust(510, b"\0") + b"\x55\xaa") as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        screen = machine.screen
+        assert screen.frame is not None
+        assert screen.frame.pixels == bytes(i % 256 for i in range(64000))
+        assert screen.frame.palette[4] == (170, 0, 0) and screen.frame.palette[0x28] == (255, 0, 0)
+        screen.png(str(tmp_path / "frame.png"))
+        assert machine.vcpus[0].get_regs().rdi == 64000

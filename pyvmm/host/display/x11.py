@@ -22,7 +22,7 @@ from typing import Any, Final, Literal
 from Xlib import X, Xutil, display, error
 
 from pyvmm.clock import NS_PER_SECOND, Clock
-from pyvmm.devices.vga_frame import FRAME_WIDTH, Frame
+from pyvmm.devices.vga_frame import FRAME_WIDTH, VgaFrame
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.capture.x11_keys import EVENT_MASK, X11Input
@@ -356,7 +356,7 @@ class X11Window:
             self._set_gc_colours(self._pixels[seen.cursor_colour()], 0)
             self._window.fill_rectangle(self._gc, left, top, right - left, bottom - top)
 
-    def _draw_band(self, row: int, frame: Frame) -> None:
+    def _draw_band(self, row: int, frame: VgaFrame) -> None:
         """Eight lines of a frame, each pixel two by two: a VGA shows its 200 lines twice. In as many requests as it
         takes."""
         width = FRAME_WIDTH * 2 * self._scale

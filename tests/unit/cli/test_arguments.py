@@ -135,6 +135,33 @@ def test_a_disk_says_which_bus_it_is_on(capsys: pytest.CaptureFixture[str]) -> N
         assert f"{text!r}: bus= is one of virtio, ata" in capsys.readouterr().err
 
 
+def test_floppies_and_files_to_boot(tmp_path: Path) -> None:
+    """A file in place of a guest's name is a floppy if its size is one's."""
+    assert config("--floppy", "a.img,readonly").devices == ("floppy,path=a.img,readonly",)
+    for size, device in ((512, "floppy"), (2880 * KIB, "floppy"), (2880 * KIB + 512, "virtio-blk")):
+        file = tmp_path / "boot.bin"
+        with open(file, "wb") as image:
+            image.truncate(size)
+        made = config(str(file), "--disk", "b.img")
+        assert (made.guest, made.firmware) == (None, "bios")
+        assert made.devices == (f"{device},path={file}", "virtio-blk,path=b.img")
+    assert config("hello").firmware is None
+
+
+def test_mistakes_with_floppies_and_firmware(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "rom").write_bytes(bytes(100))
+    for words, says in (
+        (["--floppy", "none"], "--floppy none: there is no such file: name a boot sector or a floppy's image"),
+        (["--floppy", str(tmp_path)], f"--floppy {tmp_path}: it is a directory: name a file or block device"),
+        (["--floppy", "a,size=1M"], "--floppy a,size=1M: floppy has no key size: it has path, readonly, temporary"),
+        (["--firmware", "none"], "--firmware none: No such file or directory"),
+        (["--firmware", f"{tmp_path}/rom"], f"--firmware {tmp_path}/rom: 100 bytes are no image of one: it has whole"),
+        (["--firmware", "bios", "pio"], "GUEST pio --firmware bios: a firmware boots what is on a disk"),
+    ):
+        assert main(["acpi", "--out", str(tmp_path / "out"), *words]) == 2
+        assert capfd.readouterr().err.startswith(f"pyvmm: {says}")
+
+
 def test_everything() -> None:
     assert config(
         *["-k", "bzImage", "-i", "initrd", "-p", "console=ttyS0 quiet", "-m", "1G", "-c", "4", "--cpu", "host,-avx"],

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pyvmm.clock import FakeClock
-from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, VGA_FRAME_SIZE, Frame, pixels
+from pyvmm.devices.vga_frame import FRAME_HEIGHT, FRAME_WIDTH, VGA_FRAME_SIZE, VgaFrame, pixels
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.screen import frame as frames
 from pyvmm.screen.screen import Screen, ScreenFollower
@@ -78,7 +78,7 @@ def test_a_likeness_in_characters() -> None:
     """Two colours a cell: the left half of the screen red above blue, in stripes of four lines."""
     palette = tuple(frames.SIXTEEN) + ((0, 0, 0),) * 240
     line = {0: bytes([4]) * 160 + bytes(160), 1: bytes([1]) * 160 + bytes(160)}
-    frame = Frame(b"".join(line[y // 4 % 2] for y in range(200)), palette)
+    frame = VgaFrame(b"".join(line[y // 4 % 2] for y in range(200)), palette)
     cells = frames.cells(frame)
     assert len(cells) == 2 * 80 * 25
     assert cells[:2] == bytes((0xDF, 0x14)) and cells[2 * 79 : 2 * 80] == bytes((0xDF, 0x00))
@@ -127,7 +127,7 @@ def test_back_in_text_mode_everything_is_drawn() -> None:
 
 
 def test_an_image_of_a_row() -> None:
-    frame = Frame(bytes(i % 256 for i in range(64000)), GREYS)
+    frame = VgaFrame(bytes(i % 256 for i in range(64000)), GREYS)
     image = frames.magnified(frame, 1, [bytes((i, i)) for i in range(256)], 2)
     assert len(image) == 8 * 2 * 320 * 2 * 2
     first = 8 * 320 % 256

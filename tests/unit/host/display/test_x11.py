@@ -17,6 +17,7 @@ from Xlib.ext import xtest
 from Xlib.protocol import event
 
 from pyvmm.clock import FakeClock
+from pyvmm.devices.vga_frame import VGA_FRAME_SIZE
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.display.x11 import TURN_BYTES, X11Window, open_display
@@ -51,7 +52,8 @@ class Desk:
         self.server = server
         self.memory = bytearray(0x8000)
         self.clock = clock or FakeClock()
-        self.vga = VgaText(memoryview(self.memory), self.clock)
+        self.frame = bytearray(VGA_FRAME_SIZE)
+        self.vga = VgaText(memoryview(self.memory), self.clock, frame=memoryview(self.frame))
         self.keyboard = FakeKeyboard()
         self.mouse = FakePointer()
         self.tablet = FakePointer()
@@ -161,6 +163,48 @@ def test_a_scaled_window(server: str, large_server: str, scale: int) -> None:
     finally:
         small.close()
         large.close()
+
+
+def enter_mode_13h(vga: VgaText) -> None:
+    """The registers that make it, and a palette of 256 colours: n red, 63 - n / 4 blue."""
+    for port, index, value in ((0x04, 4, 0x0E), (0x0E, 5, 0x40), (0x0E, 6, 0x05)):
+        vga.write(port, 2, value << 8 | index)
+    vga.write(0x08, 1, 0)
+    for n in range(256):
+        for level in (n >> 2, n >> 2, 63 - (n >> 2)):
+            vga.write(0x09, 1, level)
+
+
+def rgb(n: int) -> int:
+    """Colour *n* of that palette."""
+
+    def wide(six: int) -> int:
+        return six << 2 | six >> 4
+
+    return wide(n >> 2) << 16 | wide(n >> 2) << 8 | wide(63 - (n >> 2))
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_a_frame_of_mode_13h(large_server: str, scale: int) -> None:
+    """320x200 pixels, each two by two times the scale; what changes is drawn, and text is back after it."""
+    desk = Desk(large_server, scale=scale)
+    try:
+        enter_mode_13h(desk.vga)
+        desk.frame[:64000] = bytes(i % 251 for i in range(64000))
+
+        def row(number: int) -> list[int]:
+            lines = [desk.frame[y * 320 : (y + 1) * 320] for y in range(8 * number, 8 * number + 8)]
+            wide = [[rgb(n) for n in line for _ in range(2 * scale)] for line in lines]
+            return [pixel for line in wide for _ in range(2 * scale) for pixel in line]
+
+        for number in (24, 0, 11):
+            desk.until(lambda number=number: desk.drawn(number, scale) == row(number))  # type: ignore[misc]
+        desk.frame[12 * 8 * 320 + 77] = 255
+        desk.until(lambda: desk.drawn(12, scale) == row(12))
+        desk.vga.write(0x0E, 2, 0x0E06)
+        desk.until(lambda: set(desk.drawn(12, scale)) == {rgb(0)})
+    finally:
+        desk.close()
 
 
 def test_what_a_window_manager_is_told(server: str) -> None:
