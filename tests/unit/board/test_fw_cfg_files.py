@@ -63,7 +63,7 @@ def test_the_smbios_table_is_in_memory_too(what: str, tmp_path: Path) -> None:
     """After a direct boot, and beside our BIOS, which lies above it."""
     (tmp_path / "file").write_bytes(bytes(MIB))
     config = {"kernel": tmp_path / "file", "flat": "linux32"} if what == "kernel" else {"firmware": "bios"}
-    with described(MachineConfig(smbios=("type=2,serial=123",), **config)) as board:  # type: ignore[arg-type]
+    with described(MachineConfig(smbios=("type=2,serial=123",), **config)) as board:
         memory = board.memory
         found = [at for at in range(0xF0000, MIB, 16) if memory.read(at, 4) == b"_SM_"]
         length, gpa = struct.unpack_from("<HI", memory.read(found[0], 31), 0x16)
