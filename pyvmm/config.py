@@ -246,7 +246,7 @@ class MachineConfig:
         for field in ("kernel", "guest"):
             if self.firmware is not None and getattr(self, field) is not None:
                 raise self._error("a firmware boots what is on a disk: leave one of them away", field, "firmware")
-        if self.kernel is not None and self.guest_parameters:
+        if not self.boots_guest and self.guest_parameters:
             raise self._error(
                 "they are parameters of a guest that comes with pyvmm: leave them away", "guest_parameters"
             )

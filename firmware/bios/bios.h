@@ -116,6 +116,8 @@ void time_of_day(struct regs *r); /* INT 1Ah */
 void pci_bios(struct regs *r);   /* INT 1Ah, AH=B1h */
 void boot(void) __attribute__((noreturn)); /* INT 19h, 18h */
 
+void exception(struct regs *r);  /* vectors 00, 06, 07, 0C, 0D */
+
 void timer_irq(void);
 void rtc_irq(void);
 void keyboard_irq(void);

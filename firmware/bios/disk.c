@@ -121,7 +121,8 @@ static u8 by_chs(struct drive *d, struct regs *r)
     u32 lba;
 
     r->al = 0;
-    if (!count || count > 128 || !sector || sector > d->sectors_a_track || r->dh >= d->heads || cylinder >= d->cylinders)
+    if (!count || count > 128 || !sector || sector > d->sectors_a_track || r->dh >= d->heads ||
+        cylinder >= d->cylinders)
         return d->number < FIRST_DISK && count && sector ? BAD_ADDRESS : BAD_COMMAND;
     lba = ((u32)cylinder * d->heads + r->dh) * d->sectors_a_track + sector - 1;
     if (r->ah == 0x04) {

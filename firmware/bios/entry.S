@@ -90,7 +90,7 @@ common:
         addw    $2, %sp
         iretw
 
-/* boot(drive): the boot sector at 0000:7C00 begins, with a stack below the one of most that set none. Does not return. */
+/* jump_to_boot_sector(drive): what is at 0000:7C00 begins, with a stack below it. Does not return. */
         .globl  jump_to_boot_sector
 jump_to_boot_sector:
         cli
@@ -112,7 +112,7 @@ jump_to_boot_sector:
         sti
         ljmpw   $0, $0x7C00
 
-/* pm_copy(to, from, bytes): by physical addresses of 32 bits, in protected mode, which the processor is in meanwhile. */
+/* pm_copy(to, from, bytes): physical addresses of 32 bits, which the processor reaches in protected mode. */
         .globl  pm_copy
 pm_copy:
         pushl   %ebx

@@ -12,8 +12,8 @@ static void dac(u8 red, u8 green, u8 blue)
     outb(VGA_DAC_DATA, blue);
 }
 
-/* Hues of mode 13h: how far each of the 24 goes from the lower level to the upper, in steps of a quarter, for red. Green
-   is the same 16 hues later, blue 8 later. */
+/* Hues of mode 13h: how far each of the 24 goes from the lower level to the upper, in steps of a quarter, for red.
+   Green is the same 16 hues later, blue 8 later. */
 static const u8 hue[24] = { 0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 4, 4, 4, 3, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0 };
 static const u8 grey[16] = { 0, 5, 8, 11, 14, 17, 20, 24, 28, 32, 36, 40, 45, 50, 56, 63 };
 static const u8 steps[9][5] = { /* from pale to full, of three intensities */

@@ -20,8 +20,9 @@ static void poke_vector(u8 vector, u16 offset)
     poke16(0, vector * 4 + 2, BIOS_SEG);
 }
 
-/* Served here: exceptions are not, for a boot sector that has one gets into a loop of it otherwise than by return. */
-static const u8 served[] = { 0x08, 0x09, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A, 0x40, 0x70 };
+static const u8 served[] = {
+    0x00, 0x06, 0x07, 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x19, 0x1A, 0x40,
+};
 
 static void vectors(void)
 {
@@ -92,8 +93,9 @@ void post(void)
     boot();
 }
 
-/* An IRQ that nobody serves: EOI where one is in service, and return. */
-static void unexpected_irq(u8 irq)
+/* An IRQ that nobody serves: EOI and return. Where none is in service at the first PIC, it is an exception, which has
+   the same vector, or the PIC's own IRQ 7, of nothing. */
+static void unexpected_irq(u8 irq, struct regs *r)
 {
     u16 port = irq < 8 ? PIC1 : PIC2;
     u8 in_service;
@@ -105,11 +107,14 @@ static void unexpected_irq(u8 irq)
         outb(port, EOI);
     if (irq >= 8)
         outb(PIC1, EOI);
+    else if (!in_service)
+        exception(r);
 }
 
 static void serve(struct regs *r)
 {
     switch (r->vector) {
+    case 0x00: case 0x06: case 0x07: exception(r); break;
     case 0x08: timer_irq(); outb(PIC1, EOI); break;
     case 0x09: keyboard_irq(); outb(PIC1, EOI); break;
     case 0x10: video(r); break;
@@ -125,20 +130,20 @@ static void serve(struct regs *r)
     case 0x70: rtc_irq(); outb(PIC2, EOI); outb(PIC1, EOI); break;
     default:
         if (r->vector >= 0x08 && r->vector < 0x10)
-            unexpected_irq(r->vector - 0x08);
+            unexpected_irq(r->vector - 0x08, r);
         else if (r->vector >= 0x70 && r->vector < 0x78)
-            unexpected_irq(r->vector - 0x70 + 8);
+            unexpected_irq(r->vector - 0x70 + 8, r);
     }
 }
 
 /* entry.S comes here with each interrupt. */
 void __attribute__((used)) dispatch(struct regs *r)
 {
-    int is_irq = (r->vector & ~7) == 0x08 || (r->vector & ~7) == 0x70;
+    int is_service = !((r->vector & ~7) == 0x08 || (r->vector & ~7) == 0x70 || r->vector < 0x08);
 
-    if (!is_irq)
+    if (is_service)
         trace_call(r);
     serve(r);
-    if (!is_irq)
+    if (is_service)
         trace_return(r);
 }

@@ -1,5 +1,5 @@
-/* What a call is, for who watches: the machine has a port that takes the address of the caller's registers, and says when
-   it is read whether anybody does. Without one nothing is written. */
+/* What a call is, for who watches: the machine has a port that takes the address of the caller's registers, and says
+   when it is read whether anybody does. While nobody does, nothing is written. */
 
 #include "bios.h"
 #include "trace.h"

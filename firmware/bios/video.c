@@ -151,7 +151,8 @@ static void scroll(u8 page, int up, u8 lines, u8 attribute, u8 top, u8 left, u8 
         u8 to = up ? top + i : bottom - i;
 
         if (i + lines < height)
-            far_copy(TEXT_SEG, cell(page, to, left), TEXT_SEG, cell(page, up ? to + lines : to - lines, left), 2 * width);
+            far_copy(TEXT_SEG, cell(page, to, left), TEXT_SEG, cell(page, up ? to + lines : to - lines, left),
+                     2 * width);
         else
             far_fill16(TEXT_SEG, cell(page, to, left), fill, width);
     }

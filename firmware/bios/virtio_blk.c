@@ -1,8 +1,8 @@
 /* A virtio-blk disk (virtio 1.2, 4.1, 5.2), one request at a time.
 
-   Its registers are in a BAR far above 1 MiB. Real mode does not reach there, but a capability of the function leads to
-   them through configuration space (4.1.4.9): BAR, offset and length of an access are written, and then the data is read
-   or written. The ring is here, in segment F000; the device writes to it and to the caller's buffer by itself. */
+   Its registers are in a BAR far above 1 MiB. Real mode does not reach there, but a capability of the function leads
+   to them through configuration space (4.1.4.9): BAR, offset and length of an access are written, and then the data is
+   read or written. The ring is here, in segment F000; the device writes to it and to the caller's buffer by itself. */
 
 #include "bios.h"
 #include "drive.h"

@@ -25,7 +25,7 @@ ROM_MOST: Final = 16 * MIB
 
 
 class FirmwareRom:
-    """*image*, whole pages of at most 16 MiB, in the guest's *memory* until close(). UserError for another size."""
+    """*image*, whole pages of at most 16 MiB, at the end of the first 4 GiB of *memory*. UserError for another size."""
 
     def __init__(self, memory: GuestMemory, image: bytes, name: str) -> None:
         size = len(image)

@@ -112,13 +112,15 @@ def parse_floppy(text: str) -> str:
 
 
 def is_disk_file(text: str) -> bool:
-    """Whether what was written where a guest's name goes is a file, which no guest is."""
-    return not text.replace("-", "").isalnum() and Path(text).is_file()
+    """Whether what was written where a guest's name goes is a file or block device, which no guest is."""
+    path = Path(text)
+    return not text.replace("-", "").isalnum() and (path.is_file() or path.is_block_device())
 
 
 def boot_disk(path: str) -> str:
-    """The device that a file to boot is: a floppy where its size is one's, else a disk."""
-    return parse_floppy(path) if Path(path).stat().st_size <= FLOPPY_MOST else parse_disk(path)
+    """The device that a file to boot is: a floppy where its size is one's, else a disk, as a block device is."""
+    file = Path(path)
+    return parse_floppy(path) if file.is_file() and file.stat().st_size <= FLOPPY_MOST else parse_disk(path)
 
 
 def parse_net(text: str) -> str:

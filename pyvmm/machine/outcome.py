@@ -18,6 +18,7 @@ class End(Enum):
     DEVICE_FAULT = "device fault"
     NO_BIOS = "no BIOS"
     NO_BOOT_DISK = "no boot disk"
+    UNHANDLED_EXCEPTION = "exception"
     TIMEOUT = "timeout"
     QUIT = "quit"
     SIGNAL = "signal"
@@ -38,6 +39,7 @@ STATUS = {
     End.DEVICE_FAULT: 8,
     End.NO_BIOS: 9,
     End.NO_BOOT_DISK: 10,
+    End.UNHANDLED_EXCEPTION: 11,
     End.TIMEOUT: 124,
 }
 """Exit statuses of the ends that carry no value; 2 is a user's mistake, 1 a bug of ours."""
@@ -55,6 +57,7 @@ exit status:
   8        a --device of yours returned what it may not, or raised; one line says which one and where
   9        the guest called a BIOS, which there is none of, or left an exception in real mode to it
   10       the BIOS found no disk to boot from; one line says what it found instead
+  11       a program in real mode left an exception to the BIOS; one line says which one and where
   {DEBUG_EXIT_STATUS}+v     debug-exit: the guest wrote v to port 0xf4 ({DEBUG_EXIT_LIMIT} stands for all above)
   124      --timeout ran out
   128+n    signal n (129 SIGHUP, 130 SIGINT, 143 SIGTERM)

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from pyvmm.vcpu.group import VcpuGroup
 
 
-NO_BOOT_DISK: Final = 0xB5
-"""The APM command by which our BIOS (firmware/bios/boot.c) says that it has found nothing to boot."""
-NO_BOOT_DISK_SAID: Final = "No boot disk: "
-"""How its line on the screen begins."""
+BIOS_ENDS: Final = {
+    0xB5: (End.NO_BOOT_DISK, "No boot disk: ", "give a disk or floppy whose first 512 bytes end with 55 AA"),
+    0xB6: (End.UNHANDLED_EXCEPTION, "Exception ", "the program has no handler for it"),
+}
+"""What our BIOS (firmware/bios) says by a command of APM: the end, how its line on the screen begins, what to add."""
 
 
 class Verdicts:
@@ -74,10 +75,10 @@ class Verdicts:
         self._life.end(Outcome(End.DEBUG_EXIT, value))
 
     def smi(self, command: int) -> None:
-        """Our BIOS has found nothing to boot, or the code that stands for one says that the guest has come to it; no
-        other command means anything."""
-        if command == NO_BOOT_DISK and self._config.firmware == BIOS:
-            self._no_boot_disk()
+        """Our BIOS has come to an end, or the code that stands for one says that the guest has come to it; no other
+        command means anything."""
+        if command in BIOS_ENDS and self._config.firmware == BIOS:
+            self._bios_has_ended(*BIOS_ENDS[command])
             return
         threads = self._cpus.threads if self._cpus is not None else ()
         vcpu = next((thread.vcpu for thread in threads if thread.is_current), None)
@@ -91,14 +92,13 @@ class Verdicts:
             report = vcpu_report(vcpu, self._board.memory)
         self._life.end(Outcome(End.NO_BIOS, message=call.message, report=report))
 
-    def _no_boot_disk(self) -> None:
-        """What the BIOS has written to the screen, last."""
+    def _bios_has_ended(self, end: End, begins: str, advice: str) -> None:
+        """It has written why to the screen, last."""
         from pyvmm.screen.screen import Screen
 
         lines = [line.rstrip() for line in Screen.of(self._board.vga).text()]
         said = next((line for line in reversed(lines) if line), "")
-        message = f"{said.removeprefix(NO_BOOT_DISK_SAID)}: give a disk or floppy whose first 512 bytes end with 55 AA"
-        self._life.end(Outcome(End.NO_BOOT_DISK, message=message))
+        self._life.end(Outcome(end, message=f"{said.removeprefix(begins)}: {advice}"))
 
     def wake_boot_cpu(self) -> None:
         if self._cpus is not None:  # the PIC is there first

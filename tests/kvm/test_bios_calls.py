@@ -222,6 +222,8 @@ EXTENSIONS: Final = [
     Call("read it", 0x13, 0x4200, edx=0x80, packet=dap(1, 40), same=("ah", "cf", "buffer")),
     Call("extended verify", 0x13, 0x4400, edx=0x80, packet=dap(1, 5), same=("ah", "cf", "buffer")),
     Call("extended seek", 0x13, 0x4700, edx=0x80, packet=dap(1, 5), same=("ah", "cf")),
+    Call("extended parameters", 0x13, 0x4800, edx=0x80, packet=struct.pack("<H", 26), same=("ah", "cf", "packet")),
+    Call("too little room for them", 0x13, 0x4800, edx=0x80, packet=struct.pack("<H", 20), same=("ah", "cf", "packet")),
     Call("on no drive", 0x13, 0x4200, edx=0x81, packet=dap(1, 5), same=("ah", "cf", "buffer")),
 ]
 """INT 13h, AH=41h and up."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import re
+import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pyvmm import firmware
 from pyvmm.config import MachineConfig
 from pyvmm.machine.outcome import End
 from pyvmm.machine.saved import Saved
 from pyvmm.units import MIB
 from tests.rig.board import Board
+from tests.rig.boot_sector import sector
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINT = "31c0 8ed8 be1a7c ac 84c0 7409 b40e bb0700 cd10 ebf2 b000 e6f4 f4"
@@ -62,6 +66,30 @@ def test_no_boot_disk(tmp_path: Path) -> None:
         assert machine.screen.text()[0].rstrip() == f"No boot disk: {found}"
 
 
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("0f0b", "06h (#UD, invalid opcode) at 0000:7C00"),
+        ("31c9 f7f1", "00h (#DE, divide error) at 0000:7C02"),
+        ("66b800000080 0f22c0 f4", "0Dh (#GP, general protection) at 0000:7C06"),
+        ("b81300 cd10 0f0b", "06h (#UD, invalid opcode) at 0000:7C05"),
+    ],
+    ids=["ud", "de", "gp", "in mode 13h"],
+)
+def test_an_exception_that_nobody_handles(tmp_path: Path, code: str, what: str) -> None:
+    with booted(tmp_path, bytes.fromhex(code).ljust(510, b"\0") + b"\x55\xaa") as machine:
+        outcome = machine.finish(60)
+        assert (outcome.end, outcome.status) == (End.UNHANDLED_EXCEPTION, 11)
+        assert outcome.message == f"{what}: the program has no handler for it"
+        assert machine.screen.text()[1].rstrip() == f"Exception {what}"
+
+
+def test_interrupts_that_a_program_makes_itself_are_none(tmp_path: Path) -> None:
+    """int 0; int 6; int 0x0d; int3; int 0x60 with a handler of its own."""
+    with booted(tmp_path, boot_sector("cd00 cd06 cd0d cc b000 e6f4 f4")) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+
+
 def test_a_reset_begins_at_the_reset_vector_and_ram_stays(tmp_path: Path) -> None:
     """The boot sector counts its starts at 0000:9000, and resets by the keyboard controller until there were three."""
     again = "31c0 8ed8 ff060090 833e009003 7304 b0fe e664 f4 b000 e6f4 f4"
@@ -69,6 +97,116 @@ def test_a_reset_begins_at_the_reset_vector_and_ram_stays(tmp_path: Path) -> Non
         outcome = machine.finish(60)
         assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)
         assert machine.memory.read_int(0x9000, 2) == 3
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_wherever_the_interrupt_controllers_are(tmp_path: Path, irqchip: str) -> None:
+    """sti; hlt, three times: the timer's interrupts come, and are counted at 0040:006C."""
+    with booted(
+        tmp_path, boot_sector("31c0 8ed8 668b0e6c04 fb f4 f4 f4 66a16c04 6629c8 a20090 b000 e6f4"), irqchip=irqchip
+    ) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.memory.read_int(0x9000, 1) >= 3
+
+
+@pytest.mark.parametrize("memory", [MIB, 16 * MIB, 3 << 30, 5 << 30])
+def test_memory_of_any_size(tmp_path: Path, memory: int) -> None:
+    """The whole map by E820h, to 0000:9000: what is RAM of it is all that there is, but for EBDA and the shadow."""
+    code = """31c0 8ed8 8ec0 6631db bf0090 66b820e80000 66b914000000 66ba50414d53 cd15 7208 83c714 6685db 75e2
+              893e0080 b000 e6f4 f4"""
+    with booted(tmp_path, boot_sector(code).ljust(1024, b"\0"), memory=memory) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        end = machine.memory.read_int(0x8000, 2)
+        entries = [struct.unpack("<QQI", machine.memory.read(at, 20)) for at in range(0x9000, end, 20)]
+        ram = [(start, start + size) for start, size, kind in entries if kind == 1]
+        ours = [(start, start + size) for start, size in machine.memory.regions]
+        high = [(max(start, MIB), end) for start, end in ours if end > MIB]
+        assert ram == [(0, 0x9FC00), *high]
+        assert entries == sorted(entries)
+
+
+WRITE_ROM = """
+        cli
+        lgdt    table
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        jmp     1f
+1:      movw    $8, %bx
+        movw    %bx, %fs
+        andb    $0xFE, %al
+        movl    %eax, %cr0
+        ljmpw   $0, $2f
+2:      movl    $0xFFFFFFF0, %edi
+        movl    $0x12345678, %fs:(%edi)
+        movl    %fs:(%edi), %eax
+        movl    %eax, 0x9000
+        movw    $0xF000, %ax            /* the shadow, which is RAM */
+        movw    %ax, %fs
+        movw    $0xBEEF, %fs:0xFFF6
+        movw    %fs:0xFFF6, %ax
+        movw    %ax, 0x9004
+        movb    $0, %al
+        outb    %al, $0xF4
+3:      hlt
+        jmp     3b
+        .balign 8
+gdt:    .quad   0, 0x00CF92000000FFFF
+table:  .word   15
+        .long   gdt
+"""
+
+
+def test_a_rom_cannot_be_written(tmp_path: Path) -> None:
+    """Nor does a write end the machine; a reset makes its copy below 1 MiB anew."""
+    rom = firmware.load("bios")
+    with booted(tmp_path, sector(WRITE_ROM, tmp_path)) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.memory.read(0x9000, 4) == rom[-16:-12]
+        assert machine.memory.read(0x9004, 2) == b"\xef\xbe"
+        payload = machine.memory.region_at((1 << 32) - len(rom))
+        assert bytes(payload.buffer) == rom
+    with booted(tmp_path, sector(WRITE_ROM, tmp_path)) as machine:
+        machine.memory.write(0xFFFF6, b"\xef\xbe")
+        machine.reset()
+        assert machine.memory.read(0xFFFF0, 16) == rom[-16:]
+
+
+def test_tables_are_handed_over(tmp_path: Path) -> None:
+    """An OS finds ACPI's by the RSDP, and the MP table, at the multiples of 16 where the specifications say."""
+    with booted(tmp_path, boot_sector(PRINT)) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        area = machine.memory.read(0xE0000, 0x20000)
+        (rsdp,) = [at for at in range(0, len(area), 16) if area.startswith(b"RSD PTR ", at)]
+        assert sum(area[rsdp : rsdp + 20]) % 256 == 0
+        (pointer,) = [at for at in range(0x10000, len(area), 16) if area.startswith(b"_MP_", at)]
+        table = int.from_bytes(area[pointer + 4 : pointer + 8], "little")
+        assert machine.memory.read(table, 4) == b"PCMP"
+
+
+def test_ctrl_alt_del(tmp_path: Path) -> None:
+    """It counts its starts at 0000:9000, and waits in the first; a warm one says so at 0040:0072."""
+    code = "31c0 8ed8 ff060090 833e009001 7504 fb f4 ebfc a17204 a30290 b000 e6f4 f4"
+    with booted(tmp_path, boot_sector(code).ljust(1024, b"\0")) as machine:
+        assert machine.wait(lambda: machine.memory.read_int(0x9000, 2) == 1, 60)
+        machine.keyboard.press("ctrl", "alt", "delete")
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.memory.read_int(0x9000, 2) == 2
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    """The file of a boot sector in place of a guest's name; its text comes on standard output, by COM1."""
+    (tmp_path / "hi.bin").write_bytes(boot_sector(PRINT, "Hi"))
+    (tmp_path / "no.bin").write_bytes(bytes(512))
+    command = [sys.executable, "-m", "pyvmm", "run"]
+    done = subprocess.run([*command, tmp_path / "hi.bin"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (16, "Hi", "pyvmm: debug-exit 0\n")
+    done = subprocess.run([*command, tmp_path / "no.bin"], capture_output=True, text=True, cwd=ROOT)
+    found = "drive 00h: no boot sector (55 AA), drive 80h: none"
+    assert done.stdout == f"No boot disk: {found}\n" and done.returncode == 10
+    assert done.stderr == (
+        f"pyvmm: no boot disk: {found}: give a disk or floppy whose first 512 bytes end with 55 AA\n"
+    )
 
 
 def stopped_after(exits: int, config: MachineConfig) -> Board:

@@ -400,6 +400,40 @@ tick:   pushw   %ax
         iretw
 count:  .word   0
 """,
+    "serial port": """
+        movw    $0x00E3, %ax
+        xorw    %dx, %dx
+        int     $0x14
+        call    print_word
+        movw    $0x0141, %ax
+        xorw    %dx, %dx
+        int     $0x14
+        call    print_word
+        movw    $0x0300, %ax
+        xorw    %dx, %dx
+        int     $0x14
+        call    print_word
+        end
+        library
+""",
+    "the clock's alarm": """
+        movw    $alarm, 4 * 0x4A
+        movw    $0, 4 * 0x4A + 2
+        movw    $0xFFFF, %cx            /* at each second of any minute and hour */
+        movb    $0xFF, %dh
+        movb    $6, %ah
+        int     $0x1A
+        jc      3f
+2:      hlt
+        cmpb    $0, rung
+        je      2b
+        print   "it rings"
+3:      end
+        library
+alarm:  movb    $1, %cs:rung
+        iretw
+rung:   .byte   0
+""",
     "wait": """
         movb    $0, %ah
         int     $0x1A
@@ -473,6 +507,50 @@ table:  .word   15
 text:   .asciz  "32 bits"
         .balign 8
 gdt:    .quad   0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF
+table:  .word   23
+        .long   gdt
+""",
+    "long mode": """
+        cli
+        movw    $0x1000, %di            /* three pages of tables: the first 2 MiB are themselves */
+        xorl    %eax, %eax
+        movw    $0xC00, %cx
+        cld
+        rep stosl
+        movw    $0x2003, 0x1000
+        movw    $0x3003, 0x2000
+        movw    $0x0083, 0x3000
+        movl    $0x1000, %eax
+        movl    %eax, %cr3
+        movl    $0xA0, %eax             /* PAE, PGE */
+        movl    %eax, %cr4
+        movl    $0xC0000080, %ecx       /* EFER.LME */
+        rdmsr
+        orw     $0x100, %ax
+        wrmsr
+        lgdt    table
+        movl    %cr0, %eax
+        orl     $0x80000001, %eax
+        movl    %eax, %cr0
+        ljmpl   $8, $1f
+        .code64
+1:      movl    $16, %eax
+        movl    %eax, %ds
+        movl    %eax, %es
+        movl    $0xB8000, %edi
+        movabsq $0x2F362F202F342F36, %rax
+        movq    %rax, (%rdi)
+        movl    $0xB8000, %esi
+        movl    $4000, %ecx
+        movw    $0xE9, %dx
+        rep outsb
+        movb    $0, %al
+        outb    %al, $0xF4
+2:      hlt
+        jmp     2b
+        .code16
+        .balign 8
+gdt:    .quad   0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF
 table:  .word   23
         .long   gdt
 """,
@@ -604,6 +682,42 @@ KEYS: Final = {
         library
 """,
     ),
+    "a hook for keys": (
+        ("a", "b"),
+        """
+        cli
+        movw    $hook, 4 * 0x15
+        movl    4 * 0x15, %eax
+        movw    $0, 4 * 0x15 + 2
+        sti
+        movb    $'K', %al
+        outb    %al, $0xE9
+        movb    $0, %ah
+        int     $0x16
+        call    print_word
+        movb    $1, %ah
+        int     $0x16
+        end
+        library
+hook:   cmpb    $0x4F, %ah
+        jne     1f
+        cmpb    $0x1E, %al              /* a is taken, b is a c */
+        je      2f
+        cmpb    $0x30, %al
+        jne     1f
+        movb    $0x2E, %al
+1:      pushw   %bp
+        movw    %sp, %bp
+        orb     $1, 6(%bp)
+        popw    %bp
+        iretw
+2:      pushw   %bp
+        movw    %sp, %bp
+        andb    $0xFE, 6(%bp)
+        popw    %bp
+        iretw
+""",
+    ),
     "keyboard interrupt": (
         ("q",),
         """
@@ -631,3 +745,135 @@ code:   .byte   0
     ),
 }
 """Those that want keys, as QEMU's sendkey has them, when they have said K."""
+
+_PIC: Final = """
+        .macro  remap                   /* IRQ 0-7 to vectors 20-27, and IRQ 0 alone is let through */
+        movb    $0x11, %al
+        outb    %al, $0x20
+        movb    $0x20, %al
+        outb    %al, $0x21
+        movb    $4, %al
+        outb    %al, $0x21
+        movb    $1, %al
+        outb    %al, $0x21
+        movb    $0xFE, %al
+        outb    %al, $0x21
+        .endm
+"""
+
+INTERRUPTS: Final = {
+    "the timer in protected mode": _PIC
+    + """
+        cli
+        remap
+        lgdt    table
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        ljmpl   $8, $1f
+        .code32
+1:      movw    $16, %ax
+        movw    %ax, %ds
+        movw    %ax, %es
+        movw    %ax, %ss
+        movl    $0x7C00, %esp
+        movw    $tick, idt + 0x20 * 8
+        movw    $8, idt + 0x20 * 8 + 2
+        movw    $0x8E00, idt + 0x20 * 8 + 4
+        lidt    idt_table
+        sti
+2:      hlt
+        cmpl    $3, count
+        jb      2b
+        movl    $0x2F332F33, 0xB8000
+        movl    $0xB8000, %esi
+        movl    $4000, %ecx
+        movw    $0xE9, %dx
+        rep outsb
+        movb    $0, %al
+        outb    %al, $0xF4
+3:      hlt
+        jmp     3b
+tick:   pushl   %eax
+        incl    count
+        movb    $0x20, %al
+        outb    %al, $0x20
+        popl    %eax
+        iretl
+        .code16
+        .balign 8
+count:  .long   0
+gdt:    .quad   0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF
+table:  .word   23
+        .long   gdt
+idt_table:
+        .word   0x21 * 8 - 1
+        .long   idt
+        .set    idt, 0x8000
+""",
+    "the timer in long mode": _PIC
+    + """
+        cli
+        remap
+        movw    $0x1000, %di
+        xorl    %eax, %eax
+        movw    $0xC00, %cx
+        cld
+        rep stosl
+        movw    $0x2003, 0x1000
+        movw    $0x3003, 0x2000
+        movw    $0x0083, 0x3000
+        movl    $0x1000, %eax
+        movl    %eax, %cr3
+        movl    $0xA0, %eax
+        movl    %eax, %cr4
+        movl    $0xC0000080, %ecx
+        rdmsr
+        orw     $0x100, %ax
+        wrmsr
+        lgdt    table
+        movl    %cr0, %eax
+        orl     $0x80000001, %eax
+        movl    %eax, %cr0
+        ljmpl   $8, $1f
+        .code64
+1:      movl    $16, %eax
+        movl    %eax, %ds
+        movl    %eax, %es
+        movl    %eax, %ss
+        movl    $0x7C00, %esp
+        movw    $tick, 0x8000 + 0x20 * 16
+        movw    $8, 0x8000 + 0x20 * 16 + 2
+        movw    $0x8E00, 0x8000 + 0x20 * 16 + 4
+        lidt    idt_table(%rip)
+        sti
+2:      hlt
+        cmpl    $3, count(%rip)
+        jb      2b
+        movl    $0x2F332F36, 0xB8000
+        movl    $0xB8000, %esi
+        movl    $4000, %ecx
+        movw    $0xE9, %dx
+        rep outsb
+        movb    $0, %al
+        outb    %al, $0xF4
+3:      hlt
+        jmp     3b
+tick:   pushq   %rax
+        incl    count(%rip)
+        movb    $0x20, %al
+        outb    %al, $0x20
+        popq    %rax
+        iretq
+        .code16
+        .balign 8
+count:  .long   0
+gdt:    .quad   0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF
+table:  .word   23
+        .long   gdt
+idt_table:
+        .word   0x21 * 16 - 1
+        .quad   0x8000
+""",
+}
+"""Those that want of KVM what software-backed ones lack: interrupts in protected and in long mode."""

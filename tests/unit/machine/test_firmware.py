@@ -64,6 +64,11 @@ def test_a_disk_alone_starts_it() -> None:
     assert MachineConfig(devices=("virtio-rng",)).complete().firmware is None
 
 
+def test_no_parameters_of_a_guest() -> None:
+    with pytest.raises(ConfigError, match="they are parameters of a guest that comes with pyvmm: leave them away"):
+        MachineConfig(devices=("floppy,path=x",), guest_parameters=(("count", 3),)).complete()
+
+
 @pytest.mark.parametrize("other", [{"guest": "pio"}, {"kernel": Path("x")}])
 def test_one_of_them_boots(other: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="a firmware boots what is on a disk: leave one of them away"):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.clock import FakeClock
+from pyvmm.devices.vga_frame import VGA_FRAME_SIZE
 from pyvmm.devices.vga_text import VgaText
 from pyvmm.errors import UserError
 from pyvmm.host.display.terminal import NOTE_NS, TerminalScreen, sgr
@@ -29,7 +30,8 @@ class Desk:
         self.resize(columns, lines)
         self.memory = bytearray(0x8000)
         self.clock = clock or FakeClock()
-        self.vga = VgaText(memoryview(self.memory), self.clock)
+        self.frame = bytearray(VGA_FRAME_SIZE)
+        self.vga = VgaText(memoryview(self.memory), self.clock, frame=memoryview(self.frame))
         self.screen = TerminalScreen(self.vga, self.clock, self.theirs)
         self.sent = b""
 
@@ -253,3 +255,18 @@ def test_any_text_and_attribute(writes: list[tuple[int, int, int, bytes]]) -> No
         assert desk.look().text() == Screen.of(desk.vga).text()
     finally:
         desk.close()
+
+
+def test_a_frame_of_mode_13h(desk: Desk) -> None:
+    """Half a character each for the colours above and below: red over blue here, black elsewhere."""
+    for port, index_and_value in ((0x04, 0x0E04), (0x0E, 0x4005), (0x0E, 0x0506)):
+        desk.vga.write(port, 2, index_and_value)
+    desk.vga.write(0x08, 1, 1)
+    for level in (0, 0, 42, 42, 0, 0):  # colours 1 and 2
+        desk.vga.write(0x09, 1, level)
+    for y in range(8):
+        desk.frame[y * 320 : y * 320 + 160] = bytes([2 if y < 4 else 1]) * 160
+    emulator = desk.look()
+    assert emulator.text()[0] == "▀" * 80
+    assert emulator.cells[0][39][1] == sgr(4, 1)
+    assert emulator.cells[0][40][1] == emulator.cells[1][0][1] == sgr(0, 0)
