@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pyvmm.acpi.build import build
+from pyvmm.acpi.loader import loader_files
 from pyvmm.board import layout
 from pyvmm.boot.e820 import E820_TYPE_RAM, E820_TYPE_RESERVED
 from pyvmm.boot.smbios import parse_smbios, smbios_table
@@ -91,9 +93,6 @@ def firmware_files(
     platform: Platform, pci: PciHost, devices: Iterable[object], config: MachineConfig, told: Told
 ) -> dict[str, bytes]:
     """All files of a board with *platform*, whose user has plugged in *devices*."""
-    from pyvmm.acpi.build import build  # few guests ask
-    from pyvmm.acpi.loader import loader_files
-
     regions = ram_regions(config.ram_size)
     anchor, tables = smbios_table(told.smbios, cpus=platform.cpus, regions=regions, bios=False)
     return {

@@ -9,7 +9,7 @@
     0x9D000  two pages that Linux's decompressor borrows to change its paging mode
     0x9FC00  EBDA, 1 KiB
     0xA0000  VGA memory, then ROMs
-    0xF0000  MP table; the kernel looks for its pointer here
+    0xF0000  MP table, SMBIOS table; the kernel looks for pointers to both here
     0xFE000  what the interrupt vectors lead to
 
 All that a loader writes lies at 0x90000 or above because a kernel as old as 2.6.10 unpacks through 0x2000-0x90000 while

@@ -14,7 +14,7 @@ from pyvmm.boot.cpio import Archive
 from pyvmm.boot.shared_libraries import shared_libraries
 from pyvmm.config import FwCfgFile, MachineConfig
 from pyvmm.machine.outcome import End
-from tests.rig.boot_disks import extlinux_disk, grub_disk
+from tests.rig.boot_disks import extlinux_disk, grub_disk, hybrid_iso
 from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
 
@@ -31,6 +31,12 @@ LABEL linux
     LINUX /boot/vmlinuz
     INITRD /boot/initrd
     APPEND console=ttyS0 quiet
+"""
+MEMTEST = Path("/boot/memtest86+x64.bin")
+"""Of Debian's memtest86+."""
+ISOLINUX_CFG = """DEFAULT memtest
+LABEL memtest
+    LINUX /boot/memtest
 """
 
 
@@ -134,3 +140,14 @@ def test_extlinux(linux: list[Linux], initrd: Path, tmp_path: Path) -> None:
     for text in ("SYSLINUX", "This is extlinux"):
         guest.expect(shown(text))
     shell(guest).check()
+
+
+def test_memtest_from_a_hybrid_iso(linux: list[Linux], tmp_path: Path) -> None:
+    """memtest86+ begins its tests, from an ISO that is a disk."""
+    assert MEMTEST.exists(), f"{MEMTEST} is missing: scripts/test installs it"
+    disk = hybrid_iso(tmp_path / "disk.iso", ISOLINUX_CFG, {"memtest": MEMTEST})
+    linux.append(Linux(firmware="seabios", memory=64 * MIB, devices=(f"virtio-blk,path={disk},readonly",)))
+    guest = linux[0]
+    guest.expect(shown("ISOLINUX"))
+    guest.expect_screen("Memtest86+")
+    guest.expect_screen("Status: Testing")

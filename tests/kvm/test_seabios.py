@@ -88,6 +88,21 @@ def test_the_first_disk_that_was_given_boots_and_the_memory_map_is_told(tmp_path
         assert (0xE0000000, 256 * MIB, 2) in entries, "ECAM"
 
 
+def test_a_snapshot_in_the_middle_of_post(tmp_path: Path) -> None:
+    """A machine out of a file goes on to the boot sector, with the files of fw_cfg that it had."""
+    path, own = disk(tmp_path, "a", boot_sector(PRINT, "Hello from the disk!!!")), tmp_path / "own"
+    own.write_bytes(b"mine")
+    with booted([f"virtio-blk,path={path}"], fw_cfg=(FwCfgFile("opt/own", own),)) as machine:
+        assert machine.wait(lambda: b"SeaBIOS" in machine.output, 250)
+        machine.snapshot().save(tmp_path / "saved")
+    own.unlink()
+    with Board.restored(tmp_path / "saved") as machine:
+        outcome = machine.finish(250)
+        assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)
+        assert b"Hello from the disk" in machine.output
+        assert machine.config.fw_cfg == (FwCfgFile("opt/own", b"mine"),)
+
+
 def test_a_reset_boots_again(tmp_path: Path) -> None:
     """The boot sector counts its starts in CMOS RAM, and resets by the keyboard controller at the first."""
     again = "b070 e670 e471 fec0 88c4 b070 e670 88e0 e671 80fc02 7305 b0fe e664 f4 b000 e6f4 f4"

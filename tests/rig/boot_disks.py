@@ -1,4 +1,4 @@
-"""Disks that boot by themselves: one partition with an ext2, from its first MiB on, and a boot loader of Debian's."""
+"""Disks that boot by themselves: a file system and a boot loader of Debian's."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ import pytest
 SECTOR: Final = 512
 MIB: Final = 1 << 20
 START: Final = MIB
-"""Where the partition begins: a boot loader may have what is before it."""
+"""Where the one partition of a disk with an ext2 begins: a boot loader may have what is before it."""
 GRUB: Final = Path("/usr/lib/grub/i386-pc")
 """Of Debian's grub-pc-bin."""
 EXTLINUX_MBR: Final = Path("/usr/lib/EXTLINUX/mbr.bin")
 """Of Debian's extlinux."""
+ISOLINUX: Final = Path("/usr/lib/ISOLINUX")
+SYSLINUX_MODULES: Final = Path("/usr/lib/syslinux/modules/bios")
+"""Of Debian's isolinux and syslinux-common."""
 CODE: Final = 440
 """Bytes of an MBR that are code."""
 GRUB_MODULES: Final = ("biosdisk", "part_msdos", "ext2", "normal", "linux", "echo", "sleep", "reboot", "minicmd")
@@ -99,3 +102,19 @@ def _assemble(path: Path, mbr: bytes, behind: bytes, partition: Path) -> None:
         disk.seek(START)
         with partition.open("rb") as source:
             shutil.copyfileobj(source, disk, MIB)
+
+
+def hybrid_iso(path: Path, config: str, files: dict[str, Path]) -> Path:
+    """An ISO that isolinux boots, as a disk too, as *config*, its isolinux.cfg, says; *files* are in /boot by name."""
+    tree = _tree(path, files)
+    (tree / "isolinux").mkdir()
+    (tree / "isolinux" / "isolinux.cfg").write_text(config)
+    for file in (ISOLINUX / "isolinux.bin", SYSLINUX_MODULES / "ldlinux.c32"):
+        try:
+            shutil.copy(file, tree / "isolinux")
+        except FileNotFoundError:
+            pytest.fail(f"{file} is missing: scripts/test installs it")
+    words = ["-b", "isolinux/isolinux.bin", "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4"]
+    words += ["-boot-info-table", "-isohybrid-mbr", str(ISOLINUX / "isohdpfx.bin")]
+    run("xorriso", "-as", "mkisofs", "-quiet", "-o", path, *words, tree)
+    return path

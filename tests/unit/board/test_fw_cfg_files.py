@@ -58,6 +58,19 @@ def test_disks_boot_in_the_order_in_which_they_were_given(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("what", ["kernel", "bios"])
+def test_the_smbios_table_is_in_memory_too(what: str, tmp_path: Path) -> None:
+    """After a direct boot, and beside our BIOS, which lies above it."""
+    (tmp_path / "file").write_bytes(bytes(MIB))
+    config = {"kernel": tmp_path / "file", "flat": "linux32"} if what == "kernel" else {"firmware": "bios"}
+    with described(MachineConfig(smbios=("type=2,serial=123",), **config)) as board:
+        memory = board.memory
+        found = [at for at in range(0xF0000, MIB, 16) if memory.read(at, 4) == b"_SM_"]
+        length, gpa = struct.unpack_from("<HI", memory.read(found[0], 31), 0x16)
+        assert len(found) == 1 and b"123\0" in memory.read(gpa, length)
+        assert memory.read(0xFFFF0, 1) == b"\xea", "the jump at the reset vector"
+
+
 def test_files_of_the_user(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"\0\1\2")

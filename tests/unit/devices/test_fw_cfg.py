@@ -271,6 +271,8 @@ def test_any_dma_is_what_the_specification_says(accesses: list[tuple[int, int, i
     items[directory_key] = guest.item(directory_key, 4 + 64 * 3)
     guest.device.write(0, 2, 0)
     for control, length, address in accesses:
+        if address < WHERE + 16 and address + length > WHERE:
+            continue  # over its own control word, which a guest could not wait for
         guest.memory.write(WHERE, struct.pack(">IIQ", control, length, address))
         ram = bytearray(guest.memory.read(0, 4 * PIECE))
         if control & SELECT:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm import firmware
-from pyvmm.config import ConfigError, MachineConfig
+from pyvmm.config import SEABIOS_FILE, ConfigError, MachineConfig
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError
-from pyvmm.machine.firmware import SEABIOS_FILE, firmware_path, read_firmware
+from pyvmm.machine.firmware import firmware_path, read_firmware
 
 
 @pytest.mark.parametrize(
