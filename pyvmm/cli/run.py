@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -210,7 +210,7 @@ class _Run:
         with self._watch(machine, deadline), machine:
             with self._waiting():
                 session = Session(machine, self._host, self.console, self.streams)
-            with self._timeline(machine), self._gdb(machine), session:
+            with self._timeline(machine), self._gdb(machine), self._prompt(machine), session:
                 self._machine, self._session = machine, session
                 try:
                     if self._ended is not None:  # a signal came while there was no machine
@@ -257,6 +257,14 @@ class _Run:
             if self._host.gdb_wait:
                 complain(f"pyvmm: waiting for gdb: target remote {server.address}")
             yield
+
+    def _prompt(self, machine: Machine) -> AbstractContextManager[object]:
+        """Where `pyvmm attach` may connect, if it may."""
+        if self._host.prompt is None:
+            return nullcontext()
+        from pyvmm.host.repl.server import PromptServer
+
+        return PromptServer(machine, self._host.prompt)
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)
