@@ -229,6 +229,7 @@ def test_no_statement_stops_the_guest_or_keeps_its_lock(tmp_path: Path) -> None:
             assert machine.call(lambda: True), "the lock is to be had"
             console.send("\x03")
             console.expect(PROMPT)
+            assert say(console, "machine.call(lambda: print('under the lock'))") == "under the lock\n"
             for line in ("machine.life.lock", "machine.call(lambda: machine.life.lock.acquire())"):
                 assert say(console, line).startswith("the machine lock is not for a prompt")
             console.send("machine.call(lambda: any(iter(lambda: 0, 1)))\n")

@@ -26,6 +26,8 @@ MORE: Final = "... "
 DEAF: Final = 2.0
 """Seconds that a statement gets to end after an interrupt."""
 COMPLETIONS: Final = 200
+KEPT: Final = 1 << 16
+"""Characters that what runs in the loop may print."""
 _numbers = count(1)
 
 
@@ -79,6 +81,8 @@ class _Statement:
         self._do = do
         self._ended = ended
         self._here, self._in_loop = Interruptible(), Interruptible()
+        self._printed = ""
+        """In the loop, which does not wait for who reads it."""
         self._thread = threading.Thread(target=self._main, name=f"prompt {next(_numbers)}", daemon=True)
 
     def start(self) -> None:
@@ -95,11 +99,21 @@ class _Statement:
         finally:
             del life.wrap[self._thread]
             self._in_loop.interrupt()  # what nobody waits for any more
+            if self._printed:
+                self._write(self._printed)
             self._ended(self)
 
     def _called(self, function: Callable[[], T]) -> Callable[[], T]:
         """What the loop runs for it."""
-        return lambda: self._typed(lambda: self._in_loop.run(function))
+
+        def run() -> T:
+            with printing_to(self._keep):
+                return self._typed(lambda: self._in_loop.run(function))
+
+        return run
+
+    def _keep(self, text: str) -> None:
+        self._printed = (self._printed + text)[:KEPT]
 
     def _typed(self, function: Callable[[], T]) -> T:
         """Where the machine lock is not to be had by hand."""

@@ -16,10 +16,12 @@ import sys
 import termios
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from pyvmm import threads
 from pyvmm.host.repl.server import PromptSession
+from pyvmm.host.tty import in_foreground
 from pyvmm.machine.machine import Machine
 
 PATIENCE: Final = 2.0
@@ -48,12 +50,19 @@ class TerminalPrompt:
                 ours.close()
                 raise
         atexit.register(self._give_back)
-        os.tcsetpgrp(fd, self._process.pid)  # before the first word, after which it reads
+        with suppress(OSError):  # a terminal that is not our controlling one has no foreground
+            os.tcsetpgrp(fd, self._process.pid)  # before the first word, after which it reads
         self._session = PromptSession(machine, ours)
         self._server = threading.Thread(target=self._session.serve, name="prompt's user", daemon=True)
         self._waiter = threading.Thread(target=self._wait, name="prompt's process", daemon=True)
-        threads.start(self._server)
-        threads.start(self._waiter)
+        try:
+            threads.start(self._server)
+            threads.start(self._waiter)
+        except RuntimeError:  # this host has no memory for one
+            self._process.kill()
+            self._process.wait()
+            self._give_back()
+            raise
 
     def _wait(self) -> None:
         self._process.wait()
@@ -68,11 +77,17 @@ class TerminalPrompt:
                 return
             self._back = True
         atexit.unregister(self._give_back)
+        try:
+            theirs = os.tcgetpgrp(self._fd) == self._process.pid
+        except OSError:  # it has no foreground, or is gone
+            theirs = False
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})  # we are in the background
         try:
-            if os.tcgetpgrp(self._fd) == self._process.pid:
-                os.tcsetpgrp(self._fd, os.getpgrp())
+            if theirs or in_foreground(self._fd):  # else a shell has it by now
+                # First: as soon as it is ours, somebody may make it raw and keep what it was.
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._settings)
+            if theirs:
+                os.tcsetpgrp(self._fd, os.getpgrp())
         except (OSError, termios.error):  # it is gone
             pass
         finally:
