@@ -30,6 +30,7 @@ from benchmarks import (
     reset,
     restore,
     start,
+    timeline,
     vfio,
     virtio,
 )
@@ -41,6 +42,7 @@ HERE: Final[dict[str, Callable[[int], str]]] = {
     "start": start.measure,
     "keys": keys.measure,
     "doorbell": doorbell.measure,
+    "timeline": timeline.measure,
     "blk": blk.measure,
     "reset": reset.measure,
     "restore": restore.measure,

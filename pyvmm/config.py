@@ -327,6 +327,8 @@ class HostConfig:
     """One is taken when the guest has shown this text."""
     quit: bool = False
     """The machine ends when that one is written."""
+    prompt: str | None = None
+    """The path of a socket where `pyvmm attach` may connect."""
     gdb: str | None = None
     """[HOST]:PORT or a path, where gdb may connect."""
     gdb_wait: bool = False

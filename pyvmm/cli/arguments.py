@@ -250,6 +250,7 @@ def _host_options(run: argparse.ArgumentParser) -> None:
         help="let gdb connect at [HOST]:PORT or the path of a socket; with wait before the first instruction",
     )
     add("--qmp", metavar="PATH", help="let clients of QEMU's machine protocol connect at this socket")
+    add("--prompt", metavar="PATH", help="let `pyvmm attach PATH` have a Python prompt at the machine")
     add("--timeline", type=Path, metavar="FILE", help="write what the machine does to FILE, as a Perfetto trace")
     add("--screenshot", type=Path, metavar="FILE", help="write the screen to this PNG file at the end")
     add("--timeout", type=_checked(parse_seconds), metavar="SECONDS", help="end the machine after this time")
@@ -318,6 +319,8 @@ def make_parser() -> Parser:
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")
     snapshot.add_argument("file", type=Path, metavar="FILE")
+    attach = commands.add_parser("attach", help="a Python prompt at a machine that runs with --prompt PATH")
+    attach.add_argument("socket", metavar="PATH")
     timeline = commands.add_parser("timeline", help="say in words what a file of --timeline shows")
     timeline.add_argument("file", type=Path, metavar="FILE")
     new = commands.add_parser("new-device", help="write a device of your own, its test and a guest with its driver")
@@ -505,6 +508,7 @@ def make_host_config(arguments: argparse.Namespace) -> HostConfig:
         debug_exit=arguments.debug_exit,
         trace_file=trace_file(arguments),
         timeline=arguments.timeline,
+        prompt=arguments.prompt,
         save=arguments.save,
         save_after=arguments.save_after,
         quit=arguments.quit,
@@ -601,6 +605,11 @@ def _command(argv: list[str] | None) -> int:
             from pyvmm.cli.exec import execute
 
             return execute(arguments.socket, words or arguments.misplaced, arguments.wait)
+        if arguments.command == "attach":
+            from pyvmm.host.repl.client import attach
+
+            fd = arguments.socket.removeprefix("fd:")  # of who has started us
+            return attach(int(fd) if fd != arguments.socket and fd.isdecimal() else arguments.socket)
         if arguments.command not in ("run", "linux"):
             return _tell(arguments)
         if any(option == "list" or option.endswith(",help") for option in arguments.device):

@@ -210,7 +210,7 @@ class _Run:
         with self._watch(machine, deadline), machine:
             with self._waiting():
                 session = Session(machine, self._host, self.console, self.streams)
-            with self._timeline(machine), self._gdb(machine), self._qmp(machine), session:
+            with self._timeline(machine), self._gdb(machine), self._qmp(machine), self._prompt(machine), session:
                 self._machine, self._session = machine, session
                 try:
                     if self._ended is not None:  # a signal came while there was no machine
@@ -265,6 +265,14 @@ class _Run:
         from pyvmm.control.qmp.server import QmpServer
 
         return QmpServer(machine, self._host.qmp)
+
+    def _prompt(self, machine: Machine) -> AbstractContextManager[object]:
+        """Where `pyvmm attach` may connect, if it may."""
+        if self._host.prompt is None:
+            return nullcontext()
+        from pyvmm.host.repl.server import PromptServer
+
+        return PromptServer(machine, self._host.prompt)
 
     def _watch(self, machine: Machine, deadline: float | None) -> Watch:
         return Watch(machine, self.console, lambda: self._ended, deadline, self._trace.close)

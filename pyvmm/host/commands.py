@@ -39,6 +39,9 @@ class Seat(Protocol):
     def screenshot(self) -> Path:
         """Write the screen to a file, and return which; raises UserError."""
 
+    def prompt(self) -> None:
+        """Let the terminal be that of a Python prompt until the user leaves it."""
+
 
 class KeyCommand(NamedTuple):
     help: str
@@ -181,6 +184,7 @@ COMMANDS: Final[dict[str, KeyCommand]] = {
     "w": KeyCommand("take a snapshot, in memory and into the file of --save", take_snapshot),
     "u": KeyCommand("undo: go back to the last snapshot", _go_back),
     "l": KeyCommand("load the devices of your own files anew, while the guest runs on", _reload),
+    "c": KeyCommand("Python on this terminal, with `machine`; the guest goes on", lambda seat: seat.prompt()),
     "t": KeyCommand("switch channels of the trace on and off", _trace),
     "m": KeyCommand("map RIP, RSP and CR2 of vCPU 0: page tables, guest physical, this host's memory", _translate),
     "s": KeyCommand("write the screen to a PNG file (--screenshot FILE, or pyvmm.png)", _screenshot),

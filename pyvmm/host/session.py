@@ -29,6 +29,7 @@ from pyvmm.machine.snapshot import Snapshot
 if TYPE_CHECKING:
     from pyvmm.host.capture.evdev import EvdevCapture
     from pyvmm.host.display.terminal import TerminalScreen
+    from pyvmm.host.repl.terminal import TerminalPrompt
     from pyvmm.host.streams import Streams
     from pyvmm.host.writer import SnapshotWriter
     from pyvmm.virtio.console_ports import ConsolePorts
@@ -54,6 +55,7 @@ class Session:
         self._errors = Output(2)
         self._screen: TerminalScreen | None = None
         self._captured: EvdevCapture | None = None
+        self._prompt: TerminalPrompt | None = None
         self._hvc: ConsolePorts | None = None
         """The console whose hvc0 has the terminal."""
         self._look_again = machine.life.loop.timer(self.take_again)
@@ -274,6 +276,22 @@ class Session:
             raise UserError(f"cannot write {path}: {error.strerror}") from None
         return path
 
+    def prompt(self) -> None:
+        """Python on the terminal, which is the guest's again when the user leaves. Under the machine lock."""
+        from pyvmm.host.repl.terminal import TerminalPrompt
+
+        loop = self.machine.life.loop
+        self.give_back()
+        try:
+            self._prompt = TerminalPrompt(self.machine, 0, lambda: loop.post(self._prompt_left))
+        except (OSError, RuntimeError) as error:
+            self.take_again()
+            self.say(f"pyvmm: there is no prompt: {error}")
+
+    def _prompt_left(self) -> None:
+        self._prompt = None
+        self.take_again()
+
     def _tell(self, line: str) -> None:
         """A line on standard error, which may be a terminal that is raw by now, or shows the guest's screen; where it
         takes nothing, nothing."""
@@ -323,6 +341,8 @@ class Session:
         outcome = self.machine.outcome
         if self.writer is not None:
             self.writer.close(give_up=outcome is None or outcome.end in (End.QUIT, End.SIGNAL, End.TIMEOUT))
+        if self._prompt is not None:
+            self._prompt.close()
         self._open.close()
         if self._host.screenshot is not None:
             try:

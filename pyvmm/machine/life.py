@@ -8,6 +8,7 @@ wait is refused.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -58,8 +59,10 @@ class Life:
     _on_error: Callable[[BaseException], None]
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.loop = Loop(self.lock)
+        self._lock = threading.Lock()
+        self.typed: set[int] = set()
+        """Threads that run what is typed at a prompt."""
+        self.loop = Loop(self._lock)
         self.clock = GuestClock(self.loop)
         self.events: Tap[MachineEvent] = Tap()
         self.outcome: Outcome | None = None
@@ -82,6 +85,8 @@ class Life:
         self._reset_asked = False
         self._instead: threading.Thread | None = None
         """Who calls parts of the machine while its loop does not run."""
+        self.wrap: dict[threading.Thread, Callable[[Callable[[], Any]], Callable[[], Any]]] = {}
+        """What the functions that a thread gives to call() are put into, for who must be able to interrupt them."""
 
     def adopt(
         self,
@@ -97,6 +102,15 @@ class Life:
         *on_error* ends the machine for what came out of the loop."""
         self.cpus, self._time, self._restart, self._board = cpus, time, restart, board
         self._report, self._on_error = report, on_error
+
+    @property
+    def lock(self) -> threading.Lock:
+        """The machine lock. UserError for what is typed at a prompt, which would keep it while somebody thinks."""
+        if self.typed and threading.get_ident() in self.typed:
+            asks = str(sys._getframe(1).f_globals.get("__name__"))
+            if asks.partition(".")[0] not in ("pyvmm", "kvm_cffi"):
+                raise UserError("the machine lock is not for a prompt: machine.call(function) runs one under it")
+        return self._lock
 
     @property
     def state(self) -> State:
@@ -136,6 +150,9 @@ class Life:
                     return function()
                 finally:
                     self._instead = None
+        wrap = self.wrap.get(threading.current_thread())
+        if wrap is not None:
+            function = wrap(function)
         future: Future[T] = _future()
 
         def run() -> None:
@@ -170,6 +187,9 @@ class Life:
                     raise
                 if self._gone.is_set() and not future.done():
                     raise UserError("the machine has ended") from None
+            except BaseException:
+                future.cancel()  # of what was asked for, or of who asks: then nobody waits for it
+                raise
         return future.result()
 
     # From start to end

@@ -113,7 +113,7 @@ def test_keys_are_flows_from_the_script_to_the_drivers_read(guest: Guest, tmp_pa
         guest.machine.call(lambda: None)
         guest.until(lambda: guest.machine.keyboard.idle, "the guest's reading of the keys")
     ways = {way[0][1]: way for way in ended(trace_of(path)) if way[0][0] == "input"}
-    assert list(ways) == [f"script: {key} {what}" for key in ("KEY_A", "KEY_UP") for what in ("pressed", "released")]
+    assert list(ways) == [f"inject: {key} {what}" for key in ("KEY_A", "KEY_UP") for what in ("pressed", "released")]
     for name, way in ways.items():
         said = [line for track, line in way if track not in ("input", "ps2-keyboard", "i8042")]
         reads = [line for _, line in way if line.startswith("read of port 0x60 returns ")]

@@ -274,7 +274,7 @@ def test_a_key_and_a_doorbell_are_a_flow_each(guest: Linux, tmp_path: Path) -> N
         assert keyboard.read(len(sent)) == sent
         guest.shell("dd if=/dev/hwrng bs=256 count=2 2>/dev/null | wc -c")
     ways = ended(trace_of(path))
-    (key,) = [way for way in ways if way[0] == ("input", "script: KEY_E pressed")]
+    (key,) = [way for way in ways if way[0] == ("input", "inject: KEY_E pressed")]
     doorbells = [way for way in ways if way[0] == ("virtio-rng", "queue 0 is kicked")]
     assert doorbells
     for channel, lines in [("virtio-input", key), *(("virtio-rng", way) for way in doorbells)]:

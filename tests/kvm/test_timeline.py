@@ -147,6 +147,8 @@ def test_it_is_switched_on_and_off_while_the_machine_runs(tmp_path: Path) -> Non
                 machine.keyboard.type("x")
                 with pytest.raises(UserError, match="already"):
                     Timeline(machine, tmp_path / "another")
+                with pytest.raises(UserError, match="waits for the machine"):
+                    machine.call(timeline.close)
                 assert machine.wait(lambda: machine.keyboard.idle, 60)
             assert timeline.error is None
             slices_do_not_overlap(tmp_path / str(number))

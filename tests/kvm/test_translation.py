@@ -31,6 +31,8 @@ class FakeSeat:
     def screenshot(self) -> Path:
         raise AssertionError
 
+    def prompt(self) -> None: ...
+
 
 def test_ctrl_a_m() -> None:
     with Machine(MachineConfig(guest="keyboard")) as machine:

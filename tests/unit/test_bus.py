@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyvmm.bus import ALL_ONES, HITS, Bus
+from pyvmm.bus import ALL_ONES, HITS, NOBODY, Bus
 
 LIMIT = 64
 
@@ -182,3 +182,12 @@ def test_what_a_bus_remembers_has_an_end() -> None:
         bus.read(address + 4 * HITS, 1)
     assert len(bus._hits) <= HITS
     assert device.accesses == [(offset, 1) for offset in range(2 * HITS)]
+
+
+def test_who_watches_the_map_is_told_when_it_is_another() -> None:
+    bus, seen = Bus("io", 0x100), list[int]()
+    bus.changed = lambda: seen.append(len(bus.ranges))
+    bus.map(0, 4, NOBODY)
+    bus.map(8, 4, NOBODY)
+    bus.unmap(0, 4)
+    assert seen == [1, 2, 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -141,3 +141,29 @@ def test_who_is_lent_the_lock_runs_at_once(loop: Loop) -> None:
 
 
 def void(value: object) -> None: ...
+
+
+def test_an_observer_calls_every_callback_once(loop: Loop) -> None:
+    """Of descriptors, timers, posts, and what another thread does here; when it has gone they are called as before."""
+    done: list[str] = []
+    seen: list[int] = []
+
+    def call(callback: Callable[[], None]) -> None:
+        seen.append(len(done))
+        callback()
+
+    fd = os.eventfd(1)
+    loop.add(fd, lambda: done.append(f"descriptor {os.eventfd_read(fd)}"))
+    loop.timer(lambda: done.append("timer")).arm(0)
+    loop.post(lambda: done.append("posted"))
+    loop.lends = True
+    loop.observer = call
+    loop.run_once(0)
+    assert loop.run_here(lambda: done.append("here"))
+    assert done == ["descriptor 1", "posted", "timer", "here"] and seen == [0, 1, 2, 3]
+    loop.observer = None
+    loop.post(lambda: done.append("unseen"))
+    loop.run_once(0)
+    assert done[-1] == "unseen" and len(seen) == 4
+    loop.remove(fd)
+    os.close(fd)

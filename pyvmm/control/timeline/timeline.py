@@ -36,9 +36,11 @@ Progress = Callable[[int, int], None]
 
 class Timeline:
     """Of *machine*, into the file *path*. A context manager; raises UserError where that cannot be written, without
-    Perfetto's package, and where the machine has a timeline already. *progress* is told how far the end is."""
+    Perfetto's package, where the machine has a timeline already, and inside a callback of the machine. *progress* is
+    told how far the end is."""
 
     def __init__(self, machine: Machine, path: str | os.PathLike[str], progress: Progress | None = None) -> None:
+        machine.life.outside("Timeline()")
         self.path = Path(path)
         self.error: UserError | None = None
         """Why the file ends before the machine did."""
@@ -93,6 +95,7 @@ class Timeline:
         """Switch it off and write what is left; once is enough. `error` says whether the file is whole."""
         if self._closed:
             return
+        self._machine.life.outside("Timeline.close()")
         self._closed = True
         self._switch_off()
         self._closing.set()

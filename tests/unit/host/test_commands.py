@@ -40,6 +40,9 @@ class Seat:
             raise self._shot
         return self._shot
 
+    def prompt(self) -> None:
+        self.said.append("a prompt")
+
     def type(self, letter: str) -> list[str]:
         """What was done to the machine, as calls."""
         perform(letter, self)
@@ -59,6 +62,11 @@ def test_what_reaches_the_machine(letter: str, calls: list[str]) -> None:
     seat = Seat()
     assert seat.type(letter) == calls
     assert seat.said == []
+
+
+def test_c_is_a_prompt_of_the_seats() -> None:
+    seat = Seat()
+    assert seat.type("c") == [] and seat.said == ["a prompt"]
 
 
 def test_the_help_has_every_letter_once() -> None:
