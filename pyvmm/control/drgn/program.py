@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Regs, Sregs
+from pyvmm.boot.elf import parse_elf
+from pyvmm.boot.image import Image
 from pyvmm.control.kernel_info import kernel_info
 from pyvmm.errors import UserError, one_line, printable
 from pyvmm.machine.machine import Machine
@@ -47,7 +50,7 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
     Where a 64-bit Linux runs that says where its tables are (VMCOREINFO, see pyvmm.report.vmcoreinfo) it is a program
     about that kernel. Its types and symbols are those of *debug_info*, paths of a vmlinux and of modules, and besides
     those that the kernel has itself. Any other guest's is a program whose linear addresses go through the page tables
-    of vCPU 0. Raises UserError where drgn is not installed, for what it cannot load, and as Machine.pause() does.
+    of vCPU 0, and *debug_info* are ELF files that run where they were linked. Raises UserError where drgn is not installed, for what it cannot load, and as Machine.pause() does.
     """
     drgn = _drgn()
     from pyvmm.control.drgn.reader import linear_segment, physical_segment
@@ -97,13 +100,29 @@ def _informed(program: Program, info: bytes | None, debug_info: Iterable[str | o
         kernel.register()
     paths = [os.fspath(path) for path in debug_info]
     try:
-        if paths:
+        if kernel is None:
+            for path in paths:
+                _load_of_guest(program, path)
+        elif paths:
             program.load_debug_info(paths)
     except (MissingDebugInfoError, OSError, ValueError) as error:
         raise UserError(f"debug_info: {one_line(error)}") from None
     if kernel is not None:
         kernel.place()
     return program
+
+
+def _load_of_guest(program: Program, path: str) -> None:
+    """The debugging information in ELF file *path*, of a guest that runs where it was linked."""
+    from drgn import ModuleFileStatus
+
+    with Image(Path(path), "debug_info") as image:
+        segments = parse_elf(image).segments
+    module = program.extra_module(path, create=True)
+    module.try_file(path, force=True)
+    if module.debug_file_status != ModuleFileStatus.HAVE:
+        raise UserError(f"debug_info: {printable(path)} has no debugging information: compile with -g")
+    module.address_ranges = [(each.vaddr, each.vaddr + each.memsz) for each in segments]
 
 
 class _CurrentTables:
