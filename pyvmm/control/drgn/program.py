@@ -50,7 +50,8 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
     Where a 64-bit Linux runs that says where its tables are (VMCOREINFO, see pyvmm.report.vmcoreinfo) it is a program
     about that kernel. Its types and symbols are those of *debug_info*, paths of a vmlinux and of modules, and besides
     those that the kernel has itself. Any other guest's is a program whose linear addresses go through the page tables
-    of vCPU 0, and *debug_info* are ELF files that run where they were linked. Raises UserError where drgn is not installed, for what it cannot load, and as Machine.pause() does.
+    of vCPU 0, and *debug_info* are ELF files that run where they were linked. Raises UserError where drgn is not
+    installed, for what it cannot load, and as Machine.pause() does.
     """
     drgn = _drgn()
     from pyvmm.control.drgn.reader import linear_segment, physical_segment
