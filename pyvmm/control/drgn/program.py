@@ -60,14 +60,18 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
         found, registers = kernel_info(machine), machine.vcpus[0].get_sregs()
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     program.add_memory_segment(0, PHYSICAL, physical_segment(machine.memory), physical=True)
-    if found is not None and registers.efer & EFER_LMA:
-        program.set_linux_kernel_custom(found.text, True)
-    else:
+    info = None if found is None or not registers.efer & EFER_LMA else found.text
+    if info is not None:
+        try:
+            program.set_linux_kernel_custom(info, True)
+        except Exception:  # of libdrgn's many kinds: it says too little, and is hardly a kernel's
+            info = None
+    if info is None:
         tables = _CurrentTables(machine, registers)
         read = linear_segment(machine.memory, tables.now)
         program.add_memory_segment(0, LAST, read)
         program.add_memory_segment(LAST, 1, read)  # a segment's size has 64 bits too
-    return _informed(program, None if found is None else found.text, debug_info)
+    return _informed(program, info, debug_info)
 
 
 def core_program(path: str | os.PathLike[str], debug_info: Iterable[str | os.PathLike[str]] = ()) -> Program:
@@ -76,7 +80,7 @@ def core_program(path: str | os.PathLike[str], debug_info: Iterable[str | os.Pat
     program = drgn.Program()
     try:
         program.set_core_dump(os.fspath(path))
-    except (OSError, ValueError, LookupError) as error:
+    except Exception as error:  # of libdrgn's many kinds
         raise UserError(f"{printable(os.fspath(path))}: {one_line(error)}") from None
     info = program["VMCOREINFO"].string_() if program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL else None
     return _informed(program, info, debug_info)
