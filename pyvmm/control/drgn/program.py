@@ -90,7 +90,7 @@ def _drgn() -> ModuleType:
     try:
         import drgn
     except ImportError as error:
-        raise UserError(f"this needs drgn: pip install 'pyvmm-kvm[drgn]' ({one_line(error)})") from None
+        raise UserError(f"this needs drgn: pip install 'drgn>=0.3' ({one_line(error)})") from None
     return drgn
 
 
