@@ -13,8 +13,6 @@ from itertools import islice
 from typing import Final, Generic, TypeVar
 
 from drgn import (
-    BadDataError,
-    FaultError,
     FindObjectFlags,
     Object,
     Program,
@@ -70,8 +68,6 @@ VARIABLES: Final = {
 """Variables of the kernel by name, and their types (include/linux, kernel, mm, fs)."""
 
 
-_UNREADABLE: Final = (LookupError, BadDataError, FaultError, ValueError)
-"""What drgn's helpers and ours raise where a kernel is too old, or its memory holds something else."""
 T = TypeVar("T")
 
 
@@ -90,7 +86,9 @@ class _Once(Generic[T]):
             self._asked = self.busy = True
             try:
                 self._made = self._make()
-            except _UNREADABLE:
+            except (
+                Exception
+            ):  # of which libdrgn has many kinds, plain Exception too: a kernel that is too old, or damaged
                 pass
             finally:
                 self.busy = False
@@ -120,11 +118,11 @@ class Kernel:
         information has: else it unwinds no stack by ORC."""
         kernel = self._program.main_module("kernel", create=True)
         start, end = self._address("_stext"), self._address("_end")
-        if kernel.address_ranges is None and start is not None and end is not None:
+        if kernel.address_ranges is None and start is not None and end is not None and start < end:
             kernel.address_ranges = [(start, end)]
         try:
             self._program.create_loaded_modules()
-        except _UNREADABLE:  # it is not that far yet, or has no types
+        except Exception:  # it is not that far yet, has no types, or its list is damaged
             pass
 
     def _read_symbols(self) -> SymbolIndex:
@@ -157,7 +155,7 @@ class Kernel:
             try:
                 if [module.value_() for module in self._module_list()] != self._loaded:
                     self._modules = _Once(self._read_modules, SymbolIndex([]))
-            except _UNREADABLE:
+            except Exception:  # without types there is no list
                 pass
         return self._modules()
 

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Regs, Sregs
+from pyvmm.boot.elf import parse_elf
+from pyvmm.boot.image import Image
 from pyvmm.control.kernel_info import kernel_info
 from pyvmm.errors import UserError, one_line, printable
 from pyvmm.machine.machine import Machine
@@ -47,7 +50,8 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
     Where a 64-bit Linux runs that says where its tables are (VMCOREINFO, see pyvmm.report.vmcoreinfo) it is a program
     about that kernel. Its types and symbols are those of *debug_info*, paths of a vmlinux and of modules, and besides
     those that the kernel has itself. Any other guest's is a program whose linear addresses go through the page tables
-    of vCPU 0. Raises UserError where drgn is not installed, for what it cannot load, and as Machine.pause() does.
+    of vCPU 0, and *debug_info* are ELF files that run where they were linked. Raises UserError where drgn is not
+    installed, for what it cannot load, and as Machine.pause() does.
     """
     drgn = _drgn()
     from pyvmm.control.drgn.reader import linear_segment, physical_segment
@@ -56,14 +60,18 @@ def machine_program(machine: Machine, debug_info: Iterable[str | os.PathLike[str
         found, registers = kernel_info(machine), machine.vcpus[0].get_sregs()
     program = drgn.Program(drgn.Platform(drgn.Architecture.X86_64))
     program.add_memory_segment(0, PHYSICAL, physical_segment(machine.memory), physical=True)
-    if found is not None and registers.efer & EFER_LMA:
-        program.set_linux_kernel_custom(found.text, True)
-    else:
+    info = None if found is None or not registers.efer & EFER_LMA else found.text
+    if info is not None:
+        try:
+            program.set_linux_kernel_custom(info, True)
+        except Exception:  # of libdrgn's many kinds: it says too little, and is hardly a kernel's
+            info = None
+    if info is None:
         tables = _CurrentTables(machine, registers)
         read = linear_segment(machine.memory, tables.now)
         program.add_memory_segment(0, LAST, read)
         program.add_memory_segment(LAST, 1, read)  # a segment's size has 64 bits too
-    return _informed(program, None if found is None else found.text, debug_info)
+    return _informed(program, info, debug_info)
 
 
 def core_program(path: str | os.PathLike[str], debug_info: Iterable[str | os.PathLike[str]] = ()) -> Program:
@@ -72,7 +80,7 @@ def core_program(path: str | os.PathLike[str], debug_info: Iterable[str | os.Pat
     program = drgn.Program()
     try:
         program.set_core_dump(os.fspath(path))
-    except (OSError, ValueError, LookupError) as error:
+    except Exception as error:  # of libdrgn's many kinds
         raise UserError(f"{printable(os.fspath(path))}: {one_line(error)}") from None
     info = program["VMCOREINFO"].string_() if program.flags & drgn.ProgramFlags.IS_LINUX_KERNEL else None
     return _informed(program, info, debug_info)
@@ -82,7 +90,7 @@ def _drgn() -> ModuleType:
     try:
         import drgn
     except ImportError as error:
-        raise UserError(f"this needs drgn: pip install 'pyvmm-kvm[drgn]' ({one_line(error)})") from None
+        raise UserError(f"this needs drgn: pip install 'drgn>=0.3' ({one_line(error)})") from None
     return drgn
 
 
@@ -97,13 +105,29 @@ def _informed(program: Program, info: bytes | None, debug_info: Iterable[str | o
         kernel.register()
     paths = [os.fspath(path) for path in debug_info]
     try:
-        if paths:
+        if kernel is None:
+            for path in paths:
+                _load_of_guest(program, path)
+        elif paths:
             program.load_debug_info(paths)
     except (MissingDebugInfoError, OSError, ValueError) as error:
         raise UserError(f"debug_info: {one_line(error)}") from None
     if kernel is not None:
         kernel.place()
     return program
+
+
+def _load_of_guest(program: Program, path: str) -> None:
+    """The debugging information in ELF file *path*, of a guest that runs where it was linked."""
+    from drgn import ModuleFileStatus
+
+    with Image(Path(path), "debug_info") as image:
+        segments = parse_elf(image).segments
+    module = program.extra_module(path, create=True)
+    module.try_file(path, force=True)
+    if module.debug_file_status != ModuleFileStatus.HAVE:
+        raise UserError(f"debug_info: {printable(path)} has no debugging information: compile with -g")
+    module.address_ranges = [(each.vaddr, each.vaddr + each.memsz) for each in segments]
 
 
 class _CurrentTables:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from drgn import ProgramFlags
+
+from pyvmm import UserError, core_program, machine_program
 from pyvmm.control.kernel_info import kernel_info
 from pyvmm.units import PAGE_SIZE
 from tests.rig.linux_memory import kernel, note, text
@@ -32,3 +38,20 @@ def test_it_is_told_nothing_or_nonsense() -> None:
     assert kernel_info(bare) is None
     bare.memory.write(0x8000, text())
     assert kernel_info(bare) == (text(), TABLES), "in RAM"
+
+
+def test_a_program_of_what_is_hardly_a_kernel() -> None:
+    """It says where its tables are, and else nothing that a kernel does: its memory can be looked at all the same."""
+    made = machine(SimpleNamespace(paddr=0x6654, size=PAGE_SIZE))
+    made.paused = lambda reason: nullcontext()
+    program = machine_program(made)
+    assert not program.flags & ProgramFlags.IS_LINUX_KERNEL
+    assert program.read_u32(0x6654, physical=True) == len(b"VMCOREINFO\0")
+
+
+def test_a_file_that_is_no_core(tmp_path: Path) -> None:
+    (tmp_path / "core").write_text("no core")
+    with pytest.raises(UserError, match=r"core: .*not a"):
+        core_program(tmp_path / "core")
+    with pytest.raises(UserError, match="No such file"):
+        core_program(tmp_path / "missing")
