@@ -237,6 +237,19 @@ def test_in_the_middle_of_post(tmp_path: Path, exits: int) -> None:
         assert machine.output == b"after all"
 
 
+def test_a_snapshot_before_the_first_instruction(tmp_path: Path) -> None:
+    """The processor stands in the ROM, which is not in the file."""
+    path, file = tmp_path / "disk.img", tmp_path / "saved"
+    path.write_bytes(boot_sector(PRINT, "from the start"))
+    config = MachineConfig(memory=2 * MIB, devices=(f"virtio-blk,path={path}",))
+    with Board(config) as machine:
+        machine.snapshot().save(file)
+    saved = Saved(str(file))
+    with Board(saved.config, saved=saved) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.output == b"from the start"
+
+
 def trace_of(tmp_path: Path, image: bytes, *channels: str) -> list[str]:
     """The lines of a machine that boots *image* from a floppy, as `pyvmm run --trace` shows them without the times."""
     lines: list[str] = []
