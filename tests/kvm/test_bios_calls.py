@@ -14,6 +14,7 @@ from typing import Final
 
 import pytest
 
+from pyvmm.units import MIB
 from tests.rig import boot_sector
 from tests.rig.boot_sector import DISK, FLOPPY, Kind, assemble
 
@@ -405,17 +406,39 @@ MAP: Final = (
 """Of a machine of 32 MiB: where, bytes, type."""
 
 
+def entries(folder: Path, memory: int) -> list[tuple[int, int, int]]:
+    """What E820h gives, one entry after the other, on a machine with so much RAM."""
+    calls = [Call(str(n), 0x15, 0xE820, ebx=n, ecx=20, edx=0x534D4150) for n in range(8)]
+    found = results(calls, boot_sector.pyvmm(disk_of(calls, folder, DISK), folder, end=False, memory=memory).console)
+    told, number = [], 0
+    while True:
+        result = found[str(number)]
+        assert result.cf == 0
+        told.append(struct.unpack_from("<QQI", result.buffer))
+        number = result.ebx
+        if not number:
+            return told
+
+
 def test_the_memory_map(tmp_path: Path) -> None:
-    """E820h entry by entry, the CMOS's answers beside it."""
-    calls = [Call(str(n), 0x15, 0xE820, ebx=n, ecx=20, edx=0x534D4150) for n in range(len(MAP) + 1)]
+    """The CMOS's answers beside it."""
+    assert entries(tmp_path, 32 * MIB) == list(MAP)
+    calls = [Call("behind", 0x15, 0xE820, ebx=len(MAP), ecx=20, edx=0x534D4150)]
     calls += [Call("E801", 0x15, 0xE801), Call("88", 0x15, 0x8800)]
     found = results(calls, boot_sector.pyvmm(disk_of(calls, tmp_path, DISK), tmp_path, end=False).console)
-    for number, entry in enumerate(MAP):
-        assert struct.unpack_from("<QQI", found[str(number)].buffer) == entry
-        assert found[str(number)].ebx == (number + 1 if number + 1 < len(MAP) else 0)
-    assert found[str(len(MAP))].cf == 1
+    assert found["behind"].cf == 1
     assert (found["E801"].ax, found["E801"].bx) == (15 << 10, 16 << 4)
     assert found["88"].ax == 31 << 10
+
+
+@pytest.mark.parametrize("memory", [MIB, 2 * MIB, 16 * MIB, 3 << 30, (3 << 30) + 64 * MIB])
+def test_memory_of_any_size(tmp_path: Path, memory: int) -> None:
+    """All that there is of RAM, but for the EBDA and the shadow; what does not fit below 3 GiB is above 4 GiB."""
+    told = entries(tmp_path, memory)
+    above = [(4 << 30, memory - (3 << 30))] if memory > 3 << 30 else []
+    below = [(MIB, min(memory, 3 << 30) - MIB)] if memory > MIB else []
+    assert [(start, size) for start, size, kind in told if kind == 1] == [(0, 0x9FC00), *below, *above]
+    assert told == sorted(told)
 
 
 def test_services_answer_as_those_of_seabios(tmp_path: Path) -> None:

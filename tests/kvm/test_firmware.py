@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,22 +107,6 @@ def test_wherever_the_interrupt_controllers_are(tmp_path: Path, irqchip: str) ->
     ) as machine:
         assert machine.finish(60).end is End.DEBUG_EXIT
         assert machine.memory.read_int(0x9000, 1) >= 3
-
-
-@pytest.mark.parametrize("memory", [MIB, 16 * MIB, 3 << 30, 5 << 30])
-def test_memory_of_any_size(tmp_path: Path, memory: int) -> None:
-    """The whole map by E820h, to 0000:9000: what is RAM of it is all that there is, but for EBDA and the shadow."""
-    code = """31c0 8ed8 8ec0 6631db bf0090 66b820e80000 66b914000000 66ba50414d53 cd15 7208 83c714 6685db 75e2
-              893e0080 b000 e6f4 f4"""
-    with booted(tmp_path, boot_sector(code).ljust(1024, b"\0"), memory=memory) as machine:
-        assert machine.finish(60).end is End.DEBUG_EXIT
-        end = machine.memory.read_int(0x8000, 2)
-        entries = [struct.unpack("<QQI", machine.memory.read(at, 20)) for at in range(0x9000, end, 20)]
-        ram = [(start, start + size) for start, size, kind in entries if kind == 1]
-        ours = [(start, start + size) for start, size in machine.memory.regions]
-        high = [(max(start, MIB), end) for start, end in ours if end > MIB]
-        assert ram == [(0, 0x9FC00), *high]
-        assert entries == sorted(entries)
 
 
 WRITE_ROM = """
@@ -235,6 +218,19 @@ def test_in_the_middle_of_post(tmp_path: Path, exits: int) -> None:
         assert machine.finish(60).end is End.DEBUG_EXIT
         assert machine.screen.text()[0].startswith("after all ")
         assert machine.output == b"after all"
+
+
+def test_a_snapshot_before_the_first_instruction(tmp_path: Path) -> None:
+    """The processor stands in the ROM, which is not in the file."""
+    path, file = tmp_path / "disk.img", tmp_path / "saved"
+    path.write_bytes(boot_sector(PRINT, "from the start"))
+    config = MachineConfig(memory=2 * MIB, devices=(f"virtio-blk,path={path}",))
+    with Board(config) as machine:
+        machine.snapshot().save(file)
+    saved = Saved(str(file))
+    with Board(saved.config, saved=saved) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.output == b"from the start"
 
 
 def trace_of(tmp_path: Path, image: bytes, *channels: str) -> list[str]:
