@@ -93,8 +93,10 @@ class Flows:
         """Keys that are in buffers of virtio-input, whose interrupt is next."""
         self._irq: dict[int, int] = {}
         """What raises an ISA IRQ next."""
+        self._teller = ""
+        """Whose interrupt is next, and"""
         self._message: tuple[int, ...] = ()
-        """What interrupts next, by a line or a message."""
+        """the flows of it, by a line or a message."""
 
     def links(self, channel: str, step: Step | None) -> Links:
         """Those of a message of *channel* that says *step*."""
@@ -114,6 +116,8 @@ class Flows:
             case "irq", (irq, level):
                 return self._raise(irq, level, message)
             case "msi", ():
+                if message:
+                    self._told.pop(self._teller, None)
                 return Links(ending=message)
             case "event", (kind, code, value):
                 return self._event(kind, code, value)
@@ -217,7 +221,7 @@ class Flows:
         flows = (*self._shown, *self._used.pop((channel, queue), ()))
         self._shown = ()
         _keep(self._told, channel, flows, QUEUES)
-        self._message = flows
+        self._teller, self._message = channel, flows
         return Links(flows)
 
 
