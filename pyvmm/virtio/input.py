@@ -258,7 +258,7 @@ class VirtioInput(VirtioDevice):
             self._shown[kind, code] = value
             if self.trace.enabled:
                 message = f"{self.names[self.identity]}: event type {kind:#x} code {code:#x} value {value}"
-                self.trace(message, ("event", queue.index, kind, code, value))
+                self.trace(message, ("event", kind, code, value))
         queue.notify()
         return True
 

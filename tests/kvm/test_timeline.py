@@ -14,11 +14,15 @@ from pyvmm.config import MachineConfig
 from pyvmm.control.timeline import record
 from pyvmm.control.timeline.timeline import Timeline
 from pyvmm.errors import UserError
+from pyvmm.input.codes import KEY_E
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.units import MIB
-from tests.rig.board import Board, board
+from pyvmm.virtio.pci import VirtioPci
+from tests.rig.board import Board, board, counting
 from tests.rig.timeline import ended, flows, said, trace_of
+from tests.rig.virtio_driver import Virtio
 
+VERSION_1 = 1 << 32
 PYVMM = Path(sys.executable).with_name("pyvmm")
 
 
@@ -67,6 +71,35 @@ def test_a_doorbell_is_one_flow_from_the_kick_to_the_guests_acknowledgement(path
             assert lines.pop(0) == step
         assert lines.pop() == "virtio-rng: read of the ISR status returns 0x1"
         assert lines and all(re.match(r"interrupts: .*(IRQ|pin) 1[17]\b", line) for line in lines)
+
+
+@pytest.mark.parametrize("msix", [False, True])
+def test_a_key_by_virtio_input_is_one_flow(path: Path, tmp_path: Path, msix: bool) -> None:
+    """Its driver runs on no vCPU: what it reads is told all the same."""
+    with counting(tmp_path, virtio_input="standard") as machine:
+        machine.start()
+        functions = machine.board.pci.all_functions()
+        device = next(one.device for one in functions if isinstance(one, VirtioPci))  # the keyboard is the first
+        driver = machine.call(lambda: Virtio.of_machine(machine, device))
+        (events, _) = machine.call(lambda: driver.setup(VERSION_1, 16))
+        if msix:
+            machine.call(driver.msix)
+        with Timeline(machine, path):
+            for number in range(4):
+                machine.call(lambda number=number: events.add([(0x80000 + 8 * number, 8, True)]))  # type: ignore[misc]
+            machine.call(lambda: driver.kick(0))
+            machine.keyboard.key(KEY_E, 1)
+            assert machine.wait(lambda: len(events.used()) > 0, 60)
+            assert machine.call(lambda: driver.read(0x2000, 1)) == 1
+    (way,) = [way for way in ended(trace_of(path)) if way[0] == ("input", "inject: KEY_E pressed")]
+    assert way[1] == ("input", "QEMU Virtio Keyboard: event type 0x1 code 0x12 value 1")
+    assert way[2] == ("virtio-input", "queue 0: the driver is told of used buffers")
+    interrupts = [name for track, name in way[3:] if track == "interrupts"]
+    if msix:
+        assert len(way) == 4 and re.match("MSI by GSI|KVM_SIGNAL_MSI: ", interrupts[0])
+    else:
+        assert len(interrupts) == 2 and all(name.startswith("KVM_IRQ_LINE: IRQ ") for name in interrupts)
+        assert way[5:] == [("virtio-input", "read of the ISR status returns 0x1")]
 
 
 def test_a_doorbell_whose_interrupt_is_a_message(path: Path) -> None:

@@ -89,10 +89,14 @@ class Flows:
         self._chains: dict[tuple[str, int, int], int] = {}
         self._used: dict[tuple[str, int], deque[int]] = {}
         self._told: dict[str, tuple[int, ...]] = {}
+        self._shown: tuple[int, ...] = ()
+        """Keys that are in buffers of virtio-input, whose interrupt is next."""
         self._irq: dict[int, int] = {}
         """What raises an ISA IRQ next."""
+        self._teller = ""
+        """Whose interrupt is next, and"""
         self._message: tuple[int, ...] = ()
-        """What interrupts next, by a line or a message."""
+        """the flows of it, by a line or a message."""
 
     def links(self, channel: str, step: Step | None) -> Links:
         """Those of a message of *channel* that says *step*."""
@@ -112,9 +116,11 @@ class Flows:
             case "irq", (irq, level):
                 return self._raise(irq, level, message)
             case "msi", ():
+                if message:
+                    self._told.pop(self._teller, None)
                 return Links(ending=message)
-            case "event", (queue, kind, code, value):
-                return self._event(channel, queue, kind, code, value)
+            case "event", (kind, code, value):
+                return self._event(kind, code, value)
             case "kick", (queue,):
                 return self._kick(channel, queue)
             case "chain", (queue, chain):
@@ -167,11 +173,11 @@ class Flows:
         self._typed.appendleft(key)
         return self._of(key.flow)
 
-    def _event(self, channel: str, queue: int, kind: int, code: int, value: int) -> Links:
+    def _event(self, kind: int, code: int, value: int) -> Links:
         key = self._pressed_key(code, value) if kind == EV_KEY else None
         if key is None:
             return NO_LINKS
-        self._wait(channel, queue, key.flow)
+        self._shown = (*self._shown, key.flow)[-WAITING:]
         return self._of(key.flow)
 
     # Interrupts
@@ -188,6 +194,7 @@ class Flows:
 
     def _kick(self, channel: str, queue: int) -> Links:
         flow = next(self._numbers)
+        self._shown = ()
         self._used.pop((channel, queue), None)  # of those that were used before the driver wanted to hear nothing
         _keep(self._kicked, (channel, queue), flow, QUEUES)
         return self._of(flow)
@@ -211,9 +218,10 @@ class Flows:
         waiting.append(flow)
 
     def _tell(self, channel: str, queue: int) -> Links:
-        flows = tuple(self._used.pop((channel, queue), ()))
+        flows = (*self._shown, *self._used.pop((channel, queue), ()))
+        self._shown = ()
         _keep(self._told, channel, flows, QUEUES)
-        self._message = flows
+        self._teller, self._message = channel, flows
         return Links(flows)
 
 
