@@ -30,7 +30,8 @@ NOT_STATE = {
         "what the registers say, by sync()",
     ),
     **dict.fromkeys(
-        (f"FakeWire.{name}" for name in ("sent", "received", "dropped", "out", "waiting")), "frames, which may be lost"
+        (f"FakeWire.{name}" for name in ("sent", "received", "dropped", "out", "more", "waiting")),
+        "frames, which may be lost",
     ),
     "PortTap._waiting": "of a time that is no more after a load",
     "OffloadedQueue._ring": "made again of registers and progress",
