@@ -26,7 +26,7 @@ from pyvmm.vcpu.mappings import Mapping, mappings
 
 PHYSICAL_AT: Final = 1 << 56
 MOST_MAPPINGS: Final = 16384
-"""Segments by linear address; where there are more the largest are kept."""
+"""Segments by linear address; where there are more the largest are kept. A file has 65,534 at the most (PN_XNUM)."""
 REASON: Final = "core"
 _PIECE: Final = 64 * MIB
 
@@ -58,7 +58,7 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     for region in regions:
         places[region.gpa] = end
         end += align_up(len(region.buffer), PAGE_SIZE)
-    segments = [LoadedRange(places[gpa] + inside, linear, gpa + inside, size) for gpa, inside, linear, size in mapped]
+    segments = [LoadedRange(places[gpa] + inside, address, gpa + inside, size) for gpa, inside, address, size in mapped]
     elsewhere = PHYSICAL_AT if mapped else 0
     segments += [
         LoadedRange(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
