@@ -47,17 +47,18 @@ def copy_touched(
     offset: int = 0,
     progress: Callable[[int], None] | None = None,
     zeros: bool = False,
+    untouched: bool = False,
 ) -> int:
     """Copy each page that is not all zero (with *zeros* those too) to *room* and mark it in *own*; how many. Raises
     OSError.
 
     Pages that nobody has written are not read, which would have the host give them: in a memfd, *fd* from *offset* on,
     holes (lseek(2), SEEK_DATA); in memory of this process alone what /proc/self/pagemap calls neither present nor
-    swapped, or of a file. Where the host tells neither, all are read. *progress* hears now and then how many pages are
-    done.
+    swapped, or of a file. Where the host tells neither, and with *untouched* in such memory, all are read. *progress*
+    hears now and then how many pages are done.
     """
     pages, copied = len(memory) // PAGE_SIZE, 0
-    pagemap = -1 if fd is not None else _open_pagemap()
+    pagemap = -1 if fd is not None or untouched else _open_pagemap()
     try:
         for start, end in [(0, pages)] if fd is None else data(fd, offset, pages):
             for first in range(start, end, _PIECE):

@@ -144,6 +144,11 @@ class RamPages:
         self._taken: weakref.WeakSet[Pages] = weakref.WeakSet()
 
     @property
+    def mapped_from_file(self) -> bool:
+        """RAM was: what nobody has touched is in the file, and not zero."""
+        return self._image is not None
+
+    @property
     def logging(self) -> bool:
         """The dirty log is on."""
         return self._base is not None

@@ -65,6 +65,22 @@ def test_a_guest_that_has_ended_in_real_mode(tmp_path: Path) -> None:
     assert "".join(f"\t0x{byte:02x}" for byte in bytes.fromhex(code)) in said
 
 
+def test_a_machine_out_of_a_snapshots_file(tmp_path: Path) -> None:
+    """Most of its RAM is still in that file."""
+    saved, core = tmp_path / "saved", tmp_path / "core"
+    with Machine(MachineConfig(guest="keyboard", memory=64 * MIB)) as machine:
+        machine.start()
+        assert machine.wait(lambda: "> " in machine.screen, 60)
+        machine.memory.write(0x600000, b"from the file\0")
+        machine.snapshot().save(saved)
+    with Machine.restored(saved) as machine:
+        write_core(machine, core)
+        code = machine.memory.read_int(0x100000, 8)
+    said = gdb(core, "x/s 0x600000", "x/gx 0x100000")
+    assert '"from the file"' in said and f"0x100000:\t{code:#018x}" in said, said
+    assert 8 * core.stat().st_blocks * 512 < 63 * MIB
+
+
 def test_it_takes_the_place_of_a_file_or_leaves_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     core = tmp_path / "core"
     core.write_text("old")

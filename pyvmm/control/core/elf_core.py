@@ -19,8 +19,6 @@ ET_CORE: Final = 4
 EV_CURRENT: Final = 1
 NT_PRSTATUS: Final = 1
 PF_R, PF_W, PF_X = 4, 2, 1
-MOST_SEGMENTS: Final = 0xFFFE
-"""Program headers that a file can have without PN_XNUM, the note's one apart."""
 USER_REGS: Final = (
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax",
     "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs",

@@ -26,7 +26,7 @@ from pyvmm.vcpu.mappings import Mapping, mappings
 
 PHYSICAL_AT: Final = 1 << 56
 MOST_MAPPINGS: Final = 16384
-"""Segments by linear address; where there are more the largest are kept."""
+"""Segments by linear address; where there are more the largest are kept. A file has 65,534 at the most (PN_XNUM)."""
 REASON: Final = "core"
 _PIECE: Final = 64 * MIB
 
@@ -58,7 +58,7 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     for region in regions:
         places[region.gpa] = end
         end += align_up(len(region.buffer), PAGE_SIZE)
-    segments = [LoadedRange(places[gpa] + inside, linear, gpa + inside, size) for gpa, inside, linear, size in mapped]
+    segments = [LoadedRange(places[gpa] + inside, address, gpa + inside, size) for gpa, inside, address, size in mapped]
     elsewhere = PHYSICAL_AT if mapped else 0
     segments += [
         LoadedRange(places[region.gpa], region.gpa + elsewhere, region.gpa, len(region.buffer)) for region in regions
@@ -66,7 +66,7 @@ def write_core_to(fd: int, machine: Machine, regions: Sequence[Region] | None = 
     os.ftruncate(fd, end)
     write_all(fd, memoryview(headers(notes, segments)), 0)
     for region in regions:
-        for offset, data in _touched(region):
+        for offset, data in _content(region, machine.snapshots.ram.mapped_from_file):
             write_all(fd, data, places[region.gpa] + offset)
 
 
@@ -98,13 +98,14 @@ def _inside(mapping: Mapping, regions: Sequence[Region]) -> Iterator[tuple[int, 
             yield region.gpa, start - region.gpa, mapping.linear + start - mapping.physical, end - start
 
 
-def _touched(region: Region) -> Iterator[tuple[int, memoryview]]:
-    """What of *region* is not zero, where in it: a copy, which lasts until the next is asked for."""
+def _content(region: Region, untouched: bool) -> Iterator[tuple[int, memoryview]]:
+    """What of *region* is not zero, where in it: a copy, which lasts until the next is asked for. Pages that nobody has
+    touched are looked at only where *untouched* says so."""
     for start in range(0, len(region.buffer), _PIECE):
         piece = region.buffer[start : start + _PIECE]
         own = pages.bitmap(len(piece))
         with pages.store(len(piece)) as store:
-            pages.copy_touched(piece, store, own, region.fd, region.fd_offset + start)
+            pages.copy_touched(piece, store, own, region.fd, region.fd_offset + start, untouched=untouched)
             with memoryview(store) as view:
                 for first, count in runs_of(own):
                     with view[first * PAGE_SIZE : (first + count) * PAGE_SIZE] as data:

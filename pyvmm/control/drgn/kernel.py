@@ -86,9 +86,8 @@ class _Once(Generic[T]):
             self._asked = self.busy = True
             try:
                 self._made = self._make()
-            except (
-                Exception
-            ):  # of which libdrgn has many kinds, plain Exception too: a kernel that is too old, or damaged
+            # A kernel that is too old, or damaged; libdrgn has many kinds of these, plain Exception too.
+            except Exception:
                 pass
             finally:
                 self.busy = False
