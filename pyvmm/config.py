@@ -123,7 +123,7 @@ class MachineConfig:
     """bios is the one that comes with pyvmm, seabios Debian's, seabios=FILE another one; else the file of an image."""
     irqchip: Irqchip = "kernel"
     virtio_input: VirtioInputIdentity | None = None
-    """None is standard for a kernel, and none for a guest that comes with pyvmm."""
+    """None is standard for a kernel, and none for a firmware or a guest that comes with pyvmm."""
     tablet: bool = False
     rng: bool = False
     root_ports: int = 0
@@ -173,7 +173,7 @@ class MachineConfig:
             if boots_guest:
                 memory = max(MIN_MEMORY, guests.load(guests.DEFAULT if self.guest is None else self.guest).memory)
         if virtio_input is None:
-            virtio_input = "none" if boots_guest else "standard"
+            virtio_input = "none" if self.kernel is None else "standard"
         fw_cfg = tuple(file.read() for file in self.fw_cfg)
         config = replace(self, memory=memory, virtio_input=virtio_input, firmware=firmware, fw_cfg=fw_cfg)
         config.check()
@@ -256,7 +256,7 @@ class MachineConfig:
         if self.irqchip == "user" and self.cpus > 1:
             raise self._error("a PIC serves one CPU: ask for one", "cpus", "irqchip")
         for field, value in (("input", "virtio"), ("tablet", True)):
-            none = self.virtio_input == "none" or (self.virtio_input is None and self.boots_guest)
+            none = self.virtio_input == "none" or (self.virtio_input is None and self.kernel is None)
             if getattr(self, field) == value and none:
                 raise self._error("there are no virtio input devices", field, add={"virtio_input": "standard"})
 

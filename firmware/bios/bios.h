@@ -134,4 +134,9 @@ int read_boot_sector(u8 drive);
 void a20_open(void);
 void trace_init(void);
 
+void debug_init(void);
+void debug_text(const char *text);
+void debug_number(u32 value);
+void debug_drive(u8 number);
+
 #endif

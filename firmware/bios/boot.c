@@ -13,16 +13,24 @@ static void why_not(u8 drive, int result)
     print(result == -1 ? "h: none" : result == -2 ? "h: cannot be read" : "h: no boot sector (55 AA)");
 }
 
+static void begin(u8 drive)
+{
+    debug_text("boot from ");
+    debug_drive(drive);
+    debug_text("\n");
+    jump_to_boot_sector(drive);
+}
+
 void boot(void)
 {
     int floppy = read_boot_sector(0x00), hard_disk;
 
     trace_init();
     if (floppy == 1)
-        jump_to_boot_sector(0x00);
+        begin(0x00);
     hard_disk = read_boot_sector(0x80);
     if (hard_disk == 1)
-        jump_to_boot_sector(0x80);
+        begin(0x80);
     print("No boot disk: ");
     why_not(0x00, floppy);
     print(", ");

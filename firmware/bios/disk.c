@@ -63,6 +63,18 @@ static void set_geometry(struct drive *d)
         d->cylinders = 1;
 }
 
+static void tell(struct drive *d)
+{
+    debug_drive(d->number);
+    debug_text(d->kind == ATA ? ": ATA, " : ": virtio, ");
+    debug_number(d->cylinders);
+    debug_text(" cylinders, ");
+    debug_number(d->heads);
+    debug_text(" heads, ");
+    debug_number(d->sectors_a_track);
+    debug_text(" sectors a track\n");
+}
+
 void disk_init(void)
 {
     struct drive *d;
@@ -75,6 +87,7 @@ void disk_init(void)
         else
             d->number = FIRST_DISK + disks++;
         set_geometry(d);
+        tell(d);
     }
     poke8(BDA, BDA_DISKS, disks);
     if (floppies)

@@ -75,6 +75,7 @@ void post(void)
     vectors();
     outb(POST_PORT, POST_DATA_AREA);
     data_area();
+    debug_init();
     outb(POST_PORT, POST_PIC);
     pic();
     outb(POST_PORT, POST_TIMER);

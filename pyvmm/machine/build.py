@@ -146,6 +146,7 @@ def _build(
         saved.set_tsc(cpus.vcpus, bool(system.check_extension("KVM_CAP_TSC_CONTROL")))
     made = cpus.save()
     payload = Payload(config)
+    payload.map_rom(board.memory)
     if saved is None:
         _start_at(cpus, board, payload.load(board, fresh=True))
 

@@ -40,18 +40,23 @@ class Payload:
 
     def load(self, board: Pc, *, fresh: bool) -> CpuState:
         """Put it into RAM with what a BIOS leaves, and say how the boot CPU starts; *fresh* RAM is zero."""
-        if self._firmware is not None:
-            return self._load_firmware(self._firmware, board)
+        rom = self.map_rom(board.memory)
+        if rom is not None:
+            return self._load_firmware(rom, board)
         write_bios_areas(board.memory)
         if self._kernel is None:
             return _load_guest(self._config, board.memory)
         return self._load_kernel(self._kernel, board, fresh)
 
-    def _load_firmware(self, image: bytes, board: Pc) -> CpuState:
-        """Its ROM, which the processor begins in; a reset changes nothing else in RAM. Ours finds the tables there."""
-        if self._rom is None:
-            self._rom = FirmwareRom(board.memory, image, self._config.firmware or "")
-        shadow = self._rom.shadow()
+    def map_rom(self, memory: GuestMemory) -> FirmwareRom | None:
+        """What of it is not in RAM, and so in no snapshot: a firmware's ROM, once and for good. None without one."""
+        if self._rom is None and self._firmware is not None:
+            self._rom = FirmwareRom(memory, self._firmware, self._config.firmware or "")
+        return self._rom
+
+    def _load_firmware(self, rom: FirmwareRom, board: Pc) -> CpuState:
+        """Its copy below 1 MiB; a reset changes nothing else in RAM. Ours finds the tables there."""
+        shadow = rom.shadow()
         if self._config.firmware == BIOS:
             _install_tables(board, shadow)
         return reset_vector()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
 
+from pyvmm.units import MIB
 from tests.rig import boot_sector
 from tests.rig.boot_sector import DISK, FLOPPY, Kind, assemble
 
@@ -349,6 +351,42 @@ def test_disks_answer_as_those_of_seabios(tmp_path: Path, kind: Kind) -> None:
     assert ours["read cylinder 5"].buffer[:15] == b"sector %8d" % number
 
 
+@pytest.mark.parametrize("kind", DRIVES)
+def test_any_sector_is_the_images(tmp_path: Path, kind: Kind) -> None:
+    """Reads from all over the drive and beyond it; what cannot be is an error, and leaves the buffer as it was."""
+    drive, size, (_, heads, cylinders, spt) = DRIVES[kind]
+    random = Random(kind)
+    calls: list[Call] = []
+    expected: list[int | None] = []
+    for number in range(190):
+        cylinder, head, at = random.randrange(cylinders + 4), random.randrange(heads + 1), random.randrange(spt + 2)
+        lba = (cylinder * heads + head) * spt + at - 1
+        ecx, edx = (cylinder & 0xFF) << 8 | cylinder >> 2 & 0xC0 | at & 0x3F, drive | head << 8
+        there = cylinder < cylinders and head < heads and 1 <= at & 0x3F <= spt and at == at & 0x3F
+        calls.append(Call(str(number), 0x13, 0x0201, ebx=0x6000, ecx=ecx, edx=edx))
+        expected.append(lba if there else None)
+    image = disk_of(calls, tmp_path, size)
+    found = results(calls, boot_sector.pyvmm(image, tmp_path, kind=kind, end=False).console)
+    for call, block in zip(calls, expected, strict=True):
+        result = found[call.name]
+        if block is None:
+            assert (result.cf, result.al, result.buffer) == (1, 0, b"\xcc" * 512)
+        else:
+            assert (result.cf, result.ax) == (0, 1)
+            assert result.buffer == image[block * 512 : block * 512 + 512]
+
+
+def test_what_is_written_is_in_the_file(tmp_path: Path) -> None:
+    """Two sectors from block 40 on; the second is of the buffer."""
+    calls = [Call("write", 0x13, 0x4300, edx=0x80, packet=dap(2, 40, offset=0x5E00))]
+    image = disk_of(calls, tmp_path, DISK)
+    found = results(calls, boot_sector.pyvmm(image, tmp_path, end=False).console)
+    assert (found["write"].cf, found["write"].ah) == (0, 0)
+    after = (tmp_path / "pyvmm.img").read_bytes()
+    assert after[41 * 512 : 42 * 512] == b"\xcc" * 512
+    assert after[: 40 * 512] == image[: 40 * 512] and after[42 * 512 :] == image[42 * 512 :]
+
+
 def test_mistakes_that_seabios_lets_pass(tmp_path: Path) -> None:
     calls = [call for call, _ in STRICTER]
     found = results(calls, boot_sector.pyvmm(disk_of(calls, tmp_path, DISK), tmp_path, end=False).console)
@@ -368,17 +406,39 @@ MAP: Final = (
 """Of a machine of 32 MiB: where, bytes, type."""
 
 
+def entries(folder: Path, memory: int) -> list[tuple[int, int, int]]:
+    """What E820h gives, one entry after the other, on a machine with so much RAM."""
+    calls = [Call(str(n), 0x15, 0xE820, ebx=n, ecx=20, edx=0x534D4150) for n in range(8)]
+    found = results(calls, boot_sector.pyvmm(disk_of(calls, folder, DISK), folder, end=False, memory=memory).console)
+    told, number = [], 0
+    while True:
+        result = found[str(number)]
+        assert result.cf == 0
+        told.append(struct.unpack_from("<QQI", result.buffer))
+        number = result.ebx
+        if not number:
+            return told
+
+
 def test_the_memory_map(tmp_path: Path) -> None:
-    """E820h entry by entry, the CMOS's answers beside it."""
-    calls = [Call(str(n), 0x15, 0xE820, ebx=n, ecx=20, edx=0x534D4150) for n in range(len(MAP) + 1)]
+    """The CMOS's answers beside it."""
+    assert entries(tmp_path, 32 * MIB) == list(MAP)
+    calls = [Call("behind", 0x15, 0xE820, ebx=len(MAP), ecx=20, edx=0x534D4150)]
     calls += [Call("E801", 0x15, 0xE801), Call("88", 0x15, 0x8800)]
     found = results(calls, boot_sector.pyvmm(disk_of(calls, tmp_path, DISK), tmp_path, end=False).console)
-    for number, entry in enumerate(MAP):
-        assert struct.unpack_from("<QQI", found[str(number)].buffer) == entry
-        assert found[str(number)].ebx == (number + 1 if number + 1 < len(MAP) else 0)
-    assert found[str(len(MAP))].cf == 1
+    assert found["behind"].cf == 1
     assert (found["E801"].ax, found["E801"].bx) == (15 << 10, 16 << 4)
     assert found["88"].ax == 31 << 10
+
+
+@pytest.mark.parametrize("memory", [MIB, 2 * MIB, 16 * MIB, 3 << 30, (3 << 30) + 64 * MIB])
+def test_memory_of_any_size(tmp_path: Path, memory: int) -> None:
+    """All that there is of RAM, but for the EBDA and the shadow; what does not fit below 3 GiB is above 4 GiB."""
+    told = entries(tmp_path, memory)
+    above = [(4 << 30, memory - (3 << 30))] if memory > 3 << 30 else []
+    below = [(MIB, min(memory, 3 << 30) - MIB)] if memory > MIB else []
+    assert [(start, size) for start, size, kind in told if kind == 1] == [(0, 0x9FC00), *below, *above]
+    assert told == sorted(told)
 
 
 def test_services_answer_as_those_of_seabios(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pyvmm.machine.saved import Saved
 from pyvmm.units import MIB
 from tests.rig.board import Board
 from tests.rig.boot_sector import sector
+from tests.rig.boot_sectors import COMMON
 
 ROOT = Path(__file__).resolve().parents[2]
 PRINT = "31c0 8ed8 be1a7c ac 84c0 7409 b40e bb0700 cd10 ebf2 b000 e6f4 f4"
@@ -109,35 +109,9 @@ def test_wherever_the_interrupt_controllers_are(tmp_path: Path, irqchip: str) ->
         assert machine.memory.read_int(0x9000, 1) >= 3
 
 
-@pytest.mark.parametrize("memory", [MIB, 16 * MIB, 3 << 30, 5 << 30])
-def test_memory_of_any_size(tmp_path: Path, memory: int) -> None:
-    """The whole map by E820h, to 0000:9000: what is RAM of it is all that there is, but for EBDA and the shadow."""
-    code = """31c0 8ed8 8ec0 6631db bf0090 66b820e80000 66b914000000 66ba50414d53 cd15 7208 83c714 6685db 75e2
-              893e0080 b000 e6f4 f4"""
-    with booted(tmp_path, boot_sector(code).ljust(1024, b"\0"), memory=memory) as machine:
-        assert machine.finish(60).end is End.DEBUG_EXIT
-        end = machine.memory.read_int(0x8000, 2)
-        entries = [struct.unpack("<QQI", machine.memory.read(at, 20)) for at in range(0x9000, end, 20)]
-        ram = [(start, start + size) for start, size, kind in entries if kind == 1]
-        ours = [(start, start + size) for start, size in machine.memory.regions]
-        high = [(max(start, MIB), end) for start, end in ours if end > MIB]
-        assert ram == [(0, 0x9FC00), *high]
-        assert entries == sorted(entries)
-
-
 WRITE_ROM = """
-        cli
-        lgdt    table
-        movl    %cr0, %eax
-        orb     $1, %al
-        movl    %eax, %cr0
-        jmp     1f
-1:      movw    $8, %bx
-        movw    %bx, %fs
-        andb    $0xFE, %al
-        movl    %eax, %cr0
-        ljmpw   $0, $2f
-2:      movl    $0xFFFFFFF0, %edi
+        enter_unreal_mode
+        movl    $0xFFFFFFF0, %edi
         movl    $0x12345678, %fs:(%edi)
         movl    %fs:(%edi), %eax
         movl    %eax, 0x9000
@@ -151,22 +125,20 @@ WRITE_ROM = """
 3:      hlt
         jmp     3b
         .balign 8
-gdt:    .quad   0, 0x00CF92000000FFFF
-table:  .word   15
-        .long   gdt
+        gdt_of  0x00CF9A000000FFFF
 """
 
 
 def test_a_rom_cannot_be_written(tmp_path: Path) -> None:
     """Nor does a write end the machine; a reset makes its copy below 1 MiB anew."""
     rom = firmware.load("bios")
-    with booted(tmp_path, sector(WRITE_ROM, tmp_path)) as machine:
+    with booted(tmp_path, sector(COMMON + WRITE_ROM, tmp_path)) as machine:
         assert machine.finish(60).end is End.DEBUG_EXIT
         assert machine.memory.read(0x9000, 4) == rom[-16:-12]
         assert machine.memory.read(0x9004, 2) == b"\xef\xbe"
         payload = machine.memory.region_at((1 << 32) - len(rom))
         assert bytes(payload.buffer) == rom
-    with booted(tmp_path, sector(WRITE_ROM, tmp_path)) as machine:
+    with booted(tmp_path, sector(COMMON + WRITE_ROM, tmp_path)) as machine:
         machine.memory.write(0xFFFF6, b"\xef\xbe")
         machine.reset()
         assert machine.memory.read(0xFFFF0, 16) == rom[-16:]
@@ -246,6 +218,19 @@ def test_in_the_middle_of_post(tmp_path: Path, exits: int) -> None:
         assert machine.finish(60).end is End.DEBUG_EXIT
         assert machine.screen.text()[0].startswith("after all ")
         assert machine.output == b"after all"
+
+
+def test_a_snapshot_before_the_first_instruction(tmp_path: Path) -> None:
+    """The processor stands in the ROM, which is not in the file."""
+    path, file = tmp_path / "disk.img", tmp_path / "saved"
+    path.write_bytes(boot_sector(PRINT, "from the start"))
+    config = MachineConfig(memory=2 * MIB, devices=(f"virtio-blk,path={path}",))
+    with Board(config) as machine:
+        machine.snapshot().save(file)
+    saved = Saved(str(file))
+    with Board(saved.config, saved=saved) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.output == b"from the start"
 
 
 def trace_of(tmp_path: Path, image: bytes, *channels: str) -> list[str]:

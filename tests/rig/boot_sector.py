@@ -106,11 +106,13 @@ Keys = Sequence[str]
 """Names as QEMU's sendkey has them, pressed when the program has said K on the debug console."""
 
 
-def pyvmm(image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (), end: bool = True) -> Ran:
+def pyvmm(
+    image: bytes, folder: Path, *, kind: Kind = "virtio", keys: Keys = (), end: bool = True, memory: int = MEMORY * MIB
+) -> Ran:
     """Run *image* from a disk or a floppy by our BIOS."""
     path = folder / "pyvmm.img"
     path.write_bytes(image.ljust(FLOPPY if kind == "floppy" else DISK, b"\0"))
-    config = MachineConfig(memory=MEMORY * MIB, devices=(f"{DEVICES[kind]},path={path}",))
+    config = MachineConfig(memory=memory, devices=(f"{DEVICES[kind]},path={path}",))
     with Board(config) as machine:
         said = bytearray()
         _hear_debug_console(machine, said.extend)

@@ -42,6 +42,77 @@ print_word:                             /* AX in hexadecimal */
         loop    4b
         ret
         .endm
+        .macro  enter_protected_mode    /* flat, 32 bits */
+        lgdt    table
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        ljmpl   $8, $1f
+        .code32
+1:      movw    $16, %ax
+        movw    %ax, %ds
+        movw    %ax, %es
+        movw    %ax, %ss
+        movl    $0x7C00, %esp
+        .endm
+        .macro  enter_long_mode         /* flat, 64 bits; the first 2 MiB are themselves */
+        movw    $0x1000, %di            /* three pages of tables */
+        xorl    %eax, %eax
+        movw    $0xC00, %cx
+        cld
+        rep stosl
+        movw    $0x2003, 0x1000
+        movw    $0x3003, 0x2000
+        movw    $0x0083, 0x3000
+        movl    $0x1000, %eax
+        movl    %eax, %cr3
+        movl    $0xA0, %eax             /* PAE, PGE */
+        movl    %eax, %cr4
+        movl    $0xC0000080, %ecx       /* EFER.LME */
+        rdmsr
+        orw     $0x100, %ax
+        wrmsr
+        lgdt    table
+        movl    %cr0, %eax
+        orl     $0x80000001, %eax
+        movl    %eax, %cr0
+        ljmpl   $8, $1f
+        .code64
+1:      movl    $16, %eax
+        movl    %eax, %ds
+        movl    %eax, %es
+        movl    %eax, %ss
+        movl    $0x7C00, %esp
+        .endm
+        .macro  enter_unreal_mode       /* FS reaches 4 GiB */
+        cli
+        lgdt    table
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        jmp     8f
+8:      movw    $16, %bx
+        movw    %bx, %fs
+        andb    $0xFE, %al
+        movl    %eax, %cr0
+        ljmpw   $0, $9f
+9:
+        .endm
+        .macro  gdt_of  code            /* for all of them: code 8, data 16 */
+gdt:    .quad   0, \\code, 0x00CF92000000FFFF
+table:  .word   23
+        .long   gdt
+        .endm
+        .macro  end_flat                /* as `end`, in 32 and 64 bits */
+        movl    $0xB8000, %esi
+        movl    $4000, %ecx
+        movw    $0xE9, %dx
+        rep outsb
+        movb    $0, %al
+        outb    %al, $0xF4
+7:      hlt
+        jmp     7b
+        .endm
 """
 
 SECTORS: Final = {
@@ -452,41 +523,19 @@ rung:   .byte   0
         library
 """,
     "unreal mode": """
-        cli
-        lgdt    table
-        movl    %cr0, %eax
-        orb     $1, %al
-        movl    %eax, %cr0
-        jmp     1f
-1:      movw    $8, %bx
-        movw    %bx, %fs
-        andb    $0xFE, %al
-        movl    %eax, %cr0
-        jmp     2f
-2:      movl    $0x01000000, %edi
+        enter_unreal_mode
+        movl    $0x01000000, %edi
         movl    $0xCAFE1234, %fs:(%edi)
         movl    %fs:(%edi), %eax
         call    print_word
         end
         library
         .balign 8
-gdt:    .quad   0, 0x00CF92000000FFFF
-table:  .word   15
-        .long   gdt
+        gdt_of  0x00CF9A000000FFFF
 """,
     "protected mode": """
         cli
-        lgdt    table
-        movl    %cr0, %eax
-        orb     $1, %al
-        movl    %eax, %cr0
-        ljmpl   $8, $1f
-        .code32
-1:      movw    $16, %ax
-        movw    %ax, %ds
-        movw    %ax, %es
-        movw    %ax, %ss
-        movl    $0x7C00, %esp
+        enter_protected_mode
         movl    $0xB8000, %edi
         movl    $text, %esi
         movb    $0x2F, %ah
@@ -495,64 +544,22 @@ table:  .word   15
         jz      3f
         stosw
         jmp     2b
-3:      movl    $0xB8000, %esi          /* as `end` does, in 32 bits */
-        movl    $4000, %ecx
-        movw    $0xE9, %dx
-        rep outsb
-        movb    $0, %al
-        outb    %al, $0xF4
-4:      hlt
-        jmp     4b
+3:      end_flat
         .code16
 text:   .asciz  "32 bits"
         .balign 8
-gdt:    .quad   0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF
-table:  .word   23
-        .long   gdt
+        gdt_of  0x00CF9A000000FFFF
 """,
     "long mode": """
         cli
-        movw    $0x1000, %di            /* three pages of tables: the first 2 MiB are themselves */
-        xorl    %eax, %eax
-        movw    $0xC00, %cx
-        cld
-        rep stosl
-        movw    $0x2003, 0x1000
-        movw    $0x3003, 0x2000
-        movw    $0x0083, 0x3000
-        movl    $0x1000, %eax
-        movl    %eax, %cr3
-        movl    $0xA0, %eax             /* PAE, PGE */
-        movl    %eax, %cr4
-        movl    $0xC0000080, %ecx       /* EFER.LME */
-        rdmsr
-        orw     $0x100, %ax
-        wrmsr
-        lgdt    table
-        movl    %cr0, %eax
-        orl     $0x80000001, %eax
-        movl    %eax, %cr0
-        ljmpl   $8, $1f
-        .code64
-1:      movl    $16, %eax
-        movl    %eax, %ds
-        movl    %eax, %es
+        enter_long_mode
         movl    $0xB8000, %edi
         movabsq $0x2F362F202F342F36, %rax
         movq    %rax, (%rdi)
-        movl    $0xB8000, %esi
-        movl    $4000, %ecx
-        movw    $0xE9, %dx
-        rep outsb
-        movb    $0, %al
-        outb    %al, $0xF4
-2:      hlt
-        jmp     2b
+        end_flat
         .code16
         .balign 8
-gdt:    .quad   0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF
-table:  .word   23
-        .long   gdt
+        gdt_of  0x00AF9A000000FFFF
 """,
     "protected mode and back": """
         cli
@@ -766,17 +773,7 @@ INTERRUPTS: Final = {
     + """
         cli
         remap
-        lgdt    table
-        movl    %cr0, %eax
-        orb     $1, %al
-        movl    %eax, %cr0
-        ljmpl   $8, $1f
-        .code32
-1:      movw    $16, %ax
-        movw    %ax, %ds
-        movw    %ax, %es
-        movw    %ax, %ss
-        movl    $0x7C00, %esp
+        enter_protected_mode
         movw    $tick, idt + 0x20 * 8
         movw    $8, idt + 0x20 * 8 + 2
         movw    $0x8E00, idt + 0x20 * 8 + 4
@@ -786,14 +783,7 @@ INTERRUPTS: Final = {
         cmpl    $3, count
         jb      2b
         movl    $0x2F332F33, 0xB8000
-        movl    $0xB8000, %esi
-        movl    $4000, %ecx
-        movw    $0xE9, %dx
-        rep outsb
-        movb    $0, %al
-        outb    %al, $0xF4
-3:      hlt
-        jmp     3b
+        end_flat
 tick:   pushl   %eax
         incl    count
         movb    $0x20, %al
@@ -803,9 +793,7 @@ tick:   pushl   %eax
         .code16
         .balign 8
 count:  .long   0
-gdt:    .quad   0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF
-table:  .word   23
-        .long   gdt
+        gdt_of  0x00CF9A000000FFFF
 idt_table:
         .word   0x21 * 8 - 1
         .long   idt
@@ -815,33 +803,7 @@ idt_table:
     + """
         cli
         remap
-        movw    $0x1000, %di
-        xorl    %eax, %eax
-        movw    $0xC00, %cx
-        cld
-        rep stosl
-        movw    $0x2003, 0x1000
-        movw    $0x3003, 0x2000
-        movw    $0x0083, 0x3000
-        movl    $0x1000, %eax
-        movl    %eax, %cr3
-        movl    $0xA0, %eax
-        movl    %eax, %cr4
-        movl    $0xC0000080, %ecx
-        rdmsr
-        orw     $0x100, %ax
-        wrmsr
-        lgdt    table
-        movl    %cr0, %eax
-        orl     $0x80000001, %eax
-        movl    %eax, %cr0
-        ljmpl   $8, $1f
-        .code64
-1:      movl    $16, %eax
-        movl    %eax, %ds
-        movl    %eax, %es
-        movl    %eax, %ss
-        movl    $0x7C00, %esp
+        enter_long_mode
         movw    $tick, 0x8000 + 0x20 * 16
         movw    $8, 0x8000 + 0x20 * 16 + 2
         movw    $0x8E00, 0x8000 + 0x20 * 16 + 4
@@ -851,14 +813,7 @@ idt_table:
         cmpl    $3, count(%rip)
         jb      2b
         movl    $0x2F332F36, 0xB8000
-        movl    $0xB8000, %esi
-        movl    $4000, %ecx
-        movw    $0xE9, %dx
-        rep outsb
-        movb    $0, %al
-        outb    %al, $0xF4
-3:      hlt
-        jmp     3b
+        end_flat
 tick:   pushq   %rax
         incl    count(%rip)
         movb    $0x20, %al
@@ -868,9 +823,7 @@ tick:   pushq   %rax
         .code16
         .balign 8
 count:  .long   0
-gdt:    .quad   0, 0x00AF9A000000FFFF, 0x00CF92000000FFFF
-table:  .word   23
-        .long   gdt
+        gdt_of  0x00AF9A000000FFFF
 idt_table:
         .word   0x21 * 16 - 1
         .quad   0x8000

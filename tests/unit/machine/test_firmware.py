@@ -58,7 +58,7 @@ def test_a_disk_alone_starts_it() -> None:
     disk = DeviceSpec("virtio-blk", (("path", "x"),))
     for device in (disk, "ata-disk,path=x", "floppy,path=x"):
         config = MachineConfig(devices=(device,)).complete()
-        assert (config.firmware, config.virtio_input, config.boots_guest) == ("bios", "standard", False)
+        assert (config.firmware, config.virtio_input, config.boots_guest) == ("bios", "none", False)
     assert MachineConfig(devices=(disk,), guest="pio").complete().firmware is None
     assert MachineConfig(devices=(disk,), kernel=Path("x")).complete().firmware is None
     assert MachineConfig(devices=("virtio-rng",)).complete().firmware is None
