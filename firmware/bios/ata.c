@@ -4,7 +4,6 @@
 #include "drive.h"
 #include "pci.h"
 
-#define CLASS_IDE 0x0101
 enum { DATA, ERROR, COUNT, LBA_LOW, LBA_MID, LBA_HIGH, DEVICE, COMMAND };
 enum { READ_SECTORS_EXT = 0x24, WRITE_SECTORS_EXT = 0x34, FLUSH_CACHE = 0xE7, IDENTIFY = 0xEC };
 enum { ERR = 0x01, DRQ = 0x08, DF = 0x20, BSY = 0x80 };
@@ -89,17 +88,11 @@ static int identify(struct drive *d, u16 io, u8 select)
     return 1;
 }
 
-int ata_find(struct drive *drives, int room)
+int ata_find(struct drive *drives, int room, u16 bdf)
 {
     static const u16 channels[] = { 0x1F0, 0x170 };
     int found = 0, channel;
-    u16 bdf;
 
-    for (bdf = pci_next(0); bdf; bdf = pci_next(bdf))
-        if (pci_read16(bdf, PCI_CLASS + 2) == CLASS_IDE)
-            break;
-    if (!bdf)
-        return 0;
     pci_write16(bdf, PCI_COMMAND, pci_read16(bdf, PCI_COMMAND) | 1); /* its ports decode */
     for (channel = 0; channel < 2; channel++) {
         if (found < room)

@@ -6,10 +6,12 @@
 #include "bios.h"
 #include "bda.h"
 #include "drive.h"
+#include "pci.h"
 
 enum { OK = 0x00, BAD_COMMAND = 0x01, BAD_ADDRESS = 0x04, NO_MEDIA = 0x31, FAILED = 0x20, WRITE_PROTECTED = 0x03,
        NOT_READY = 0xAA };
 #define FIRST_DISK 0x80
+#define CLASS_IDE 0x0101
 #define BOUNCE_FROM 0xA0000u /* above base memory a device does not reach everything that the processor does */
 #define BOUNCE_TO 0xC0000u
 
@@ -78,9 +80,16 @@ static void tell(struct drive *d)
 void disk_init(void)
 {
     struct drive *d;
+    u16 bdf, ide = 0;
 
-    drive_count = virtio_blk_find(drives, DRIVES);
-    drive_count += ata_find(drives + drive_count, DRIVES - drive_count);
+    for (bdf = pci_next(0); bdf; bdf = pci_next(bdf)) {
+        if (drive_count < DRIVES && virtio_blk_find(&drives[drive_count], bdf))
+            drive_count++;
+        else if (!ide && pci_read16(bdf, PCI_CLASS + 2) == CLASS_IDE)
+            ide = bdf;
+    }
+    if (ide)
+        drive_count += ata_find(drives + drive_count, DRIVES - drive_count, ide);
     for (d = drives; d < drives + drive_count; d++) {
         if (d->number < FIRST_DISK && !floppies)
             d->number = floppies++;

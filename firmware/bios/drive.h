@@ -25,6 +25,8 @@ struct drive {
 
 enum { VIRTIO_BLK, ATA };
 
-/* Each adds what it finds, to at most *room* drives, and gives how many; number, geometry are not its business. */
-int virtio_blk_find(struct drive *drives, int room);
-int ata_find(struct drive *drives, int room);
+/* Make *d* the disk of the PCI function *bdf*, if it is one. */
+int virtio_blk_find(struct drive *d, u16 bdf);
+
+/* The disks of the IDE controller *bdf*, at most *room*; how many there are. */
+int ata_find(struct drive *drives, int room, u16 bdf);

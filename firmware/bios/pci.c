@@ -14,15 +14,17 @@ static u8 last_bus;
 u16 pci_next(u16 bdf)
 {
     u32 next = bdf;
+    int there = 1; /* function 0, or the one alone, of the device that *next* is of */
 
     for (;;) {
-        if (next & 7 || (pci_read32(next, 0) != NONE && pci_read8(next, PCI_HEADER) & MULTIFUNCTION))
+        if (next & 7 || (there && pci_read8(next, PCI_HEADER) & MULTIFUNCTION))
             next++;
         else
             next += 8; /* nothing there, or one function alone */
         if (next >> 8 > last_bus)
             return 0;
-        if (pci_read32(next, 0) != NONE) {
+        there = pci_read32(next, 0) != NONE;
+        if (there) {
             if ((pci_read8(next, PCI_HEADER) & ~MULTIFUNCTION) == BRIDGE && pci_read8(next, SUBORDINATE_BUS) > last_bus)
                 last_bus = pci_read8(next, SUBORDINATE_BUS);
             return next;

@@ -55,11 +55,16 @@ static u8 rings_used;
 /* Where a part of the registers is: in which BAR, and at which offset. */
 struct where { u8 bar; u32 offset; };
 
+/* What the capability has, of the function whose turn it is: each write is two ways out to the machine. */
+static u8 bar_now, length_now;
+
 static void access(u16 bdf, u8 cap, struct where at, u8 offset, u8 length)
 {
-    pci_write8(bdf, cap + ACCESS_BAR, at.bar);
+    if (at.bar != bar_now)
+        pci_write8(bdf, cap + ACCESS_BAR, bar_now = at.bar);
+    if (length != length_now)
+        pci_write32(bdf, cap + ACCESS_LENGTH, length_now = length);
     pci_write32(bdf, cap + ACCESS_OFFSET, at.offset + offset);
-    pci_write32(bdf, cap + ACCESS_LENGTH, length);
 }
 
 static void set(u16 bdf, u8 cap, struct where at, u8 offset, u8 length, u32 value)
@@ -117,6 +122,8 @@ static int start(struct drive *d, u16 bdf)
     struct ring *ring = &rings[rings_used];
     u32 notify;
 
+    bar_now = 0xFF;
+    length_now = 0;
     for (cap = pci_read8(bdf, PCI_CAPABILITIES); cap; cap = pci_read8(bdf, cap + 1)) {
         kind = pci_read8(bdf, cap + 3);
         if (pci_read8(bdf, cap) != CAPABILITY_VENDOR || !kind || kind > CAP_PCI)
@@ -176,15 +183,10 @@ static int is_floppy(struct drive *d)
     return 1;
 }
 
-int virtio_blk_find(struct drive *drives, int room)
+int virtio_blk_find(struct drive *d, u16 bdf)
 {
-    int found = 0;
-    u16 bdf;
-
-    for (bdf = pci_next(0); bdf && found < room; bdf = pci_next(bdf))
-        if (pci_read32(bdf, 0) == (VIRTIO_VENDOR | (u32)VIRTIO_BLK_DEVICE << 16) && start(&drives[found], bdf)) {
-            drives[found].number = is_floppy(&drives[found]) ? 0x00 : 0x80;
-            found++;
-        }
-    return found;
+    if (pci_read32(bdf, 0) != (VIRTIO_VENDOR | (u32)VIRTIO_BLK_DEVICE << 16) || !start(d, bdf))
+        return 0;
+    d->number = is_floppy(d) ? 0x00 : 0x80;
+    return 1;
 }
