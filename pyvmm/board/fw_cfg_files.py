@@ -60,6 +60,9 @@ class Told:
                 raise ConfigError(str(error), {"fw_cfg": one.name}) from None
         try:
             self.smbios = parse_smbios(config.smbios)
+            regions = ram_regions(config.ram_size)
+            self.smbios_files = smbios_table(self.smbios, cpus=config.cpus, regions=regions, bios=False)
+            """Entry point and table for firmware: made now, for a guest that reads them can be told of no mistake."""
         except ValueError as error:
             raise ConfigError(str(error), {"smbios": config.smbios}) from None
         if config.runs_seabios:
@@ -93,10 +96,9 @@ def firmware_files(
     platform: Platform, pci: PciHost, devices: Iterable[object], config: MachineConfig, told: Told
 ) -> dict[str, bytes]:
     """All files of a board with *platform*, whose user has plugged in *devices*."""
-    regions = ram_regions(config.ram_size)
-    anchor, tables = smbios_table(told.smbios, cpus=platform.cpus, regions=regions, bios=False)
+    anchor, tables = told.smbios_files
     return {
-        E820_FILE: b"".join(_e820(platform, regions)),
+        E820_FILE: b"".join(_e820(platform, ram_regions(config.ram_size))),
         **loader_files(build(platform)),
         SMBIOS_ANCHOR_FILE: anchor,
         SMBIOS_TABLES_FILE: tables,

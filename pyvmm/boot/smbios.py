@@ -94,8 +94,6 @@ MEMORY_TYPE_RAM: Final = 7
 MAX_CAPACITY_EXTENDED: Final = 0x80000000
 ADDRESS_EXTENDED: Final = 0xFFFFFFFF
 TYPE_DETAIL_OTHER: Final = 2
-UNKNOWN: Final = 2
-"""In most enumerations."""
 
 Values = Mapping[int, Sequence[tuple[str, str]]]
 """What the user says, by type: (field, value), of FIELDS."""

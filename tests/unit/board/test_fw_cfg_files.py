@@ -97,6 +97,10 @@ def test_mistakes(name: str, content: bytes | Path, why: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_mistake_in_the_smbios_table() -> None:
-    with pytest.raises(ConfigError, match=r"smbios.*begins with type=N"), described(MachineConfig(smbios=("x",))):
+@pytest.mark.parametrize(
+    ("text", "why"), [("x", "begins with type=N"), ("type=11" + 70 * f",value={'x' * 1000}", "more than 64 KiB")]
+)
+def test_a_mistake_in_the_smbios_table(text: str, why: str) -> None:
+    """Said when the machine is made, not when a guest looks."""
+    with pytest.raises(ConfigError, match=rf"smbios.*{why}"), described(MachineConfig(smbios=(text,))):
         pass
