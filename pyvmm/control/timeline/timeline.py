@@ -133,6 +133,8 @@ class Timeline:
         while left > 0:
             with self._machine.life.lock:
                 records = self._recorder.take()
+            if not records:  # the oldest had to make room meanwhile
+                break
             self._spool.put(records)
             left -= len(records)
         return total

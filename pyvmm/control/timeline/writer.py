@@ -63,14 +63,14 @@ class PerfettoWriter:
         process = m.TracePacket(trusted_packet_sequence_id=SEQUENCE)
         process.track_descriptor.uuid = PROCESS
         process.track_descriptor.process.pid = pid
-        process.track_descriptor.process.process_name = title
+        process.track_descriptor.process.process_name = _utf8(title)
         self._put(process)
         self._describe(PARTS, "parts", PROCESS)
 
     def _describe(self, uuid: int, name: str, parent: int) -> None:
         packet = self._messages.TracePacket(trusted_packet_sequence_id=SEQUENCE)
         descriptor = packet.track_descriptor
-        descriptor.uuid, descriptor.name, descriptor.parent_uuid = uuid, name, parent
+        descriptor.uuid, descriptor.name, descriptor.parent_uuid = uuid, _utf8(name), parent
         self._put(packet)
 
     def _track(self, name: str) -> int:
@@ -89,7 +89,7 @@ class PerfettoWriter:
                 return 0
             number = self._names[name] = len(self._names) + 1
             packet = self._messages.TracePacket(trusted_packet_sequence_id=SEQUENCE, sequence_flags=2)
-            packet.interned_data.event_names.add(iid=number, name=name)
+            packet.interned_data.event_names.add(iid=number, name=_utf8(name))
             self._put(packet)
         return number
 
@@ -109,7 +109,7 @@ class PerfettoWriter:
         if number:
             event.name_iid = number
         else:
-            event.name = name
+            event.name = _utf8(name)
         if value != NO_VALUE:
             event.debug_annotations.add(name_iid=1, uint_value=value & 0xFFFFFFFFFFFFFFFF)
         event.flow_ids.extend(through)
@@ -123,6 +123,11 @@ class PerfettoWriter:
             event.type = types.TYPE_SLICE_END
             packet.timestamp = ended
             self._put(packet)
+
+
+def _utf8(text: str) -> str:
+    """*text* as a message takes it: bytes of a path that are no UTF-8 are spelled as \\udcNN."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def _category(track: str) -> int:

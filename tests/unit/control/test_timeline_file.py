@@ -98,6 +98,17 @@ def test_it_is_a_trace_as_perfetto_reads_it() -> None:
     ]
 
 
+def test_a_path_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "timeline"
+    path.write_bytes(
+        written([("thread disk \udcff", 1, 2, "é\udcfe", 0, (), ()), ("i8042", 3, POINT, "\udcfd", 0, (), ())])
+    )
+    assert [(event.track, event.name) for event in events(path)] == [
+        ("thread disk \\udcff", "é\\udcfe"),
+        ("i8042", "\\udcfd"),
+    ]
+
+
 def test_a_guest_that_is_everywhere_takes_no_memory(tmp_path: Path) -> None:
     made: list[Record] = [("vCPU 0", n, n + 1, f"nobody: read {n:#x}", 0, (), ()) for n in range(2 * NAMES)]
     file = io.BytesIO()
