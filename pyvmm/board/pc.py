@@ -5,7 +5,7 @@
     port 0x61          the PIT's channel 2 and the speaker      POST      0x80
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA       0x3C0-0x3DF, 0xA0000, 0xB8000
-    fw_cfg             0x510
+    fw_cfg             0x510                                    CPU hot-plug 0xCD8, where CPUs come and go
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A, hot-plug 0xAE00
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
@@ -29,6 +29,7 @@ from pyvmm.board.irqchip import Irqchip, KernelIrqchip
 from pyvmm.board.memslots import MemorySlots, Ram, check_reach, pci_memory64
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.board.placement import Parts
+from pyvmm.board.sockets import CpuSockets
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.config import MachineConfig
@@ -202,7 +203,11 @@ class Pc:
         port_92 = SystemControlA(self._reset_line("port 0x92"), _no_a20, channel("port92"))
         add("port92", port_92, ports=[(layout.SYSTEM_CONTROL_A, 1)])
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
-        add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
+        add(
+            "fw-cfg",
+            FwCfg(self.config.ram_size, self.config.possible_cpus, present=lambda: len(self.sockets.present)),
+            ports=[(layout.FW_CFG, FW_CFG_LENGTH)],
+        )
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
         self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
         add(
@@ -210,6 +215,9 @@ class Pc:
             self.acpi_pm,
             ports=[(layout.ACPI_PM, PM_LENGTH), (layout.APM, APM_LENGTH, self.acpi_pm.apm)],
             irqs=[layout.IRQ_SCI],
+        )
+        self.sockets = CpuSockets(
+            self.parts, self.acpi_pm, self.config.cpus, self.config.max_cpus, channel("cpu-hotplug")
         )
 
     def _add_input(self) -> None:
@@ -364,9 +372,8 @@ class Pc:
         """What the tables say of this board."""
         from pyvmm.board.tables import describe  # with all that describes ACPI, which a guest of ours has no use for
 
-        config = self.config
-        slots = self.hotplug.slots
-        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus, slots)
+        size, slots = self.config.ram_size, self.hotplug.slots
+        return describe(self.parts, self.sockets, size, self.phys_bits, self.pci.last_bus, slots)
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.cli.values import (
+    Cpus,
     Memory,
     boot_disk,
     is_disk_file,
-    parse_count,
+    parse_cpus,
     parse_disk,
     parse_floppy,
     parse_gdb,
@@ -91,7 +92,14 @@ def _machine_options(guests: bool = True) -> Parser:
         metavar="SIZE[,shared][,hugetlb[=1G]]",
         help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's pool",
     )
-    add("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
+    add(
+        "-c",
+        "--cpus",
+        type=_checked(parse_cpus),
+        default=Cpus(1),
+        metavar="N[,max=M]",
+        help="vCPUs (default 1), and how many there may be with those that are plugged in later (docs/hotplug.md)",
+    )
     add(
         "--cpu",
         default="host",
@@ -385,7 +393,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         memory=memory.size,
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
-        cpus=arguments.cpus,
+        cpus=arguments.cpus.present,
+        max_cpus=arguments.cpus.most,
         cpu=arguments.cpu,
         kernel=arguments.kernel,
         initrd=modules if len(modules) > 1 else modules[0] if modules else None,

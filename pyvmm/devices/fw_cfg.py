@@ -12,7 +12,7 @@ Source: QEMU docs/specs/fw_cfg; Linux include/uapi/linux/qemu_fw_cfg.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from pyvmm.bus import ALL_ONES
@@ -35,16 +35,25 @@ _FILE: Final = struct.Struct(f">I H 2x {FW_CFG_MAX_FILE_PATH}s")
 
 
 class FwCfg:
-    """*ram_size* is in bytes; *files* are named as QEMU names them, in at most 55 characters: etc/e820."""
+    """*ram_size* is in bytes; *files* are named as QEMU names them, in at most 55 characters: etc/e820.
+
+    There may be *cpus*; *present* gives how many there are now, which is all without it.
+    """
 
     STATE = ("selected", "offset")
 
-    def __init__(self, ram_size: int, cpus: int, files: Mapping[str, bytes] | None = None) -> None:
+    def __init__(
+        self,
+        ram_size: int,
+        cpus: int,
+        files: Mapping[str, bytes] | None = None,
+        present: Callable[[], int] | None = None,
+    ) -> None:
+        self._present = present or (lambda: cpus)
         self._items = {
             FW_CFG_SIGNATURE: b"QEMU",
             FW_CFG_ID: FW_CFG_VERSION.to_bytes(4, "little"),
             FW_CFG_RAM_SIZE: ram_size.to_bytes(8, "little"),
-            FW_CFG_NB_CPUS: cpus.to_bytes(2, "little"),
             FW_CFG_MAX_CPUS: cpus.to_bytes(2, "little"),
         }
         directory = b""
@@ -64,7 +73,10 @@ class FwCfg:
     def read(self, offset: int, size: int) -> int:
         if size != 1:
             return ALL_ONES[size]
-        data = self._items.get(self.selected, b"")
+        if self.selected == FW_CFG_NB_CPUS:
+            data = self._present().to_bytes(2, "little")
+        else:
+            data = self._items.get(self.selected, b"")
         if self.offset >= len(data):
             return 0
         self.offset += 1

@@ -92,7 +92,7 @@ def _install_tables(board: Pc) -> int:
             for slot in range(PCI_DEVICES)
             for pin in range(PCI_PINS)
         ]
-        write_mptable(board.memory, range(min(board.config.cpus, 255)), pci_interrupts=routes)
+        write_mptable(board.memory, board.sockets.present, pci_interrupts=routes)
     return rsdp
 
 
