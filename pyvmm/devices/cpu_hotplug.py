@@ -94,6 +94,14 @@ class CpuHotplug:
         self._coming = self._leaving = 0  # no OS has answered yet
         self._selector = self._command = self._ost_event = 0
 
+    def restored(self) -> None:
+        """What was loaded may be a file's, which has anything; the first CPU is there."""
+        mask = (1 << self._possible) - 1
+        self.present = self.present & mask | 1
+        self._inserted &= mask
+        self._to_remove &= mask
+        self._selector &= 0xFFFFFFFF
+
     # What is done to the CPUs
 
     def plugged(self, cpu: int) -> None:
