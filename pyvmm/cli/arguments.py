@@ -297,12 +297,14 @@ def make_parser() -> Parser:
         metavar="SECONDS",
         help="how long the agent may take to answer (default: 30)",
     )
-    plug = commands.add_parser("plug", help="plug a device into a machine that runs, by its --qmp socket")
+    plug = commands.add_parser("plug", help="plug a device or CPU into a machine that runs, by its --qmp socket")
     plug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
-    plug.add_argument("spec", metavar="DEVICE", help="what --device takes: NAME,KEY=VALUE,... or FILE.py:CLASS,...")
-    unplug = commands.add_parser("unplug", help="take a device out of one, and wait until its guest has let go of it")
+    plug.add_argument(
+        "spec", metavar="DEVICE", help="cpu, or what --device takes: NAME,KEY=VALUE,... or FILE.py:CLASS,..."
+    )
+    unplug = commands.add_parser("unplug", help="take one out, and wait until its guest has let go of it")
     unplug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
-    unplug.add_argument("id", metavar="ID", help="the device's id, or kind where it was given none")
+    unplug.add_argument("id", metavar="ID", help="the device's id, or kind where it was given none; cpu1 and up")
     unplug.add_argument("--force", action="store_true", help="pull it out at once, from behind a root port")
     snapshot = commands.add_parser("snapshot", help="look at a file that --save wrote")
     snapshot.add_argument("what", choices=("check",), help="check: whether all of it is what was written")

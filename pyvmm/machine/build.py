@@ -141,6 +141,7 @@ def _build(
         pic=board.irqchip.pic,
         local_apic=board.irqchip.local_apic,
         irq_trace=trace.channel("irq"),
+        asked_by="cpus" if config.max_cpus is None else "max_cpus",
     )
     keep(cpus.close)
     if saved is not None:

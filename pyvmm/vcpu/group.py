@@ -32,7 +32,7 @@ class VcpuGroup:
 
     All are made at once and stay, for KVM destroys none: one that is in no socket is parked, see seat().
     *cpuid* is what the first of them shows; *pic* is the PIC that the boot CPU asks where it is in user space; without
-    *local_apic* no CPU shows an APIC.
+    *local_apic* no CPU shows an APIC. *asked_by* is the field of MachineConfig that asks for so many.
     """
 
     def __init__(
@@ -50,11 +50,13 @@ class VcpuGroup:
         pic: InterruptController | None,
         local_apic: bool,
         irq_trace: Channel,
+        asked_by: str = "cpus",
     ) -> None:
         most = system.check_extension("KVM_CAP_MAX_VCPUS")
         most = min(most, system.check_extension("KVM_CAP_MAX_VCPU_ID") or most)  # vCPU n has the ID n
         if count > most:
-            raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {"cpus": count})
+            raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {asked_by: count})
+        self._asked_by = asked_by
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self.debugger: Callable[[Vcpu, Debug | Hlt], None] | None = None
@@ -85,7 +87,7 @@ class VcpuGroup:
         except KvmError as error:
             if error.errno == errno.EMFILE:
                 raise
-            raise ConfigError(f"KVM makes no vCPU {number} ({error}): ask for fewer", {"cpus": count}) from None
+            raise ConfigError(f"KVM makes no vCPU {number} ({error}): ask for fewer", {self._asked_by: count}) from None
         self._close.callback(vcpu.close)
         vcpu.set_cpuid(with_apic_id(self.cpuid, number))
         set_mtrrs(vcpu)

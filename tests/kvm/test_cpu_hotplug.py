@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from kvm_cffi import System
 from pyvmm import Machine, MachineConfig
 from pyvmm.board import layout
+from pyvmm.cli.arguments import main
+from pyvmm.control.qmp.server import QmpServer
 from pyvmm.devices.cpu_hotplug import CPUHP_EJECT, CPUHP_SELECTOR, CPUHP_STATUS
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
@@ -260,6 +263,51 @@ def test_before_the_start_a_machine_is_only_made_otherwise() -> None:
         assert machine.unplug("cpu1") is True
         assert machine.finish() == Outcome(End.DEBUG_EXIT, 2)
         assert machine.value("apic_ids") == 1 | 1 << 3
+
+
+def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(tmp_path / "qmp")
+    with running(keep=1 << 2) as now, QmpServer(now.machine, path):
+        assert main(["plug", path, "cpu"]) == main(["plug", path, "cpu,id=cpu2"]) == 0
+        now.until(lambda: now.machine.value("came") == 2)
+        assert main(["unplug", path, "cpu1"]) == 0
+        assert now.present == (0, 2)
+        assert capsys.readouterr().err == "pyvmm: waiting for the guest to let go of cpu1 (Ctrl-C: do not wait)\n"
+        for words, why in (
+            (["unplug", path, "cpu2"], "cpu2: the guest does not let go of it: an application uses it"),
+            (["unplug", path, "cpu1"], "Device 'cpu1' not found"),
+            (["unplug", path, "cpu0"], "cpu0 is the one that the guest started on"),
+            (["plug", path, "cpu,id=cpu2"], "no CPU that could come is called so, but cpu1, cpu3"),
+        ):
+            assert main(words) == 2
+            *_, said = capsys.readouterr().err.splitlines()
+            assert why in said
+        assert now.present == (0, 2)
+
+
+def test_without_memory_for_its_thread_nothing_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread, hears: object = ()) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with running() as now:
+        with monkeypatch.context() as patched:
+            patched.setattr("pyvmm.threads.start", refuse)
+            with pytest.raises(UserError, match=r"cpu1: this host has no memory for its thread \(can't start"):
+                now.machine.plug("cpu")
+        assert now.present == (0,) and "plugged" not in dict(now.events)
+        assert now.plug() == 1
+
+
+def test_more_than_this_kvm_runs_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ask = System.check_extension
+    for capability in ("KVM_CAP_MAX_VCPUS", "KVM_CAP_MAX_VCPU_ID"):
+        with monkeypatch.context() as patched:
+            fewer = lambda self, name, few=capability: 3 if name == few else ask(self, name)  # noqa: E731
+            patched.setattr(System, "check_extension", fewer)
+            with pytest.raises(UserError, match=r"max_cpus=4\): this host's KVM runs at most 3 vCPUs: ask for fewer"):
+                Machine(MachineConfig(max_cpus=4))
+            with pytest.raises(UserError, match=r"cpus=4\): this host's KVM runs at most 3 vCPUs: ask for fewer"):
+                Machine(MachineConfig(cpus=4))
 
 
 def test_what_cannot_come_or_go_is_said_in_a_line() -> None:
