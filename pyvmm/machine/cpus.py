@@ -68,8 +68,8 @@ class CpuPlugger:
     def _wanted(self, spec: DeviceSpec) -> int:
         if spec.arguments or spec.port is not None or spec.slot is not None:
             raise UserError(f"device {spec}: a CPU takes an id, cpu1 and up, and no other key")
-        present, possible = self._sockets.present, self._sockets.possible
-        free = [cpu for cpu in range(possible) if cpu not in present]
+        possible, threads = self._sockets.possible, self._life.cpus.threads
+        free = [cpu for cpu in range(possible) if threads[cpu].parked]  # one that was ejected just now is not yet
         if not free:
             raise UserError(f"device {spec}: all CPUs that there may be, {possible}, are there: unplug one first")
         if spec.id is None:
