@@ -110,6 +110,9 @@ class MachineConfig:
     memory_hugetlb: int | None = None
     """Guest RAM in pages of this size from the host's pool (hugetlbfs): 2 MiB or 1 GiB. Shared too."""
     cpus: int = 1
+    """vCPUs from the start; vCPU n has APIC ID n."""
+    max_cpus: int | None = None
+    """How many there may be with those that are plugged in later: docs/hotplug.md. None is no more than *cpus*."""
     cpu: str = "host"
     """The processor: host[,+FLAG][,-FLAG][,phys-bits=N][,vendor=TEXT], flags as in /proc/cpuinfo."""
     kernel: Path | None = None
@@ -152,6 +155,11 @@ class MachineConfig:
     def runs_seabios(self) -> bool:
         """Whether *firmware* is a SeaBIOS, which wants a board that it knows."""
         return self.firmware is not None and self.firmware.partition("=")[0] == SEABIOS
+
+    @property
+    def possible_cpus(self) -> int:
+        """How many vCPUs there may be."""
+        return self.cpus if self.max_cpus is None else self.max_cpus
 
     @property
     def modules(self) -> tuple[Module, ...]:
@@ -210,6 +218,8 @@ class MachineConfig:
             raise self._error("the host's huge pages are of 2M or 1G", "memory_hugetlb")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise self._error(f"a machine has 1 to {MAX_CPUS} vCPUs", "cpus")
+        if self.max_cpus is not None and not self.cpus <= self.max_cpus <= MAX_CPUS:
+            raise self._error(f"there may be as many as there are from the start, to {MAX_CPUS}", "cpus", "max_cpus")
         if not 0 <= self.root_ports <= MAX_ROOT_PORTS:
             raise self._error(f"there are at most {MAX_ROOT_PORTS} of them", "root_ports")
         if not all(
@@ -253,8 +263,9 @@ class MachineConfig:
         for field in ("initrd", "cmdline", "flat"):
             if self.kernel is None and getattr(self, field):
                 raise self._error("it goes with a kernel", field, add={"kernel": "FILE"})
-        if self.irqchip == "user" and self.cpus > 1:
-            raise self._error("a PIC serves one CPU: ask for one", "cpus", "irqchip")
+        if self.irqchip == "user" and self.possible_cpus > 1:
+            cpus = ("cpus",) if self.max_cpus is None else ("cpus", "max_cpus")
+            raise self._error("a PIC serves one CPU: ask for one", *cpus, "irqchip")
         for field, value in (("input", "virtio"), ("tablet", True)):
             none = self.virtio_input == "none" or (self.virtio_input is None and self.kernel is None)
             if getattr(self, field) == value and none:
@@ -273,6 +284,7 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "memory_shared": ((bool,), "a bool"),
     "memory_hugetlb": ((int, NoneType), "an int, in bytes, or None"),
     "cpus": ((int,), "an int"),
+    "max_cpus": ((int, NoneType), "an int or None"),
     "cpu": ((str,), "a str, such as 'host,-avx'"),
     "kernel": ((Path, NoneType), "a pathlib.Path or None"),
     "initrd": ((Path, Module, tuple, NoneType), "a pathlib.Path, a Module, a tuple of them or None"),

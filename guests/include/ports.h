@@ -106,6 +106,28 @@
 #define PM1_CNT 0x604
 #define PM1_CNT_S5 0x3C00
 
+/* ACPI mode, and general-purpose events */
+#define APM_CNT 0xB2
+#define ACPI_ENABLE 0x02
+#define GPE0_STS 0x620
+#define GPE0_EN 0x622
+#define GPE_CPU_HOTPLUG 4
+
+/* CPU hot-plug; all but the selector are registers of the selected CPU */
+#define CPUHP_SELECTOR 0xCD8
+#define CPUHP_STATUS 0xCDC
+#define CPUHP_ENABLED 0x01
+#define CPUHP_INSERT 0x02
+#define CPUHP_REMOVE 0x04
+#define CPUHP_EJECT 0x08
+#define CPUHP_COMMAND 0xCDD
+#define CPUHP_NEXT 0x00
+#define CPUHP_OST_EVENT 0x01
+#define CPUHP_OST_STATUS 0x02
+#define CPUHP_DATA 0xCE0
+#define OST_EJECT_REQUEST 0x03
+#define OST_DEVICE_IN_USE 0x81
+
 /* primary ATA channel, IRQ 14 */
 #define ATA_DATA 0x1F0
 #define ATA_ERROR 0x1F1
@@ -128,6 +150,9 @@
 #define LAPIC_SVR 0xF0
 #define LAPIC_SVR_ENABLE 0x100
 #define LAPIC_ICR 0x300
+#define LAPIC_ICR_HIGH 0x310     /* the upper byte is the APIC ID of whom it goes to */
+#define LAPIC_INIT 0x4500        /* to that one, assert, INIT */
+#define LAPIC_SIPI 0x4600        /* to that one, assert, start-up; the low byte is the page */
 #define LAPIC_ICR_PENDING 0x1000
 #define LAPIC_INIT_OTHERS 0xC4500   /* all but self, assert, INIT */
 #define LAPIC_SIPI_OTHERS 0xC4600   /* all but self, assert, start-up; the low byte is the page */

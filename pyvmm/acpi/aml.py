@@ -271,6 +271,11 @@ def CreateQWordField(source: Term, index: Term, name: str) -> Aml:
     return _code(b"\x8f", term(source), term(index), name_string(name))
 
 
+def Mutex(name: str, sync_level: int = 0) -> Aml:
+    """What one holds at a time; *sync_level*, 0 to 15, orders those that are held together (19.6.87)."""
+    return _code(b"\x5b\x01", name_string(name), bytes([sync_level & 0xF]))
+
+
 # Control flow.
 
 
@@ -297,6 +302,15 @@ def Notify(device: Aml | str, value: Term) -> Aml:
 
 def Sleep(milliseconds: Term) -> Aml:
     return _code(b"\x5b\x22", term(milliseconds))
+
+
+def Acquire(mutex: str, milliseconds: int = 0xFFFF) -> Aml:
+    """Wait so long, with 0xffff for ever, until the mutex is to be had; true where it was not (19.6.2)."""
+    return _code(b"\x5b\x23", name_string(mutex), milliseconds.to_bytes(2, "little"))
+
+
+def Release(mutex: str) -> Aml:
+    return _code(b"\x5b\x27", name_string(mutex))
 
 
 # Operators.

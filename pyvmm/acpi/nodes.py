@@ -38,6 +38,7 @@ from pyvmm.acpi.platform import (
     PCI_DEVICES,
     PCI_PINS,
     PRESENT,
+    CpuHotplugBlock,
     HotplugBlock,
     IsaDevice,
     PciRoot,
@@ -45,6 +46,7 @@ from pyvmm.acpi.platform import (
     PowerManagement,
     Window,
 )
+from pyvmm.acpi.processors import processors
 from pyvmm.acpi.resources import (
     IO,
     Cacheable,
@@ -116,9 +118,10 @@ def ioapic(address: int) -> Aml:
     )
 
 
-def motherboard(pm: PowerManagement, block: HotplugBlock | None) -> Aml:
+def motherboard(pm: PowerManagement, *blocks: HotplugBlock | CpuHotplugBlock | None) -> Aml:
     """The ports of the fixed ACPI hardware and of hot-plug, so that no PCI BAR is put over them."""
-    more = [] if block is None else [IO(Decode16, block.io.first, block.io.first, 1, block.io.length)]
+    windows = [block.io for block in blocks if block is not None]
+    more = [IO(Decode16, window.first, window.first, 1, window.length) for window in windows]
     return Device(
         "MBRD",
         Name("_HID", EISAID("PNP0C02")),
@@ -246,16 +249,11 @@ def power_button_event(gpe: int) -> Aml:
     return Scope("\\_GPE", Method(f"_E{gpe:02X}", 0, NotSerialized, Notify("\\_SB.PWRB", NOTIFY_POWER_BUTTON)))
 
 
-def processor(number: int) -> Aml:
-    """vCPU *number*; _UID is the ACPI processor UID of its MADT entry (8.4.1)."""
-    return Device(f"C{number:03X}", Name("_HID", "ACPI0007"), Name("_UID", number))
-
-
 def dsdt(platform: Platform) -> bytes:
     """The differentiated system description table: the board."""
     isa = [isa_device(device) for device in platform.isa]
     block = platform.pci.hotplug if platform.pci is not None else None
-    board = [motherboard(platform.pm, block), pwrb()]
+    board = [motherboard(platform.pm, block, platform.cpu_hotplug), pwrb()]
     if platform.apic is not None:
         board.append(ioapic(platform.apic.address))
     if platform.hpet is not None:
@@ -285,6 +283,4 @@ def dsdt(platform: Platform) -> bytes:
 
 def ssdt(platform: Platform) -> bytes:
     """A secondary table: the processors."""
-    return DefinitionBlock(
-        "SSDT", DSDT_REVISION, OEM, "PYVMSSDT", 1, Scope("\\_SB", *map(processor, range(platform.cpus)))
-    )
+    return DefinitionBlock("SSDT", DSDT_REVISION, OEM, "PYVMSSDT", 1, *processors(platform))

@@ -105,6 +105,14 @@ class HotplugBlock(NamedTuple):
     """Of bus 0, where devices come and go."""
 
 
+class CpuHotplugBlock(NamedTuple):
+    """The registers of CPU hot-plug, as QEMU has them (docs/specs/acpi_cpu_hotplug)."""
+
+    io: Window
+    gpe: int
+    """The general-purpose event that says: look at the registers."""
+
+
 @dataclass(frozen=True)
 class PciRoot:
     """The host bridge of PCI segment 0 and what it forwards.
@@ -151,7 +159,7 @@ class Platform:
     """The machine."""
 
     cpus: int
-    """vCPU n has APIC ID n."""
+    """How many there may be; vCPU n has APIC ID n."""
     pm: PowerManagement
     apic: MadtIoApic | None = MadtIoApic()
     """None for a machine with PIC only, whose CPUs show no local APIC."""
@@ -162,10 +170,16 @@ class Platform:
     """VGA at 0xA0000–0xBFFFF."""
     hpet: int | None = None
     """Base of the HPET."""
+    cpu_hotplug: CpuHotplugBlock | None = None
+    """Where CPUs come and go."""
+    absent_cpus: frozenset[int] = frozenset()
+    """Those that are not there now, but may come."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:
             raise ValueError(f"ACPI tables for {self.cpus} CPUs; 1 to {MAX_CPUS} are possible")
+        if self.absent_cpus and (self.cpu_hotplug is None or not self.absent_cpus <= set(range(1, self.cpus))):
+            raise ValueError(f"CPUs that are not there, and cannot come: {sorted(self.absent_cpus)}")
         if self.has(MOUSE) and not self.has(KEYBOARD):
             raise ValueError("the mouse is at the i8042, which comes with the keyboard")
         names = [device.name for device in self.isa]

@@ -49,6 +49,8 @@ CMOS_CENTURY: Final = 0x32
 # MADT, 5.2.12.
 PCAT_COMPAT: Final = 1
 LAPIC_ENABLED: Final = 1
+LAPIC_ONLINE_CAPABLE: Final = 2
+"""Not there, but it may come; of MADT revision 5 on (ACPI 6.3), before which Linux takes it for one that never does."""
 MPS_INTI_CONFORMS: Final = 0
 MPS_INTI_ACTIVE_HIGH_LEVEL: Final = 0b11_01
 ALL_PROCESSORS: Final = 0xFF
@@ -244,6 +246,11 @@ def facs() -> bytes:
     return bytes(FacsTable(b"FACS", 64, Version=1))
 
 
+def local_apic(cpu: int, flags: int) -> bytes:
+    """The MADT's entry of CPU *cpu*, and what its _MAT gives (5.2.12.2, 6.2.10)."""
+    return struct.pack("<BBBBI", 0, 8, cpu, cpu, flags)
+
+
 def madt(platform: Platform, apic: MadtIoApic) -> bytes:
     """The interrupt controllers: a local APIC a vCPU, the IOAPIC, and what of ISA is not wired one to one.
 
@@ -252,13 +259,13 @@ def madt(platform: Platform, apic: MadtIoApic) -> bytes:
     """
     body = struct.pack("<II", LAPIC_ADDRESS, PCAT_COMPAT)
     for cpu in range(platform.cpus):
-        body += struct.pack("<BBBBI", 0, 8, cpu, cpu, LAPIC_ENABLED)
+        body += local_apic(cpu, LAPIC_ONLINE_CAPABLE if cpu in platform.absent_cpus else LAPIC_ENABLED)
     body += struct.pack("<BBBBII", 1, 12, apic.id, 0, apic.address, 0)
     sci = platform.pm.sci
     for irq, gsi, flags in ((0, 2, MPS_INTI_CONFORMS), (sci, sci, MPS_INTI_ACTIVE_HIGH_LEVEL)):
         body += struct.pack("<BBBBIH", 2, 10, 0, irq, gsi, flags)
     body += struct.pack("<BBBHB", 4, 6, ALL_PROCESSORS, MPS_INTI_CONFORMS, 1)
-    return sdt.table(b"APIC", 1, body)
+    return sdt.table(b"APIC", 1 if platform.cpu_hotplug is None else 5, body)
 
 
 def mcfg(pci: PciRoot, base: int) -> bytes:

@@ -93,7 +93,7 @@ class AccessTrace:
         self._board = board
         self._trace = trace
         self._pio, self._mmio = (BusMap(board, trace, bus) for bus in (board.pio, board.mmio))
-        self._several = board.config.cpus > 1
+        self._several = board.sockets.possible > 1
 
     def entering(self, vcpu: Vcpu) -> None: ...
 

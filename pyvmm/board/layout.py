@@ -58,6 +58,8 @@ ELCR: Final = 0x4D0
 FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600
 PCI_HOTPLUG: Final = 0xAE00
+CPU_HOTPLUG: Final = 0xCD8
+"""Where OVMF looks for it on a Q35."""
 PCI_CONFIG: Final = 0xCF8
 """CONFIG_ADDRESS and CONFIG_DATA, 8 ports; the reset control register 0xCF9 is inside."""
 

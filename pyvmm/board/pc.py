@@ -6,6 +6,7 @@
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA       0x3C0-0x3DF, 0xA0000, 0xB8000
     fw_cfg             0x510                                    BIOS log  0x402, its calls 0x404
+    CPU hot-plug       0xCD8, where CPUs come and go
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A, hot-plug 0xAE00
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
@@ -29,6 +30,7 @@ from pyvmm.board.irqchip import Irqchip, KernelIrqchip
 from pyvmm.board.memslots import MemorySlots, Ram, check_reach, pci_memory64
 from pyvmm.board.msi import EventfdMsiRouter, NoMsi
 from pyvmm.board.placement import Parts
+from pyvmm.board.sockets import CpuSockets
 from pyvmm.bus import Bus
 from pyvmm.clock import Clock
 from pyvmm.config import MachineConfig
@@ -209,7 +211,15 @@ class Pc:
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
         self.fw_cfg = add(
             "fw_cfg",
-            FwCfg(ram.memory, config.ram_size, config.cpus, self._fw_cfg_files, self.loop.post, channel("fw_cfg")),
+            FwCfg(
+                ram.memory,
+                config.ram_size,
+                config.possible_cpus,
+                self._fw_cfg_files,
+                self.loop.post,
+                channel("fw_cfg"),
+                present=lambda: len(self.sockets.present),
+            ),
             ports=[(layout.FW_CFG, FW_CFG_LENGTH)],
         )
         add("bios-log", BiosLog(channel("bios")), ports=[(layout.BIOS_LOG, 1)])
@@ -221,6 +231,9 @@ class Pc:
             self.acpi_pm,
             ports=[(layout.ACPI_PM, PM_LENGTH), (layout.APM, APM_LENGTH, self.acpi_pm.apm)],
             irqs=[layout.IRQ_SCI],
+        )
+        self.sockets = CpuSockets(
+            self.parts, self.acpi_pm, self.config.cpus, self.config.max_cpus, channel("cpu-hotplug")
         )
 
     def _add_input(self) -> None:
@@ -398,7 +411,7 @@ class Pc:
         config = self.config
         return describe(
             self.parts,
-            config.cpus,
+            self.sockets,
             config.ram_size,
             self.phys_bits,
             self.pci.last_bus,

@@ -9,6 +9,7 @@ from pyvmm.acpi.platform import (
     KEYBOARD,
     MOUSE,
     RTC,
+    CpuHotplugBlock,
     HotplugBlock,
     IsaDevice,
     MadtIoApic,
@@ -17,10 +18,12 @@ from pyvmm.acpi.platform import (
     PowerManagement,
     Window,
 )
-from pyvmm.board import layout
+from pyvmm.board import layout, sockets
 from pyvmm.board.memslots import pci_memory64
 from pyvmm.board.placement import Parts
+from pyvmm.board.sockets import CpuSockets
 from pyvmm.devices import acpi_pm
+from pyvmm.devices.cpu_hotplug import GPE_CPU_HOTPLUG
 from pyvmm.devices.pci_hotplug import GPE_PCI_HOTPLUG
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 from pyvmm.pci.host import CONFIG_ADDRESS, RST_CNT
@@ -70,7 +73,7 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
 
 def describe(
     parts: Parts,
-    cpus: int,
+    cpus: CpuSockets,
     memory: int,
     phys_bits: int,
     last_bus: int,
@@ -78,9 +81,9 @@ def describe(
     *,
     seabios: bool = False,
 ) -> Platform:
-    """The platform that *parts* make with so many processors and bytes of RAM, physical addresses of *phys_bits* bits
-    and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go. SeaBIOS puts BARs elsewhere than
-    this board does.
+    """The platform that *parts* make with those processors, so many bytes of RAM, physical addresses of *phys_bits*
+    bits and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go. SeaBIOS puts BARs elsewhere
+    than this board does.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
@@ -89,7 +92,9 @@ def describe(
     ecam, ecam_length = parts["pci"].memory[0]
     hotplug, hotplug_length = parts["pci-hotplug"].ports[0]
     return Platform(
-        cpus=cpus,
+        cpus=cpus.possible,
+        cpu_hotplug=_cpu_hotplug(parts),
+        absent_cpus=frozenset(range(cpus.possible)) - frozenset(cpus.present),
         pm=PowerManagement(
             io=Window(base, base + length - 1),
             pm1a_event=base + acpi_pm.PM1_STS,
@@ -121,6 +126,13 @@ def describe(
             hotplug=HotplugBlock(Window(hotplug, hotplug + hotplug_length - 1), GPE_PCI_HOTPLUG, hotplug_slots),
         ),
     )
+
+
+def _cpu_hotplug(parts: Parts) -> CpuHotplugBlock | None:
+    if sockets.PART not in parts:
+        return None
+    first, length = parts[sockets.PART].ports[0]
+    return CpuHotplugBlock(Window(first, first + length - 1), GPE_CPU_HOTPLUG)
 
 
 def memory64(memory: int, phys_bits: int) -> Window | None:

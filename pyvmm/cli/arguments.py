@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from pyvmm.cli.stdio import complain, complaining, open_closed, printing
 from pyvmm.cli.values import (
+    Cpus,
     Memory,
     boot_disk,
     is_disk_file,
-    parse_count,
+    parse_cpus,
     parse_disk,
     parse_floppy,
     parse_fw_cfg,
@@ -92,7 +93,14 @@ def _machine_options(guests: bool = True) -> Parser:
         metavar="SIZE[,shared][,hugetlb[=1G]]",
         help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's pool",
     )
-    add("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
+    add(
+        "-c",
+        "--cpus",
+        type=_checked(parse_cpus),
+        default=Cpus(1),
+        metavar="N[,max=M]",
+        help="vCPUs (default 1), and how many there may be with those that are plugged in later (docs/hotplug.md)",
+    )
     add(
         "--cpu",
         default="host",
@@ -306,12 +314,14 @@ def make_parser() -> Parser:
         metavar="SECONDS",
         help="how long the agent may take to answer (default: 30)",
     )
-    plug = commands.add_parser("plug", help="plug a device into a machine that runs, by its --qmp socket")
+    plug = commands.add_parser("plug", help="plug a device or CPU into a machine that runs, by its --qmp socket")
     plug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
-    plug.add_argument("spec", metavar="DEVICE", help="what --device takes: NAME,KEY=VALUE,... or FILE.py:CLASS,...")
-    unplug = commands.add_parser("unplug", help="take a device out of one, and wait until its guest has let go of it")
+    plug.add_argument(
+        "spec", metavar="DEVICE", help="cpu, or what --device takes: NAME,KEY=VALUE,... or FILE.py:CLASS,..."
+    )
+    unplug = commands.add_parser("unplug", help="take one out, and wait until its guest has let go of it")
     unplug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
-    unplug.add_argument("id", metavar="ID", help="the device's id, or kind where it was given none")
+    unplug.add_argument("id", metavar="ID", help="the device's id, or kind where it was given none; cpu1 and up")
     unplug.add_argument("--force", action="store_true", help="pull it out at once, from behind a root port")
     dump = commands.add_parser("dump", help="write memory and registers of a machine that runs to an ELF core file")
     dump.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
@@ -407,7 +417,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         memory=memory.size,
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
-        cpus=arguments.cpus,
+        cpus=arguments.cpus.present,
+        max_cpus=arguments.cpus.most,
         cpu=arguments.cpu,
         kernel=arguments.kernel,
         initrd=modules if len(modules) > 1 else modules[0] if modules else None,

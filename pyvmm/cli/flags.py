@@ -14,6 +14,7 @@ FLAGS: Final = {
     "memory_hugetlb": "-m",
     "memory_shared": "-m",
     "cpus": "-c",
+    "max_cpus": "-c",
     "kernel": "-k",
     "initrd": "-i",
     "cmdline": "-p",
@@ -68,6 +69,8 @@ def _flags(fields: Mapping[str, object]) -> str:
         match field, value:
             case _, True:
                 words.append(flag)
+            case "max_cpus", int() if "cpus" in fields:
+                words[-1] += f",max={value}"
             case "memory", int() if "memory_hugetlb" in fields:
                 words.append(f"{flag} {size_text(value)},")
             case "memory_hugetlb", int() if "memory" in fields:

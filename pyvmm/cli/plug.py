@@ -7,12 +7,12 @@ import os
 from pyvmm.cli.stdio import complain
 from pyvmm.control.qmp.client import QmpClient
 from pyvmm.device_spec import DeviceSpec
-from pyvmm.errors import printable
+from pyvmm.errors import UserError, printable
 
 
 def plug(path: str, device: str) -> int:
-    """Ask the machine behind socket *path* for *device*, written as `--device` has it; the exit status. A file of the
-    user's own is that of this directory. Raises UserError."""
+    """Ask the machine behind socket *path* for *device*, written as `--device` has it, or cpu; the exit status. A
+    file of the user's own is that of this directory. Raises UserError."""
     spec = DeviceSpec.parse(device)
     name = spec.name if spec.file is None else f"{os.path.abspath(spec.file)}:{spec.kind}"
     places = {key: getattr(spec, key) for key in ("id", "port", "slot") if getattr(spec, key) is not None}
@@ -23,12 +23,14 @@ def plug(path: str, device: str) -> int:
 
 def unplug(path: str, name: str, force: bool) -> int:
     """Ask it to do without device *name*, and wait until its guest has let go of that; the exit status. Raises
-    UserError."""
+    UserError, and where the guest does not."""
     with _connected(path) as client:
         client.execute("device_del", id=name, **({"force": True} if force else {}))
         if not force:
             complain(f"pyvmm: waiting for the guest to let go of {name} (Ctrl-C: do not wait)")
-        client.wait_for("DEVICE_DELETED", device=name)
+        event = client.wait_for("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", device=name)
+        if event["event"] != "DEVICE_DELETED":
+            raise UserError(f"{name}: {printable(str(event['data'].get('reason')))}")
     return 0
 
 

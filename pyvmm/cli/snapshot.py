@@ -20,7 +20,7 @@ def check(path: Path) -> int:
         file.check(Slowly(f"checking {printable(str(path))}", lambda text: complain(f"pyvmm: {text}")))
         stored = sum(length for _, length in file.runs())
         booted = config.kernel or config.guest or "the default guest"
-        cpus = f"{config.cpus} vCPU{'s' if config.cpus > 1 else ''}"
+        cpus = f"{saved.cpus} vCPU{'s' if saved.cpus > 1 else ''}"
         ram = f"{size_text(file.ram.length)} of RAM, {stored // KIB} KiB of it not zero"
         print(f"{printable(str(path))}: whole; {printable(str(booted))}, {cpus}, {ram}")
         return 0

@@ -81,6 +81,28 @@ def parse_count(text: str) -> int:
     return count
 
 
+class Cpus(NamedTuple):
+    """What -c says."""
+
+    present: int
+    """From the start."""
+    most: int | None = None
+
+
+def parse_cpus(text: str) -> Cpus:
+    """N[,max=M]; ValueError says what is wrong."""
+    present, *options = text.split(",")
+    cpus = Cpus(parse_count(present))
+    for option in options:
+        key, _, value = option.partition("=")
+        if key != "max":
+            raise ValueError(f"{option!r} is nothing to say of vCPUs: N, or N,max=M where more may be plugged in")
+        cpus = cpus._replace(most=parse_count(value))
+    if cpus.most is not None and cpus.most < cpus.present:
+        raise ValueError(f"{text!r}: there are more vCPUs than there may be")
+    return cpus
+
+
 def parse_seconds(text: str) -> float:
     try:
         seconds = float(text)

@@ -87,9 +87,9 @@ def check_name(name: str) -> None:
 
 
 class FwCfg:
-    """*ram_size* is in bytes. *files* are named as QEMU names them, etc/e820; it is called once after each reset, when
-    a guest first looks for a file, and gives the same as before unless the board has changed; check_name() holds for
-    their names.
+    """*ram_size* is in bytes. There may be *cpus*; *present* gives how many there are now, which is all without it.
+    *files* are named as QEMU names them, etc/e820; it is called once after each reset, when a guest first looks for a
+    file, and gives the same as before unless the board has changed; check_name() holds for their names.
 
     Accesses go to *memory*. *defer* calls back soon, on the board's loop.
     """
@@ -104,16 +104,17 @@ class FwCfg:
         files: Callable[[], Mapping[str, bytes]],
         defer: Callable[[Callable[[], None]], None],
         trace: Channel = OFF,
+        present: Callable[[], int] | None = None,
     ) -> None:
         self._memory = memory
         self._make_files = files
         self._defer = defer
         self._trace = trace
+        self._present = present or (lambda: cpus)
         self._fixed = {
             FW_CFG_SIGNATURE: b"QEMU",
             FW_CFG_ID: (FW_CFG_VERSION | FW_CFG_VERSION_DMA).to_bytes(4, "little"),
             FW_CFG_RAM_SIZE: ram_size.to_bytes(8, "little"),
-            FW_CFG_NB_CPUS: cpus.to_bytes(2, "little"),
             FW_CFG_MAX_CPUS: cpus.to_bytes(2, "little"),
             FW_CFG_IRQ0_OVERRIDE: b"\1",
         }
@@ -173,6 +174,8 @@ class FwCfg:
 
     def _item(self) -> bytes | bytearray:
         """What is selected."""
+        if self.selected == FW_CFG_NB_CPUS:
+            return self._present().to_bytes(2, "little")
         if self.selected in self._fixed:
             return self._fixed[self.selected]
         if self._files is None:

@@ -51,7 +51,7 @@ class KeyCommand(NamedTuple):
 def _registers(seat: Seat) -> None:
     from pyvmm.report.page import vcpu_report
 
-    for thread in seat.machine.life.cpus.threads:  # a running vCPU answers in its own thread
+    for thread in seat.machine.life.cpus.seated:  # a running vCPU answers in its own thread
         thread.call(partial(lambda vcpu: seat.say(vcpu_report(vcpu, seat.machine.memory)), thread.vcpu))
 
 

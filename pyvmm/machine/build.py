@@ -13,6 +13,7 @@ from pyvmm.board.pc import Pc
 from pyvmm.boot.entry import CpuState
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.errors import UserError, there_are
+from pyvmm.machine.cpus import CpuPlugger
 from pyvmm.machine.identity import Identity
 from pyvmm.machine.kvm import open_kvm
 from pyvmm.machine.life import Life
@@ -83,7 +84,7 @@ def build(config: MachineConfig, serial: Tap[bytes], trace_sink: Sink | None, sa
         if error.errno != errno.EMFILE:
             raise
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        fewer = ", or ask for fewer vCPUs, each of which takes one" if config.cpus > 1 else ""
+        fewer = ", or ask for fewer vCPUs, each of which takes one" if config.possible_cpus > 1 else ""
         raise UserError(
             f"the machine needs more than the {most} descriptors that this process may have: raise ulimit -n{fewer}"
         ) from None
@@ -106,7 +107,7 @@ def _build(
     keep(vm.close)
     cpuid = guest_cpuid(
         system.get_supported_cpuid(),
-        config.cpus,
+        config.possible_cpus,
         local_apic=config.irqchip != "user",
         tsc_deadline=bool(system.check_extension("KVM_CAP_TSC_DEADLINE_TIMER")),
         model=CpuModel.parse(config.cpu),
@@ -126,11 +127,11 @@ def _build(
                 raise  # else what has kept the machine from being made is told
 
     keep(close_board)
-    plugger = Plugger(life, board, furnish(board))
+    slots = furnish(board)
     cpus = VcpuGroup(
         system,
         vm,
-        config.cpus,
+        config.possible_cpus,
         cpuid,
         lock=life.lock,
         pio=board.pio,
@@ -140,11 +141,12 @@ def _build(
         pic=board.irqchip.pic,
         local_apic=board.irqchip.local_apic,
         irq_trace=trace.channel("irq"),
+        asked_by="cpus" if config.max_cpus is None else "max_cpus",
     )
     keep(cpus.close)
     if saved is not None:
         saved.set_tsc(cpus.vcpus, bool(system.check_extension("KVM_CAP_TSC_CONTROL")))
-    made = cpus.save()
+    cpus.made = cpus.save()
     payload = Payload(config)
     payload.map_rom(board.memory)
     if saved is None:
@@ -155,7 +157,7 @@ def _build(
             cpus.drain_coalesced()
             plugger.finish()
             board.reset()
-            cpus.load(made)
+            cpus.load(cpus.made)
             _start_at(cpus, board, payload.load(board, fresh=False))
             verdicts.restarted()
 
@@ -164,6 +166,7 @@ def _build(
     time = KernelTime(vm, cpus.vcpus, local_apic=board.irqchip.local_apic, pit=config.irqchip == "kernel")
     verdicts.adopt(cpus, board)
     life.adopt(cpus, time, restart, board, verdicts.report, verdicts.on_error)
+    plugger = Plugger(life, board, slots, CpuPlugger(life, board, time))
     whole = True
     identity = Identity(config, cpuid, cpus.vcpus[0].get_tsc_khz())
     snapshots = Snapshots(life, board, verdicts, time, identity, saved, plugger)

@@ -198,7 +198,8 @@ class Machine:
 
     def plug(self, device: str | DeviceSpec | object) -> Any:
         """Plug in what `--device` would ("virtio-net,to=user,id=n1"), or a device that you have made, and return
-        it; the guest is told. docs/hotplug.md. Raises UserError, and nothing has changed."""
+        it; the guest is told. A "cpu" comes back by its name. docs/hotplug.md. Raises UserError, and nothing has
+        changed."""
         return self.life.while_standing("plug()", lambda: self._built.plugger.plug(device))
 
     def unplug(self, name: str, force: bool = False) -> bool:

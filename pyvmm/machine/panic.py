@@ -132,7 +132,7 @@ class DeathWatch:
                 spinning.append(True)
                 self.samples.setdefault(thread.vcpu.id, []).append(take_sample(thread.vcpu))
 
-        for thread in self._life.cpus.threads:
+        for thread in self._life.cpus.seated:
             thread.call(partial(look, thread))
         loop = self._life.loop
         loop.timer(partial(self._judge, start, looks, spinning)).arm(loop.now() + LOOK_NS)

@@ -101,7 +101,7 @@ def _install_tables(board: Pc, limit: int) -> int:
             for slot in range(PCI_DEVICES)
             for pin in range(PCI_PINS)
         ]
-        end = write_mptable(board.memory, range(min(board.config.cpus, 255)), pci_interrupts=routes)
+        end = write_mptable(board.memory, board.sockets.present, pci_interrupts=routes)
     _write_smbios(board, end, limit)
     return rsdp
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, there_are
+from pyvmm.machine.cpus import CPU, CpuPlugger
 from pyvmm.machine.event import MachineEvent
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
 
 class Plugger:
-    """Of the devices that *slots*, where the user has asked for any, has plugged into *board*."""
+    """Of the devices that *slots*, where the user has asked for any, has plugged into *board*, and of its *cpus*."""
 
-    def __init__(self, life: Life, board: Pc, slots: Slots | None) -> None:
+    def __init__(self, life: Life, board: Pc, slots: Slots | None, cpus: CpuPlugger) -> None:
         self._life = life
         self._board = board
+        self.cpus = cpus
         self.slots = slots
         """None where the user has plugged in nothing."""
         self._changed = False
@@ -45,6 +47,8 @@ class Plugger:
         self._life.loop.run_once(0)
         with self._life.lock:
             self._life.cpus.catch_up()
+            if isinstance(spec, DeviceSpec) and spec.name == CPU:
+                return self.cpus.plug(spec)
             if self.slots is None:
                 from pyvmm.machine.slots import Slots
 
@@ -65,6 +69,8 @@ class Plugger:
         self._life.loop.run_once(0)
         with self._life.lock:
             self._life.cpus.catch_up()
+            if name not in self._board.devices and self.cpus.is_mine(name):
+                return self.cpus.unplug(name, force)
             function = self._find(name)
             port = self._board.hotplug.port_of(function)
             if self._life.state == "built" or (force and port is not None):
@@ -83,6 +89,7 @@ class Plugger:
 
     def finish(self) -> None:
         """A reset: what the guest was asked to let go of, it has. Under the machine lock."""
+        self.cpus.finish()
         functions = {} if self.slots is None else dict(self.slots.functions)
         for name, function in functions.items():
             if self._board.hotplug.leaving(function):

@@ -30,7 +30,7 @@ class Sampler:
         if looks == 0:
             self._life.end(outcome)
             return
-        for thread in self._life.cpus.threads:
+        for thread in self._life.cpus.seated:
             thread.call(partial(self._take, thread))
         loop = self._life.loop
         loop.timer(partial(self.look_and_end, outcome, looks - 1)).arm(loop.now() + BETWEEN_NS)

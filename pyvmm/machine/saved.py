@@ -17,6 +17,7 @@ from typing import Any
 from kvm_cffi import CpuidEntry, KvmError, Vcpu
 from pyvmm import plain
 from pyvmm.board.pages import Level, Progress
+from pyvmm.board.sockets import PART as sockets_part
 from pyvmm.config import MachineConfig
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, printable
@@ -138,6 +139,13 @@ class Saved:
                 raise self.file.error(f"its {what} {printable(str(path))} is gone: put it back")
 
     # What the machine takes of it
+
+    @property
+    def cpus(self) -> int:
+        """How many there were."""
+        sockets: Any = self.state.parts.get(sockets_part)
+        present = sockets.get("present") if isinstance(sockets, dict) else None
+        return present.bit_count() if isinstance(present, int) else self.config.cpus
 
     @property
     def image(self) -> tuple[int, int] | None:

@@ -180,7 +180,7 @@ class Verdicts:
         return autopsy.report(
             outcome.end,
             autopsy.Death(*self._death) if self._death is not None else None,
-            self._life.cpus.threads,
+            self._life.cpus.seated,
             self._board.memory,
             self._symbols,
             self._sampler.samples if self._sampler is not None else self._panic.samples,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Final
 
 from kvm_cffi import CpuidEntry, KvmError, System, Vcpu, Vm
@@ -29,8 +30,9 @@ PATIENCE: Final = 10.0
 class VcpuGroup:
     """*count* vCPUs of *vm*, with APIC IDs from 0 up; raises UserError where this host's KVM makes no more.
 
+    All are made at once and stay, for KVM destroys none: one that is in no socket is parked, see seat().
     *cpuid* is what the first of them shows; *pic* is the PIC that the boot CPU asks where it is in user space; without
-    *local_apic* no CPU shows an APIC.
+    *local_apic* no CPU shows an APIC. *asked_by* is the field of MachineConfig that asks for so many.
     """
 
     def __init__(
@@ -48,10 +50,13 @@ class VcpuGroup:
         pic: InterruptController | None,
         local_apic: bool,
         irq_trace: Channel,
+        asked_by: str = "cpus",
     ) -> None:
         most = system.check_extension("KVM_CAP_MAX_VCPUS")
+        most = min(most, system.check_extension("KVM_CAP_MAX_VCPU_ID") or most)  # vCPU n has the ID n
         if count > most:
-            raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {"cpus": count})
+            raise ConfigError(f"this host's KVM runs at most {most} vCPUs: ask for fewer", {asked_by: count})
+        self._asked_by = asked_by
         self.vcpus: list[Vcpu] = []
         self.threads: list[VcpuThread] = []
         self.debugger: Callable[[Vcpu, Debug | Hlt], None] | None = None
@@ -63,6 +68,9 @@ class VcpuGroup:
         self._pio = pio
         self._mmio = mmio
         self._closed = False
+        self._started = False
+        self.made: list[state.VcpuState] = []
+        """What save() gave of them when they were made: where a reset, and one that is plugged in, begins."""
         self._close = ExitStack()
         with ExitStack() as undo:
             undo.callback(self.close)
@@ -79,7 +87,7 @@ class VcpuGroup:
         except KvmError as error:
             if error.errno == errno.EMFILE:
                 raise
-            raise ConfigError(f"KVM makes no vCPU {number} ({error}): ask for fewer", {"cpus": count}) from None
+            raise ConfigError(f"KVM makes no vCPU {number} ({error}): ask for fewer", {self._asked_by: count}) from None
         self._close.callback(vcpu.close)
         vcpu.set_cpuid(with_apic_id(self.cpuid, number))
         set_mtrrs(vcpu)
@@ -92,8 +100,14 @@ class VcpuGroup:
 
     # From any thread
 
+    @property
+    def seated(self) -> list[VcpuThread]:
+        """Those that are in sockets."""
+        return [thread for thread in self.threads if not thread.parked]
+
     def start(self) -> None:
-        for thread in self.threads:
+        self._started = True
+        for thread in self.seated:
             thread.start()
 
     def stop(self) -> None:
@@ -133,7 +147,7 @@ class VcpuGroup:
 
     def nmi(self) -> None:
         """Queue a non-maskable interrupt for every vCPU."""
-        for thread in self.threads:
+        for thread in self.seated:
             thread.nmi()
 
     def catch_up(self) -> None:
@@ -174,6 +188,23 @@ class VcpuGroup:
         for thread, saved in zip(self.threads, states, strict=True):
             state.load(thread.vcpu, saved)
             thread.halted, thread.vector = saved.halted, saved.vector
+
+    def seat(self, numbers: Collection[int]) -> None:
+        """Those of *numbers* are in sockets from here on, the others parked. One whose thread has not begun begins, and
+        stands. Raises RuntimeError where this host has no memory for that thread, and nothing has changed."""
+        for thread in self.threads:
+            if self._started and thread.vcpu.id in numbers and not thread.begun:
+                thread.start()
+        for thread in self.threads:
+            thread.parked = thread.vcpu.id not in numbers
+
+    def power_on(self, number: int) -> None:
+        """vCPU *number* is as it was made: it waits for INIT and SIPI. But for its TSC, which would not be that of the
+        others any more."""
+        made, thread = self.made[number], self.threads[number]
+        msrs = {index: value for index, value in made.msrs.items() if index != state.MSR_IA32_TSC}
+        state.load(thread.vcpu, replace(made, msrs=msrs))
+        thread.halted, thread.vector = made.halted, made.vector
 
     def drain_coalesced(self) -> None:
         """Throw away the writes that KVM has gathered and nobody has seen."""

@@ -7,7 +7,7 @@ master clock up), kvm-clock by KVM_SET_CLOCK, timers by their remaining counts. 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kvm_cffi import KvmError, Vcpu, Vm
@@ -65,6 +65,16 @@ class KernelTime:
         pit = self._vm.get_pit2() if self._pit_in_kernel else b""
         tscs = [vcpu.get_msrs([MSR_IA32_TSC]).get(MSR_IA32_TSC, 0) for vcpu in self._vcpus]
         self._stood = Stood(tscs, timers, pit, self._vm.get_clock())
+
+    def align(self, number: int) -> None:
+        """vCPU *number* comes anew: its TSC goes on with that of the first one, and it has no timer."""
+        if self._offsets:
+            self._offsets[number] = self._offsets[0]
+        tscs, timers = list(self._stood.tscs), list(self._stood.timers)
+        tscs[number] = tscs[0]
+        if timers:
+            timers[number] = _Timer(0, 0, 0)
+        self._stood = replace(self._stood, tscs=tscs, timers=timers)  # a snapshot may have the other
 
     def save(self) -> Stood:
         """While all stands still: where."""

@@ -3,8 +3,8 @@
 The loop has two ways. The fast one lets Vcpu.run_io() carry port I/O and MMIO to the buses; the observed one takes each
 exit apart for its observers. Which it is, is chosen anew after every kick.
 
-A vCPU that is held stands still outside KVM_RUN, with the exit before that served and its I/O completed: KVM_RUN has
-come back with EINTR, which it does only then (Documentation/virt/kvm/api.rst, KVM_RUN).
+A vCPU that is held, or is in no socket, stands still outside KVM_RUN, with the exit before that served and its I/O
+completed: KVM_RUN has come back with EINTR, which it does only then (Documentation/virt/kvm/api.rst, KVM_RUN).
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ class VcpuThread:
         """The console is full: wait outside the machine lock until throttle(False)."""
         self.held = False
         """Stand still, or on the way there: see hold()."""
+        self.parked = False
+        """It is in no socket, and stands still until it is in one. Changed only while it stands."""
         self.vector: int | None = None
         """Acknowledged at the PIC, not yet taken by the kernel."""
         self.interrupts_held = False
@@ -98,6 +100,11 @@ class VcpuThread:
     def is_current(self) -> bool:
         """True when called from this vCPU's own thread."""
         return threading.current_thread() is self._thread
+
+    @property
+    def begun(self) -> bool:
+        """start() was called."""
+        return self._thread.ident is not None
 
     def is_halted(self) -> bool:
         """The guest has halted, or waits to be started; ask in the vCPU's own thread."""
@@ -208,7 +215,7 @@ class VcpuThread:
 
     def _loop(self) -> None:
         lock, pio, mmio, pic = self._lock, self._pio, self._mmio, self._pic
-        if self.held:
+        if self.held or self.parked:
             self._stand()
         if pic is not None:
             self._look_again()
@@ -223,7 +230,7 @@ class VcpuThread:
                     serve(self, exit, self._machine)
                 if self._came_back:
                     self._came_back = False
-                    if self.held:
+                    if self.held or self.parked:
                         if pic is not None:
                             self._settle()
                         self._stand()
@@ -291,11 +298,12 @@ class VcpuThread:
         self.vcpu.run()
 
     def _stand(self) -> None:
-        """Wait, outside KVM_RUN and without the machine lock, until release() or stop(); calls are served."""
+        """Wait, outside KVM_RUN and without the machine lock, until release() or stop(), and not in a socket; calls are
+        served."""
         self._wake.clear()  # before each look at `held`: a release() after it ends the wait
         while not self.stopping:
             with self._gate:
-                if not self.held:
+                if not (self.held or self.parked):
                     break
                 self._standing.set()
             with self._lock:

@@ -76,7 +76,7 @@ def mistake(pyvmm: Pyvmm) -> Callable[..., str]:
 
 
 STATUSES = {
-    "ata": 17, "blk-bench": 17, "blk-log": 17, "debug": 16, "dirty": 16, "doorbell": 16, "fetch-mmio": 6,
+    "ata": 17, "blk-bench": 17, "blk-log": 17, "cpus": 17, "debug": 16, "dirty": 16, "doorbell": 16, "fetch-mmio": 6,
     "hello": 124, "hlt": 124,
     "hyperv-crash": 17, "int3": 16, "internal-error": 6, "irq-window": 16, "kbd-inb60": 124, "keyboard": 124,
     "mmio": 16, "mmio-cross": 16, "msi": 124, "ne2k": 17, "nmi": 124, "pci": 17, "pio": 16, "pio-bench": 16,

@@ -11,6 +11,7 @@ from pyvmm.clock import FakeClock
 from pyvmm.devices.acpi_pm import APM_LENGTH, PM1_CNT, PM1_EN, PM1_STS, PM_LENGTH, AcpiPm
 from pyvmm.devices.bios_port import CALL_RETURNS, BiosCalls, BiosLog
 from pyvmm.devices.cmos_rtc import CmosRtc
+from pyvmm.devices.cpu_hotplug import CPU_HOTPLUG_LENGTH, CPUHP_COMMAND, CPUHP_DATA, CPUHP_SELECTOR, CpuHotplug
 from pyvmm.devices.debug_exit import DebugExit
 from pyvmm.devices.debugcon import Debugcon
 from pyvmm.devices.fw_cfg import FW_CFG_DMA, FW_CFG_LENGTH, PIECE, FwCfg
@@ -80,6 +81,26 @@ def cmos_rtc(now: int) -> Twin:
         return part.read(1, 1)
 
     return Twin(part, clock, [(part, 2)], [register, register], [irq], told, longest=10_000_000_000)
+
+
+def cpu_hotplug(now: int) -> Twin:
+    told = list[object]()
+    part = CpuHotplug(32, 2, lambda: told.append("event"), told.append, lambda *what: told.append(what))
+
+    def answer(n: int) -> None:
+        part.write(CPUHP_SELECTOR, 4, n & 31)
+        for command, data in ((1, (1, 3)[n >> 5 & 1]), (2, n >> 6 & 0xFF)):
+            part.write(CPUHP_COMMAND, 1, command)
+            part.write(CPUHP_DATA, 4, data)
+
+    hands = [
+        lambda n: part.plugged(n & 31),
+        lambda n: part.unplugged(n & 31),
+        lambda n: part.ask_to_eject(n & 31),
+        lambda n: part.write(CPUHP_SELECTOR, 4, n & 31),
+        answer,
+    ]
+    return Twin(part, FakeClock(now), [(part, CPU_HOTPLUG_LENGTH)], hands, told=told)
 
 
 def debug_exit(now: int) -> Twin:
@@ -322,6 +343,7 @@ CHIPS: Final[dict[str, Callable[[int], Twin]]] = {
         bios_calls,
         bios_log,
         cmos_rtc,
+        cpu_hotplug,
         debug_exit,
         debugcon,
         fw_cfg,

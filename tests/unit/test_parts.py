@@ -53,6 +53,7 @@ NOT_STATE = {
 
 LEFT_BY_RESET = {
     "cmos_rtc": {"_ram", "offset", "_last_second", "_periodic_start", "_periodic_seen", "_timer"},  # a battery
+    "cpu_hotplug": {"present"},  # the sockets
     "pc_testdev": {"_store"},  # RAM
     "virtio_console": {"closing"},  # the other end
     "uart16550": {"_modem", "_lines", "_dl", "_scr", "_rbr"},  # the cable; data sheet, table I

@@ -81,12 +81,13 @@ class QmpClient:
             else:
                 return message.get("return")
 
-    def wait_for(self, name: str, **data: object) -> None:
-        """Until event *name* comes, with *data* in it. Raises UserError where the machine ends before."""
+    def wait_for(self, *names: str, **data: object) -> Message:
+        """Until an event comes that is called one of *names* and has *data* in it: that event. Raises UserError where
+        the machine ends before."""
         while True:
             event = self._events.pop(0) if self._events else self._read()
-            if event.get("event") == name and data.items() <= event.get("data", {}).items():
-                return
+            if event.get("event") in names and data.items() <= event.get("data", {}).items():
+                return event
 
     def close(self) -> None:
         self._lines.close()

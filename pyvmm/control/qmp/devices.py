@@ -1,4 +1,5 @@
-"""Commands that plug devices in and out (QEMU, qapi/qdev.json); a driver is what `--device` names, with its keys."""
+"""Commands that plug devices in and out (QEMU, qapi/qdev.json); a driver is what `--device` names, with its keys, or
+cpu."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any, Final
 from pyvmm.control.qmp.command import Command
 from pyvmm.control.qmp.messages import DEVICE_NOT_FOUND, QmpError
 from pyvmm.device_spec import DeviceSpec
+from pyvmm.machine.cpus import name as cpu_name
 from pyvmm.machine.machine import Machine
 
 
@@ -30,7 +32,8 @@ def _device_add(machine: Machine, arguments: Mapping[str, Any]) -> object:
 
 def _device_del(machine: Machine, arguments: Mapping[str, Any]) -> object:
     name = arguments["id"]
-    if name not in machine.call(lambda: machine.board.devices):
+    cpus = machine.call(lambda: machine.board.sockets.present)
+    if name not in machine.call(lambda: machine.board.devices) and name not in map(cpu_name, cpus):
         raise QmpError(f"Device '{name}' not found", DEVICE_NOT_FOUND)
     machine.unplug(name, arguments.get("force", False))
     return {}

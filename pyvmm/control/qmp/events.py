@@ -46,6 +46,10 @@ def of(told: MachineEvent, outcome: Outcome | None) -> Iterator[bytes]:
             )
         case "unplugged":
             yield event("DEVICE_DELETED", {"device": told.message, "path": f"/machine/peripheral/{told.message}"})
+        case "unplug-refused":
+            name, _, reason = told.message.partition(": ")
+            path = f"/machine/peripheral/{name}"
+            yield event("DEVICE_UNPLUG_GUEST_ERROR", {"device": name, "path": path, "reason": reason})
         case "ended":
             assert outcome is not None
             if outcome.end is End.PANIC:

@@ -23,6 +23,11 @@ CONFIGURATIONS = [
     if irqchip != "user" or cpus == "1"
 ] + [
     ["-c", "255", "-m", "1G"],
+    ["-c", "1,max=2"],
+    ["-c", "2,max=4", "--irqchip", "split"],
+    ["-c", "4,max=4"],
+    ["-c", "3,max=255", "-m", "1G"],
+    ["-c", "1,max=1", "--irqchip", "user"],
     ["--root-ports", "4", "--rng", "--virtio-input", "aero", "--tablet"],
     ["--root-ports", "1", "--irqchip", "user", "--virtio-input", "standard"],
     ["--cpu", "host,phys-bits=36"],
@@ -71,6 +76,28 @@ def test_they_say_what_the_machine_is(tmp_path: Path) -> None:
         kinds.append(madt[at])
         at += madt[at + 1]
     assert kinds.count(0) == 3 and kinds.count(1) == 1
+
+
+def local_apics(madt: bytes) -> list[tuple[int, int, int]]:
+    """ACPI processor UID, APIC ID and flags of each."""
+    found, at = [], 44
+    while at < len(madt):
+        if madt[at] == 0:
+            found.append(struct.unpack_from("<BBI", madt, at + 2))
+        at += madt[at + 1]
+    return found
+
+
+def test_cpus_that_may_come_are_named(tmp_path: Path) -> None:
+    assert main(["acpi", "--out", str(tmp_path / "more"), "-c", "2,max=4"]) == 0
+    assert main(["acpi", "--out", str(tmp_path / "none"), "-c", "2"]) == 0
+    more, none = tables(tmp_path / "more"), tables(tmp_path / "none")
+    assert (more["apic"][8], none["apic"][8]) == (5, 1), "revision: Linux believes the second flag from 5 on"
+    assert local_apics(more["apic"]) == [(0, 0, 1), (1, 1, 1), (2, 2, 2), (3, 3, 2)]
+    assert local_apics(none["apic"]) == [(0, 0, 1), (1, 1, 1)]
+    assert more["ssdt"].count(b"ACPI0007") == 4 and none["ssdt"].count(b"ACPI0007") == 2
+    assert more["ssdt"].count(b"_EJ0") == 3 and b"_MAT" not in none["ssdt"]
+    assert struct.pack("<H", layout.CPU_HOTPLUG) in more["dsdt"], "reserved"
 
 
 def test_the_buses_of_root_ports_are_named(tmp_path: Path) -> None:
@@ -129,6 +156,10 @@ def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int)
         (["--out", "/proc/tables"], "--out /proc/tables: No such file or directory"),
         (["--out", "/dev/null/tables"], "--out /dev/null/tables: Not a directory"),
         (["--out", "x", "-c", "0"], "'0' is no number of vCPUs"),
+        (["--out", "x", "-c", "3,max=2"], "'3,max=2': there are more vCPUs than there may be"),
+        (["--out", "x", "-c", "3,most=4"], "'most=4' is nothing to say of vCPUs"),
+        (["--out", "x", "-c", "3,max=256"], "'256' is no number of vCPUs: 1 to 255"),
+        (["--out", "x", "-c", "1,max=2", "--irqchip", "user"], "-c 1,max=2 --irqchip user: a PIC serves one CPU"),
         (["--out", "x", "nobody"], "there is no guest 'nobody'"),
         (["--out", "x", "--display", "x11"], "unrecognized arguments: --display"),
         (["--out", "x", "--device", "/no/such.py:Device"], "/no/such.py is no Python file"),

@@ -19,6 +19,7 @@ from pyvmm.acpi.platform import (
     KEYBOARD,
     MOUSE,
     RTC,
+    CpuHotplugBlock,
     IsaDevice,
     MadtIoApic,
     PciRoot,
@@ -306,6 +307,37 @@ def test_the_interpreter_runs_it(pm: PowerManagement, acpiexec: Acpiexec) -> Non
                 assert buffer_of(result)[-2:] == b"\x79\x00"
         assert re.findall(r"= ([0-9A-F]{16})", results["\\_S5"]) == [f"{n:016X}" for n in (platform.pm.s5, 0, 0, 0)]
         assert f"{platform.cpus - 1:016X}" in results[f"\\_SB.C{platform.cpus - 1:03X}._UID"]
+
+
+def test_the_methods_of_cpus_that_come_and_go(pm: PowerManagement, acpiexec: Acpiexec) -> None:
+    """The interpreter's ports are memory: the status that a method reads is what another has written."""
+    hotplug = CpuHotplugBlock(Window(0xCD8, 0xCE3), 4)
+    platform = Platform(4, pm, pci=PCIE, cpu_hotplug=hotplug, absent_cpus=frozenset({3}))
+    tables = {name: by_name(build(platform))[name] for name in ("dsdt", "ssdt")}
+    steps = ["\\_SB.C003._MAT", "\\_SB.C003._STA", "\\_SB.CPEN", "\\_SB.C002._EJ0 1", "\\_SB.CSEL"]
+    steps += ["\\_SB.C001._OST 3 0x81 (00)", "\\_SB.CDAT", "\\_SB.CCMD", "\\_GPE._E04", "\\_SB.C000._STA"]
+    (output,) = acpiexec([(tables, ";".join(f"evaluate {step}" for step in steps))])
+    results = evaluations(output)
+    assert buffer_of(results["\\_SB.C003._MAT"]) == bytes([0, 8, 3, 3, 1, 0, 0, 0])
+    integers = {path: re.search(r"= ([0-9A-F]{16})", text) for path, text in results.items()}
+    said = {path: int(found[1], 16) for path, found in integers.items() if found}
+    assert said == {
+        "\\_SB.C003._STA": 0,
+        "\\_SB.CPEN": 0,
+        "\\_SB.CSEL": 2,
+        "\\_SB.CDAT": 0x81,
+        "\\_SB.CCMD": 2,
+        "\\_SB.C000._STA": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("absent", "hotplug"),
+    [({3}, None), ({0}, CpuHotplugBlock(Window(0xCD8, 0xCE3), 4)), ({4}, CpuHotplugBlock(Window(0xCD8, 0xCE3), 4))],
+)
+def test_cpus_that_cannot_be_absent(pm: PowerManagement, absent: set[int], hotplug: CpuHotplugBlock | None) -> None:
+    with pytest.raises(ValueError, match="CPUs that are not there"):
+        Platform(4, pm, cpu_hotplug=hotplug, absent_cpus=frozenset(absent))
 
 
 def test_routing_follows_the_interrupt_model(pm: PowerManagement, acpiexec: Acpiexec) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyvmm import guests
 from pyvmm.cli.arguments import main, make_config, make_host_config, make_parser
 from pyvmm.cli.flags import in_flags
-from pyvmm.cli.values import parse_count, parse_seconds, parse_size
+from pyvmm.cli.values import parse_count, parse_cpus, parse_seconds, parse_size
 from pyvmm.config import MAX_MEMORY, FwCfgFile, HostConfig, MachineConfig, Module
 from pyvmm.errors import UserError
 from pyvmm.units import GIB, KIB, MIB
@@ -65,6 +65,21 @@ def test_any_text_is_a_count_or_one_line(text: str) -> None:
         assert "\n" not in str(error)
         return
     assert 1 <= count <= 255
+
+
+@given(st.text(max_size=12) | st.from_regex(r"[0-9]{1,3}(,(max|min)?=?[0-9]{0,3}){0,2}", fullmatch=True))
+def test_any_text_is_cpus_or_one_line(text: str) -> None:
+    try:
+        cpus = parse_cpus(text)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        return
+    assert 1 <= cpus.present <= (cpus.most or 255) <= 255
+
+
+@pytest.mark.parametrize(("text", "cpus"), [("2", (2, None)), ("2,max=8", (2, 8)), ("255,max=255", (255, 255))])
+def test_cpus(text: str, cpus: tuple[int, int | None]) -> None:
+    assert parse_cpus(text) == cpus
 
 
 @given(st.text(max_size=8) | st.floats().map(str))

@@ -122,7 +122,7 @@ class FakeLoop:
 class FakeLife:
     def __init__(self, threads: list[FakeThread]) -> None:
         self.loop = FakeLoop()
-        self.cpus = type("Cpus", (), {"threads": threads})()
+        self.cpus = type("Cpus", (), {"seated": threads})()
         self.ended: list[object] = []
         self.end = self.ended.append
 
