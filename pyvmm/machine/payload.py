@@ -90,7 +90,7 @@ def _install_tables(board: Pc, limit: int) -> int:
     from pyvmm.acpi.build import build
     from pyvmm.acpi.platform import PCI_DEVICES, PCI_PINS
     from pyvmm.boot.lowmem import MPTABLE_GPA
-    from pyvmm.boot.mptable import PciInterrupt, write_mptable
+    from pyvmm.boot.mptable import MAX_APIC_ID, PciInterrupt, write_mptable
 
     platform = board.platform()
     rsdp = build(platform).install(board.memory, layout.ACPI_TABLES)
@@ -101,7 +101,8 @@ def _install_tables(board: Pc, limit: int) -> int:
             for slot in range(PCI_DEVICES)
             for pin in range(PCI_PINS)
         ]
-        end = write_mptable(board.memory, board.sockets.present, pci_interrupts=routes)
+        cpus = [cpu for cpu in board.sockets.present if cpu <= MAX_APIC_ID]
+        end = write_mptable(board.memory, cpus, pci_interrupts=routes)
     _write_smbios(board, end, limit)
     return rsdp
 

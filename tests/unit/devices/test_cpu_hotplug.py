@@ -75,7 +75,7 @@ class Bench:
 
     def scan(self) -> list[tuple[int, int]]:
         """As the AML's CSCN: the CPUs that it notifies, and of what."""
-        notified = []
+        notified: list[tuple[int, int]] = []
         self.select(0)
         while True:
             self.chip.write(CPUHP_COMMAND, 1, CPUHP_NEXT)
