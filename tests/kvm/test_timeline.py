@@ -90,8 +90,13 @@ def test_a_key_by_virtio_input_is_one_flow(path: Path, tmp_path: Path, msix: boo
             machine.call(lambda: driver.kick(0))
             machine.keyboard.key(KEY_E, 1)
             machine.keyboard.key(KEY_E, 0)
-            seen: list[tuple[int, int]] = []
-            assert machine.wait(lambda: seen.extend(events.used()) or len(seen) == 4, 60)
+            used: list[tuple[int, int]] = []
+
+            def all_used() -> bool:
+                used.extend(events.used())
+                return len(used) == 4  # each with its SYN_REPORT
+
+            assert machine.wait(all_used, 60)
             assert machine.call(lambda: driver.read(0x2000, 1)) == 1
     way, up = (way for way in ended(trace_of(path)) if way[0][0] == "input")
     assert up[0] == ("input", "inject: KEY_E released") and way[0] == ("input", "inject: KEY_E pressed")
