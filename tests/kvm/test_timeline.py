@@ -89,9 +89,17 @@ def test_a_key_by_virtio_input_is_one_flow(path: Path, tmp_path: Path, msix: boo
                 machine.call(lambda number=number: events.add([(0x80000 + 8 * number, 8, True)]))  # type: ignore[misc]
             machine.call(lambda: driver.kick(0))
             machine.keyboard.key(KEY_E, 1)
-            assert machine.wait(lambda: len(events.used()) > 0, 60)
+            machine.keyboard.key(KEY_E, 0)
+            used: list[tuple[int, int]] = []
+
+            def all_used() -> bool:
+                used.extend(events.used())
+                return len(used) == 4  # each with its SYN_REPORT
+
+            assert machine.wait(all_used, 60)
             assert machine.call(lambda: driver.read(0x2000, 1)) == 1
-    (way,) = [way for way in ended(trace_of(path)) if way[0] == ("input", "inject: KEY_E pressed")]
+    way, up = (way for way in ended(trace_of(path)) if way[0][0] == "input")
+    assert up[0] == ("input", "inject: KEY_E released") and way[0] == ("input", "inject: KEY_E pressed")
     assert way[1] == ("input", "QEMU Virtio Keyboard: event type 0x1 code 0x12 value 1")
     assert way[2] == ("virtio-input", "queue 0: the driver is told of used buffers")
     interrupts = [name for track, name in way[3:] if track == "interrupts"]

@@ -220,7 +220,8 @@ class Flows:
     def _tell(self, channel: str, queue: int) -> Links:
         flows = (*self._shown, *self._used.pop((channel, queue), ()))
         self._shown = ()
-        _keep(self._told, channel, flows, QUEUES)
+        told = (*self._told.get(channel, ()), *flows)[-WAITING:]  # one read of the status may be for several interrupts
+        _keep(self._told, channel, told, QUEUES)
         self._teller, self._message = channel, flows
         return Links(flows)
 

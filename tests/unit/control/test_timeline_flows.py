@@ -131,6 +131,13 @@ def test_an_event_of_virtio_input_is_on_the_keys_way() -> None:
     assert steps(flows, "keyboard", ("interrupt", 0), ("isr", 1)) == [Links((1,)), Links(ending=(1,))]
 
 
+def test_one_read_of_the_status_is_for_all_interrupts_before_it() -> None:
+    flows = Flows()
+    for chain in (1, 2):
+        steps(flows, "disk", ("kick", 0), ("chain", 0, chain), ("used", 0, chain), ("interrupt", 0))
+    assert flows.links("disk", ("isr", 1)) == Links(ending=(1, 2))
+
+
 def test_an_interrupt_of_somebody_else_is_not_theirs() -> None:
     flows = Flows()
     steps(flows, "disk", ("kick", 0), ("chain", 0, 1), ("used", 0, 1), ("interrupt", 0))
