@@ -96,15 +96,10 @@ class RootPort(PciBridge):
         self.tell()
 
     def _show(self, up: bool) -> None:
-        """Card and link; a reset changes nothing of either."""
+        """Card and link."""
         link = PCI_EXP_LNKSTA_CLS_2_5GB | (PCI_EXP_LNKSTA_NLW_X1 | PCI_EXP_LNKSTA_DLLLA if up else 0)
-        events = self._get(PCI_EXP_SLTSTA) & _EVENTS
         self._set(PCI_EXP_LNKSTA, link)
-        self._set(PCI_EXP_SLTSTA, PCI_EXP_SLTSTA_PDS if up else 0)
-        for register in (PCI_EXP_LNKSTA, PCI_EXP_SLTSTA):
-            self.config.freeze_byte(self._express + register)
-            self.config.freeze_byte(self._express + register + 1)
-        self._set(PCI_EXP_SLTSTA, self._get(PCI_EXP_SLTSTA) | events)
+        self._set(PCI_EXP_SLTSTA, self._get(PCI_EXP_SLTSTA) & _EVENTS | (PCI_EXP_SLTSTA_PDS if up else 0))
 
     def _get(self, register: int) -> int:
         return self.config.get(self._express + register, 2)
@@ -118,6 +113,12 @@ class RootPort(PciBridge):
         wanted = control & PCI_EXP_SLTCTL_PDCE and events & PCI_EXP_SLTSTA_PDC
         wanted = wanted or (control & PCI_EXP_SLTCTL_DLLSCE and events & PCI_EXP_SLTSTA_DLLSC)
         self.interrupt.set_level(bool(wanted and control & PCI_EXP_SLTCTL_HPIE))
+
+    def reset(self) -> None:
+        """What is there, is there still."""
+        super().reset()
+        self.leaving = False
+        self._show(bool(self.child.functions))
 
     # What the guest does
 
