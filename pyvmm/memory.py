@@ -101,6 +101,7 @@ class GuestMemory:
         for listener in reversed(self._listeners):
             listener.removed(region)
         self._regions.remove(region)
+        self.lasting.difference_update(_page_numbers(gpa, len(region.buffer)))
         self._arrange()
 
     def region_at(self, gpa: int) -> Region:

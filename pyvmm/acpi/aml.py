@@ -219,6 +219,10 @@ def Package(*elements: Term) -> Aml:
     return _package(b"\x13", integer(len(elements)), *map(term, elements))
 
 
+def Mutex(name: str, sync_level: int) -> Aml:
+    return _code(b"\x5b\x01", name_string(name), bytes([sync_level]))
+
+
 def OperationRegion(name: str, space: int, offset: Term, length: Term) -> Aml:
     """*offset* and *length* in bytes of the address space."""
     return _code(b"\x5b\x80", name_string(name), bytes([space]), term(offset), term(length))
@@ -293,6 +297,17 @@ def Return(value: Term) -> Aml:
 
 def Notify(device: Aml | str, value: Term) -> Aml:
     return _code(b"\x86", _target(device), term(value))
+
+
+WAIT_FOREVER: Final = 0xFFFF
+
+
+def Acquire(mutex: Aml | str, milliseconds: int = WAIT_FOREVER) -> Aml:
+    return _code(b"\x5b\x23", _target(mutex), milliseconds.to_bytes(2, "little"))
+
+
+def Release(mutex: Aml | str) -> Aml:
+    return _code(b"\x5b\x27", _target(mutex))
 
 
 def Sleep(milliseconds: Term) -> Aml:

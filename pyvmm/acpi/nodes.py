@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pyvmm.acpi import hotplug
+from pyvmm.acpi import hotplug, memory_hotplug
 from pyvmm.acpi.aml import (
     EISAID,
     Aml,
@@ -40,6 +40,7 @@ from pyvmm.acpi.platform import (
     PRESENT,
     HotplugBlock,
     IsaDevice,
+    MemoryHotplugBlock,
     PciRoot,
     Platform,
     PowerManagement,
@@ -115,9 +116,9 @@ def ioapic(address: int) -> Aml:
     )
 
 
-def motherboard(pm: PowerManagement, block: HotplugBlock | None) -> Aml:
+def motherboard(pm: PowerManagement, *blocks: HotplugBlock | MemoryHotplugBlock | None) -> Aml:
     """The ports of the fixed ACPI hardware and of hot-plug, so that no PCI BAR is put over them."""
-    more = [] if block is None else [IO(Decode16, block.io.first, block.io.first, 1, block.io.length)]
+    more = [IO(Decode16, block.io.first, block.io.first, 1, block.io.length) for block in blocks if block is not None]
     return Device(
         "MBRD",
         Name("_HID", EISAID("PNP0C02")),
@@ -254,7 +255,8 @@ def dsdt(platform: Platform) -> bytes:
     """The differentiated system description table: the board."""
     isa = [isa_device(device) for device in platform.isa]
     block = platform.pci.hotplug if platform.pci is not None else None
-    board = [motherboard(platform.pm, block), pwrb()]
+    memory = platform.memory
+    board = [motherboard(platform.pm, block, memory), pwrb()]
     if platform.apic is not None:
         board.append(ioapic(platform.apic.address))
     if platform.hpet is not None:
@@ -268,6 +270,9 @@ def dsdt(platform: Platform) -> bytes:
     events = [power_button_event(platform.pm.power_button_gpe)]
     if block is not None:
         events.append(hotplug.event(block))
+    if memory is not None:
+        board += memory_hotplug.slots(memory)
+        events.append(memory_hotplug.event(memory))
     return DefinitionBlock(
         "DSDT",
         DSDT_REVISION,

@@ -105,6 +105,20 @@ class HotplugBlock(NamedTuple):
     """Of bus 0, where devices come and go."""
 
 
+class MemoryHotplugBlock(NamedTuple):
+    """The registers of memory hot-plug, as QEMU has them (docs/specs/acpi_mem_hotplug), and where memory is and may
+    come."""
+
+    io: Window
+    gpe: int
+    """The general-purpose event that says: look at each slot."""
+    slots: int
+    ram: tuple[Window, ...]
+    """What is there from the start."""
+    window: Window
+    """Where memory comes and goes."""
+
+
 @dataclass(frozen=True)
 class PciRoot:
     """The host bridge of PCI segment 0 and what it forwards.
@@ -155,6 +169,8 @@ class Platform:
     """VGA at 0xA0000–0xBFFFF."""
     hpet: int | None = None
     """Base of the HPET."""
+    memory: MemoryHotplugBlock | None = None
+    """None where no memory comes and goes."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:

@@ -52,6 +52,7 @@ COM1: Final = 0x3F8
 ELCR: Final = 0x4D0
 FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600
+MEMORY_HOTPLUG: Final = 0xA00
 PCI_HOTPLUG: Final = 0xAE00
 PCI_CONFIG: Final = 0xCF8
 """CONFIG_ADDRESS and CONFIG_DATA, 8 ports; the reset control register 0xCF9 is inside."""

@@ -5,7 +5,7 @@
     port 0x61          the PIT's channel 2 and the speaker      POST      0x80
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA       0x3C0-0x3DF, 0xA0000, 0xB8000
-    fw_cfg             0x510
+    fw_cfg             0x510                                    memory hot-plug, where asked 0xA00
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A, hot-plug 0xAE00
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from pyvmm.acpi.platform import Platform
     from pyvmm.backends.disks import Disks
     from pyvmm.backends.networks import HostNetworks
+    from pyvmm.board.memory_banks import MemoryBanks
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.board.vhost import BoardVhost
     from pyvmm.pci.piix_ide import PiixIde
@@ -110,7 +111,7 @@ class Pc:
         trace: Trace,
         signals: Signals,
     ) -> None:
-        check_reach(config.ram_size, phys_bits)
+        check_reach(config.ram_size, phys_bits, config.max_memory)
         self.config = config
         self.phys_bits = phys_bits
         """How many bits the guest's physical addresses have."""
@@ -128,6 +129,8 @@ class Pc:
         self.router = Router(config.input, trace.channel("input"))
         self.devices: dict[str, object] = {}
         """What the user has plugged in, by its id or kind."""
+        self.banks: MemoryBanks | None = None
+        """Where RAM comes and goes; None where the user has asked for no slots."""
         self.disks: Disks | None = None
         """Where a device of ours has files that it reads and writes in threads."""
         self.networks: HostNetworks | None = None
@@ -154,6 +157,7 @@ class Pc:
         self._resources.callback(self._close_disks)
         self._resources.callback(self._close_networks)
         self._add_pci()
+        self._add_memory_slots()
         self._add_virtio_input()
         self.parts.keep("irqchip", self.irqchip)
         self.parts.keep("router", self.router)
@@ -324,6 +328,15 @@ class Pc:
         self.pci.root.add(HostBridge(layout.ECAM_START), 0)
         self.hotplug = Hotplug(self.parts, self.pci, self.acpi_pm, self.trace.channel("pci-hotplug"))
 
+    def _add_memory_slots(self) -> None:
+        if not self.config.memory_slots:
+            return
+        from pyvmm.board.memory_banks import MemoryBanks  # few machines want them
+
+        channel = self.trace.channel("memory-hotplug")
+        self.banks = MemoryBanks(self.parts, self.config, self.memory, self.acpi_pm, channel)
+        self._resources.callback(self.banks.close)
+
     def _add_virtio_input(self) -> None:
         """virtio-input at 00:0A, one function a device."""
         config, trace = self.config, self.trace.channel("input")
@@ -349,7 +362,7 @@ class Pc:
         if len(self.pci.all_functions()) == 1:  # the host bridge has none
             return
         try:
-            memory64 = pci_memory64(self.config.ram_size, self.phys_bits)
+            memory64 = pci_memory64(self.config.ram_size, self.phys_bits, self.config.max_memory)
             assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END), memory64)
         except ValueError as error:
             raise UserError(f"{error}: leave a device away") from None
@@ -366,7 +379,16 @@ class Pc:
 
         config = self.config
         slots = self.hotplug.slots
-        return describe(self.parts, config.cpus, config.ram_size, self.phys_bits, self.pci.last_bus, slots)
+        return describe(
+            self.parts,
+            config.cpus,
+            config.ram_size,
+            self.phys_bits,
+            self.pci.last_bus,
+            slots,
+            config.memory_slots,
+            config.max_memory,
+        )
 
     def reset(self) -> None:
         """The RESET line of the whole board, under the machine lock, while no vCPU runs."""

@@ -12,15 +12,17 @@ from pyvmm.acpi.platform import (
     HotplugBlock,
     IsaDevice,
     MadtIoApic,
+    MemoryHotplugBlock,
     PciRoot,
     Platform,
     PowerManagement,
     Window,
 )
 from pyvmm.board import layout
-from pyvmm.board.memslots import pci_memory64
+from pyvmm.board.memslots import pci_memory64, plug_window, ram_end
 from pyvmm.board.placement import Parts
 from pyvmm.devices import acpi_pm
+from pyvmm.devices.memory_hotplug import GPE_MEMORY_HOTPLUG
 from pyvmm.devices.pci_hotplug import GPE_PCI_HOTPLUG
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 from pyvmm.pci.host import CONFIG_ADDRESS, RST_CNT
@@ -68,10 +70,18 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
 
 
 def describe(
-    parts: Parts, cpus: int, memory: int, phys_bits: int, last_bus: int, hotplug_slots: tuple[int, ...]
+    parts: Parts,
+    cpus: int,
+    memory: int,
+    phys_bits: int,
+    last_bus: int,
+    hotplug_slots: tuple[int, ...],
+    memory_slots: int = 0,
+    max_memory: int | None = None,
 ) -> Platform:
     """The platform that *parts* make with so many processors and bytes of RAM, physical addresses of *phys_bits* bits
-    and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go.
+    and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go, in *memory_slots* RAM, up to
+    *max_memory* bytes of it.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
@@ -102,7 +112,7 @@ def describe(
         vga="vga" in parts,
         pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
-            memory64=memory64(memory, phys_bits),
+            memory64=memory64(memory, phys_bits, max_memory),
             ecam=ecam,
             ecam_length=ecam_length,
             last_bus=last_bus,
@@ -110,10 +120,25 @@ def describe(
             irqs=layout.PCI_IRQS,
             hotplug=HotplugBlock(Window(hotplug, hotplug + hotplug_length - 1), GPE_PCI_HOTPLUG, hotplug_slots),
         ),
+        memory=memory_block(parts, memory, memory_slots, max_memory),
     )
 
 
-def memory64(memory: int, phys_bits: int) -> Window | None:
+def memory_block(parts: Parts, memory: int, slots: int, most: int | None) -> MemoryHotplugBlock | None:
+    """What *slots* for memory are, where there are some, in a machine of *memory* bytes, later *most*."""
+    if not slots or most is None:
+        return None
+    first, length = parts["memory-hotplug"].ports[0]
+    ram = [Window(0, min(memory, layout.HOLE_START) - 1)]
+    if memory > layout.HOLE_START:
+        ram.append(Window(layout.HOLE_END, ram_end(memory) - 1))
+    start, end = plug_window(memory, most)
+    return MemoryHotplugBlock(
+        Window(first, first + length - 1), GPE_MEMORY_HOTPLUG, slots, tuple(ram), Window(start, end - 1)
+    )
+
+
+def memory64(memory: int, phys_bits: int, most: int | None = None) -> Window | None:
     """See memslots.pci_memory64()."""
-    span = pci_memory64(memory, phys_bits)
+    span = pci_memory64(memory, phys_bits, most)
     return None if span is None else Window(span[0], span[1] - 1)

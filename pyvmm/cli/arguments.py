@@ -385,6 +385,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         memory=memory.size,
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
+        memory_slots=memory.slots,
+        max_memory=memory.most,
         cpus=arguments.cpus,
         cpu=arguments.cpu,
         kernel=arguments.kernel,

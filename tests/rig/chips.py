@@ -15,6 +15,7 @@ from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.i8254 import I8254
 from pyvmm.devices.i8259 import I8259Pair
 from pyvmm.devices.ioapic import IOAPIC_PINS, IoApic
+from pyvmm.devices.memory_hotplug import MEMORY_HOTPLUG_LENGTH, MemoryHotplug
 from pyvmm.devices.pc_testdev import PcTestdev
 from pyvmm.devices.pci_hotplug import PCI_HOTPLUG_LENGTH, PciHotplug
 from pyvmm.devices.post_port import PostPort
@@ -236,6 +237,20 @@ def i8042(now: int) -> Twin:
     return Twin(part, clock, [(chip, 5)], hands, lines, told, longest=200_000_000)
 
 
+def memory_hotplug(now: int) -> Twin:
+    told = list[object]()
+
+    def refused(*what: object) -> None:
+        told.append(what)
+
+    def place(slot: int) -> tuple[int, int] | None:
+        return (slot << 33, (slot + 1) << 27) if slot % 3 else None
+
+    part = MemoryHotplug(place, lambda: told.append("event"), told.append, refused)
+    hands = [lambda n: part.plugged(n & 31), lambda n: part.unplugged(n & 31), lambda n: part.ask_to_eject(n & 31)]
+    return Twin(part, FakeClock(now), [(part, MEMORY_HOTPLUG_LENGTH)], hands, told=told)
+
+
 def pci_hotplug(now: int) -> Twin:
     told = list[object]()
     part = PciHotplug(lambda: 0x1234, lambda: told.append("event"), told.append)
@@ -293,6 +308,7 @@ CHIPS: Final[dict[str, Callable[[int], Twin]]] = {
         i8254,
         i8259,
         ioapic,
+        memory_hotplug,
         pc_testdev,
         pci_hotplug,
         port_61,

@@ -21,6 +21,7 @@ from pyvmm.acpi.platform import (
     RTC,
     IsaDevice,
     MadtIoApic,
+    MemoryHotplugBlock,
     PciRoot,
     Platform,
     PowerManagement,
@@ -55,6 +56,9 @@ def isa(
 
 
 ISA = isa()
+MEMORY = MemoryHotplugBlock(
+    Window(0xA00, 0xA17), 3, 5, (Window(0, 0xBFFFFFFF), Window(1 << 32, (5 << 30) - 1)), Window(5 << 30, (8 << 30) - 1)
+)
 
 MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
     "pic only": lambda pm: Platform(1, pm, isa=ISA, apic=None),
@@ -74,6 +78,7 @@ MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
         apic=MadtIoApic(0xFEC10000, 18),
         pci=PciRoot(Window(0x80000000, 0xAFFFFFFF), None, 0xB0000000, 127, (20, 21, 22, 23), (5, 9, 10, 7)),
     ),
+    "memory slots": lambda pm: Platform(3, pm, pci=PCIE, isa=ISA, memory=MEMORY),
     "all": lambda pm: Platform(255, pm, pci=PCIE, hpet=0xFED00000, isa=isa(serial=(COM1,) * 9)),
 }
 
@@ -130,6 +135,7 @@ def test_an_os_finds_every_table(platform: Platform) -> None:
     expected |= {"APIC"} if platform.apic else set()
     expected |= {"MCFG"} if platform.pci and platform.pci.ecam else set()
     expected |= {"HPET"} if platform.hpet else set()
+    expected |= {"SRAT"} if platform.memory else set()
     assert set(found) == expected | {"XSDT"}
     assert found["FACS"][0] % 64 == 0
     spans = sorted((gpa, gpa + len(data)) for gpa, data in [*found.values(), old["RSDT"], (rsdp, bytes(36))])
@@ -209,6 +215,19 @@ def test_mcfg(pm: PowerManagement) -> None:
     assert len(mcfg) == 60
 
 
+def test_srat(pm: PowerManagement) -> None:
+    """All in one domain; RAM, and where some comes."""
+    srat = by_name(build(Platform(2, pm, pci=PCIE, memory=MEMORY)))["srat"]
+    assert struct.unpack_from("<IQ", srat, 36) == (1, 0)
+    assert [struct.unpack_from("<BBBBI", srat, 48 + 16 * cpu) for cpu in range(2)] == [(0, 16, 0, n, 1) for n in (0, 1)]
+    pieces = [struct.unpack_from("<BBIHQQII", srat, at) for at in range(80, len(srat), 40)]
+    assert pieces == [
+        (1, 40, 0, 0, 0, 3 << 30, 0, 1),
+        (1, 40, 0, 0, 4 << 30, 1 << 30, 0, 1),
+        (1, 40, 0, 0, 5 << 30, 3 << 30, 0, 3),
+    ]
+
+
 def test_hpet(pm: PowerManagement) -> None:
     hpet = by_name(build(Platform(1, pm, hpet=0xFED00000)))["hpet"]
     assert struct.unpack_from("<BBBBQ", hpet, 40) == (0, 64, 0, 0, 0xFED00000)
@@ -286,6 +305,7 @@ def interesting_paths(platform: Platform) -> list[str]:
     paths += ["\\_SB.ECAM._CRS"] if platform.pci and platform.pci.ecam else []
     paths += ["\\_SB.HPET._CRS"] if platform.hpet else []
     paths += ["\\_SB.APIC._CRS"] if platform.apic else []
+    paths += ["\\_SB.MP04._CRS", "\\_GPE._E03"] if platform.memory else []
     return paths + [f"\\_SB.C{cpu:03X}._UID" for cpu in sorted({0, platform.cpus - 1})]
 
 
