@@ -144,6 +144,11 @@ class Ram:
         self.memory = GuestMemory(self.regions)
 
     @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """The (gpa, length) of each of its regions."""
+        return [(region.gpa, len(region.buffer)) for region in self.regions]
+
+    @property
     def below_4g(self) -> int:
         """Bytes of RAM below the hole, the unused VGA window counted as a PC counts it."""
         return min(self.size, HOLE_START)

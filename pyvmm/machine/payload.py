@@ -62,7 +62,8 @@ class Payload:
         config, memory = self._config, board.memory
         flat = Flat.parse(config.flat) if config.flat else None
         reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
-        e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
+        # Memory that was plugged in is not in the map: an OS finds it by ACPI, and can let go of it again.
+        e820 = e820_map(board.ram.bounds, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         rsdp = 0
         if flat is None or flat.mode == "linux32":
             rsdp = _install_tables(board)
