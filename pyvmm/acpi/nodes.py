@@ -85,6 +85,9 @@ OSC_UNRECOGNIZED_REVISION: Final = 0x08
 OSC_CAPABILITIES_MASKED: Final = 0x10
 
 NOTIFY_POWER_BUTTON: Final = 0x80
+NOTIFY_DEVICE_WAKE: Final = 2
+DEEPEST_WAKEABLE: Final = 3
+"""S3 (7.3.13, _PRW)."""
 
 
 def isa_device(device: IsaDevice) -> Aml:
@@ -95,6 +98,8 @@ def isa_device(device: IsaDevice) -> Aml:
         body.append(Name("_UID", device.uid))
     if device.sta:
         body.append(Name("_STA", PRESENT))
+    if device.wake_gpe is not None:
+        body.append(Name("_PRW", Package(device.wake_gpe, DEEPEST_WAKEABLE)))
     return Device(device.name, *body, Name("_CRS", ResourceTemplate(*ports, *map(IRQNoFlags, device.irqs))))
 
 
@@ -246,6 +251,11 @@ def power_button_event(gpe: int) -> Aml:
     return Scope("\\_GPE", Method(f"_E{gpe:02X}", 0, NotSerialized, Notify("\\_SB.PWRB", NOTIFY_POWER_BUTTON)))
 
 
+def wake_event(gpe: int, path: str) -> Aml:
+    """What the device *path* has woken the machine by."""
+    return Scope("\\_GPE", Method(f"_E{gpe:02X}", 0, NotSerialized, Notify(path, NOTIFY_DEVICE_WAKE)))
+
+
 def processor(number: int) -> Aml:
     """vCPU *number*; _UID is the ACPI processor UID of its MADT entry (8.4.1)."""
     return Device(f"C{number:03X}", Name("_HID", "ACPI0007"), Name("_UID", number))
@@ -268,6 +278,10 @@ def dsdt(platform: Platform) -> bytes:
             board.append(ecam(platform.pci.ecam, platform.pci.ecam_length))
         board.append(pci0(platform, platform.pci, *isa, *(hotplug.slots(block) if block is not None else ())))
     events = [power_button_event(platform.pm.power_button_gpe)]
+    parent = "\\_SB" if platform.pci is None else "\\_SB.PCI0"
+    for device in platform.isa:
+        if device.wake_gpe is not None:
+            events.append(wake_event(device.wake_gpe, f"{parent}.{device.name}"))
     if block is not None:
         events.append(hotplug.event(block))
     if memory is not None:
@@ -281,6 +295,7 @@ def dsdt(platform: Platform) -> bytes:
         1,
         Name("PICF", 0),
         Method("_PIC", 1, NotSerialized, Store(Arg0, "PICF")),
+        Name("_S3", Package(platform.pm.s3, 0, 0, 0)),
         Name("_S5", Package(platform.pm.s5, 0, 0, 0)),
         Scope("\\_SB", *board),
         *events,

@@ -52,6 +52,8 @@ class PowerManagement(NamedTuple):
     acpi_disable: int
     s5: int
     """SLP_TYP of soft off."""
+    s3: int
+    """SLP_TYP of suspend to RAM."""
     power_button_gpe: int
     """The general-purpose event of the power button."""
     reset_port: int
@@ -92,6 +94,8 @@ class IsaDevice(NamedTuple):
     sta: bool = False
     """It says that it is there (_STA); without, an OS takes that for granted."""
     uid: int | None = None
+    wake_gpe: int | None = None
+    """The general-purpose event by which it wakes the machine from S3."""
 
 
 class HotplugBlock(NamedTuple):

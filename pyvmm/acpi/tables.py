@@ -28,8 +28,6 @@ ACCESS_DWORD: Final = 3
 WBINVD: Final = 1 << 0
 PROC_C1: Final = 1 << 2
 PWR_BUTTON: Final = 1 << 4
-SLP_BUTTON: Final = 1 << 5
-FIX_RTC: Final = 1 << 6
 TMR_VAL_EXT: Final = 1 << 8
 RESET_REG_SUP: Final = 1 << 10
 
@@ -232,9 +230,9 @@ def fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
         P_LVL3_LAT=P_LVL3_NONE,
         CENTURY=CMOS_CENTURY if platform.has(RTC) else 0,
         IAPC_BOOT_ARCH=boot,
-        # PWR_BUTTON and SLP_BUTTON say "not in the fixed registers": the power button is PWRB, a sleep button there
-        # is none. FIX_RTC likewise: the RTC wakes nothing.
-        Flags=WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP,
+        # PWR_BUTTON says "not in the fixed registers": the power button is PWRB. SLP_BUTTON and FIX_RTC would say so
+        # of the sleep button and of the RTC's alarm, which are there.
+        Flags=WBINVD | PROC_C1 | PWR_BUTTON | TMR_VAL_EXT | RESET_REG_SUP,
         RESET_REG=_io(pm.reset_port, 1, ACCESS_BYTE),
         RESET_VALUE=pm.reset_value,
         X_DSDT=dsdt,

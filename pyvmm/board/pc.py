@@ -85,6 +85,12 @@ class Signals(Protocol):
     def smi(self, command: int) -> None:
         """A command for a BIOS in SMM, other than those of the FADT."""
 
+    def sleep(self) -> bool:
+        """The guest asks for S3; whether it comes to it."""
+
+    def wake(self, reason: str) -> None:
+        """S3 is to end."""
+
     def wake_boot_cpu(self) -> None:
         """INTR of a PIC in user space is up."""
 
@@ -195,6 +201,7 @@ class Pc:
                 ram.above_4g,
                 self._set_nmi_mask,
                 channel("rtc"),
+                lambda: self.acpi_pm.rtc_alarm(),
             ),
             ports=[(layout.CMOS, 2)],
             irqs=[layout.IRQ_RTC],
@@ -208,7 +215,16 @@ class Pc:
         add("debugcon", Debugcon(signals.transmit), ports=[(layout.DEBUGCON, 1)])
         add("fw-cfg", FwCfg(self.config.ram_size, self.config.cpus), ports=[(layout.FW_CFG, FW_CFG_LENGTH)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
-        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
+        self.acpi_pm = AcpiPm(
+            line(layout.IRQ_SCI),
+            clock,
+            signals.power_off,
+            channel("acpi-pm"),
+            signals.smi,
+            signals.sleep,
+            signals.wake,
+        )
+        self.router.on_press = self.acpi_pm.key
         add(
             "acpi-pm",
             self.acpi_pm,

@@ -38,6 +38,7 @@ class _Isa(NamedTuple):
     align: int = 1
     uid: int | None = None
     more: tuple[str, ...] = ()
+    wake_gpe: int | None = None
 
 
 _ISA: Final = (
@@ -45,7 +46,7 @@ _ISA: Final = (
     _Isa("i8254", "TIMR", "PNP0100"),
     _Isa("port61", "SPKR", "PNP0800"),
     _Isa("rtc", "RTC", RTC, sta=True),
-    _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",)),
+    _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",), wake_gpe=acpi_pm.GPE_KEYBOARD),
     _Isa("ps2-mouse", "PS2M", MOUSE, sta=True),
     _Isa("com1", "COM1", COM_PORT, sta=True, align=8, uid=1),
 )
@@ -63,6 +64,7 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
             isa.align,
             isa.sta,
             isa.uid,
+            isa.wake_gpe,
         )
         for isa in _ISA
         if isa.part in parts
@@ -102,6 +104,7 @@ def describe(
             acpi_enable=acpi_pm.ACPI_ENABLE,
             acpi_disable=acpi_pm.ACPI_DISABLE,
             s5=acpi_pm.SLP_TYP_S5,
+            s3=acpi_pm.SLP_TYP_S3,
             power_button_gpe=acpi_pm.GPE_POWER_BUTTON,
             reset_port=parts["pci"].ports[0][0] + RST_CNT - CONFIG_ADDRESS,
             reset_value=RCR_SYS_RST | RCR_RST_CPU,

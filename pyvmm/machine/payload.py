@@ -21,7 +21,6 @@ from pyvmm.boot.image import Source, kept
 from pyvmm.config import ConfigError, MachineConfig
 from pyvmm.irq import swizzle
 from pyvmm.machine.firmware import BIOS, read_firmware
-from pyvmm.memory import GuestMemory
 
 REAL_MODE_STACK = 0x7000
 STACK = 0x80000
@@ -43,7 +42,7 @@ class Payload:
             return self._load_firmware(self._firmware, board)
         write_bios_areas(board.memory)
         if self._kernel is None:
-            return _load_guest(self._config, board.memory)
+            return _load_guest(self._config, board)
         return self._load_kernel(self._kernel, board, fresh)
 
     def _load_firmware(self, image: bytes, board: Pc) -> CpuState:
@@ -97,14 +96,17 @@ def _install_tables(board: Pc) -> int:
     return rsdp
 
 
-def _load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
+def _load_guest(config: MachineConfig, board: Pc) -> CpuState:
     """The guest that *config* names, or the default one."""
+    memory = board.memory
     name = guests.DEFAULT if config.guest is None else config.guest
     guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
     if guest.memory > config.ram_size:
         raise ConfigError(
             f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that", {"memory": config.ram_size}
         )
+    if guest.tables == "acpi":
+        _install_tables(board)
     memory.write(guest.address, guest.image)
     if guest.mode == "real":
         return real_mode(0, guest.entry, sp=REAL_MODE_STACK)

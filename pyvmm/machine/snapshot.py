@@ -152,6 +152,7 @@ class Snapshots:
         self._board.parts.load(state.parts)
         self._life.cpus.load(state.vcpus)
         self._time.load(state.time)
+        self._verdicts.fell_asleep_before()
 
 
 def _refuse(why: str) -> NoReturn:

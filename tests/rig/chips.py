@@ -36,9 +36,19 @@ NS_A_DAY = 86_400_000_000_000
 
 def acpi_pm(now: int) -> Twin:
     clock, sci, told = FakeClock(now), FakeIrq(), list[object]()
-    part = AcpiPm(sci, clock, lambda: told.append("off"), smi=told.append)
+
+    def sleep() -> bool:
+        told.append("sleep")
+        return True
+
+    part = AcpiPm(sci, clock, lambda: told.append("off"), smi=told.append, sleep=sleep, wake=told.append)
     hands = [
         lambda n: part.power_button(),
+        lambda n: part.sleep_button(),
+        lambda n: part.rtc_alarm(),
+        lambda n: part.key(),
+        lambda n: part.woken() if part.asleep else None,
+        lambda n: part.write(PM1_CNT, 2, 0x2400),
         lambda n: part.raise_gpe(n % 16),
         lambda n: part.write(PM1_EN, 2, n & 0x521),
         lambda n: part.write(PM1_STS, 2, n & 0x121),

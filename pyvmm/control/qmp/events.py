@@ -39,6 +39,10 @@ def of(told: MachineEvent, outcome: Outcome | None) -> Iterator[bytes]:
             yield event("RESUME")
         case "power-button":
             yield event("POWERDOWN")
+        case "sleep":
+            yield event("SUSPEND")
+        case "wake":
+            yield event("WAKEUP")
         case "reset":
             pressed = told.message == _PRESSED
             yield event(

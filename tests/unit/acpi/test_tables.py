@@ -295,7 +295,7 @@ Acpiexec = Callable[[Sequence[tuple[dict[str, bytes], str]]], list[str]]
 
 def interesting_paths(platform: Platform) -> list[str]:
     isa = "\\_SB.PCI0" if platform.pci else "\\_SB"
-    paths = [f"{isa}.PIC._CRS", "\\_SB.MBRD._CRS", "\\_SB.PWRB._HID", "\\_S5"]
+    paths = [f"{isa}.PIC._CRS", "\\_SB.MBRD._CRS", "\\_SB.PWRB._HID", "\\_S3", "\\_S5"]
     paths += [f"{isa}.PS2K._STA", f"{isa}.PS2K._CRS"] if platform.has(KEYBOARD) else []
     paths += [f"{isa}.PS2M._STA", f"{isa}.PS2M._CRS"] if platform.has(MOUSE) else []
     paths += [f"{isa}.RTC._STA", f"{isa}.RTC._CRS"] if platform.has(RTC) else []
@@ -324,6 +324,7 @@ def test_the_interpreter_runs_it(pm: PowerManagement, acpiexec: Acpiexec) -> Non
                 assert "[Integer] = 000000000000000F" in result
             if path.endswith("_CRS"):
                 assert buffer_of(result)[-2:] == b"\x79\x00"
+        assert re.findall(r"= ([0-9A-F]{16})", results["\\_S3"]) == [f"{n:016X}" for n in (platform.pm.s3, 0, 0, 0)]
         assert re.findall(r"= ([0-9A-F]{16})", results["\\_S5"]) == [f"{n:016X}" for n in (platform.pm.s5, 0, 0, 0)]
         assert f"{platform.cpus - 1:016X}" in results[f"\\_SB.C{platform.cpus - 1:03X}._UID"]
 
