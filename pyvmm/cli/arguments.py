@@ -88,8 +88,9 @@ def _machine_options(guests: bool = True) -> Parser:
         "-m",
         "--memory",
         type=_checked(parse_memory),
-        metavar="SIZE[,shared][,hugetlb[=1G]]",
-        help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's pool",
+        metavar="SIZE[,shared][,hugetlb[=1G]][,slots=N,max=SIZE]",
+        help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's "
+        "pool; slots for more of it while it runs",
     )
     add("-c", "--cpus", type=_checked(parse_count), default=1, metavar="N", help="vCPUs (default 1)")
     add(
