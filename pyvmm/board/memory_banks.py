@@ -97,6 +97,8 @@ class MemoryBanks:
                 os.close(fd)
             if isinstance(error, ConfigError):
                 raise UserError(error.why) from None
+            if isinstance(error, OSError):
+                raise UserError(f"a device of the machine does not take it: {error}") from None
             raise
         dimm.address, dimm.slot, dimm.region = address, slot, region
         self._dimms[slot] = dimm

@@ -48,10 +48,10 @@ class Level:
                 return levels
             level = level.parent
 
-    def add_region(self, size: int) -> None:
+    def add_region(self, store: mmap.mmap) -> None:
         """One more, of whose pages it has none."""
-        self.own.append(pages.bitmap(size))
-        self.stores.append(pages.store(size))
+        self.own.append(pages.bitmap(len(store)))
+        self.stores.append(store)
 
     def take_over(self) -> None:
         """Have the parent's pages too, and its place; this one's go before them. The lesser part is copied."""
@@ -162,25 +162,29 @@ class RamPages:
     # A Listener
 
     def added(self, region: Region) -> None:
-        """While there are snapshots: to those that stand, all of it is new. One that had a region at its place, which
-        is gone, has that again."""
+        """While there are snapshots. It is zero, so that to those that stand what they have of a region that was at its
+        place is new."""
         if region.kind != "ram" or self._base is None:
             return
         place = region.gpa, len(region.buffer)
         number = self._places.index(place) if place in self._places else self._new_place(place)
         self._slots.log(region, True)
         self._regions[number] = region
-        self._dirty[number][:] = _bitmap((1 << place[1] // PAGE) - 1, len(self._dirty[number]))
+        theirs = 0
+        for level in self.levels:
+            theirs |= _bits(level.own[number])
+        self._dirty[number][:] = _bitmap(theirs, len(self._dirty[number]))
 
     def _new_place(self, place: tuple[int, int]) -> int:
         """Its number; no snapshot has pages there."""
-        size = place[1]
+        size, levels = place[1], self.levels
+        stores = [pages.store(size) for _ in levels]  # all of them, before anything has changed
+        for level, store in zip(levels, stores, strict=True):
+            level.add_region(store)
         self._places.append(place)
         self._regions.append(None)
         self._dirty.append(pages.bitmap(size))
         self._scratch.append(pages.bitmap(size))
-        for level in self.levels:
-            level.add_region(size)
         for taken in self._taken:
             taken.forget_lookups()
         return len(self._places) - 1
@@ -231,7 +235,7 @@ class RamPages:
         below = None if self._image is None else self._image()
         if below is not None:
             for size in sizes[len(below.own) :]:
-                below.add_region(size)
+                below.add_region(pages.store(size))
         level = Level(below, [pages.bitmap(size) for size in sizes], [pages.store(size) for size in sizes])
         self._dirty = [pages.bitmap(size) for size in sizes]
         self._scratch = [pages.bitmap(size) for size in sizes]
@@ -253,7 +257,7 @@ class RamPages:
     def _take_dirty(self, parent: Level) -> Pages:
         level, copied = Level(parent, [], []), 0
         for region, (_, size), dirty in zip(self._regions, self._places, self._dirty, strict=True):
-            level.add_region(size)
+            level.add_region(pages.store(size))
             if region is not None:
                 copied += pages.copy_dirty(dirty, region.buffer, level.stores[-1])
                 level.own[-1][:] = dirty

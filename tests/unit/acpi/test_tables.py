@@ -164,7 +164,7 @@ def test_fadt(pm: PowerManagement) -> None:
     assert struct.unpack_from("<HH", facp, 96) == (101, 1001)  # neither C2 nor C3
     assert facp[108] == 0x32
     assert struct.unpack_from("<H", facp, 109) == (3,)  # legacy devices, 8042; VGA and RTC not denied
-    assert struct.unpack_from("<I", facp, 112) == (0b101_0111_0101,)
+    assert struct.unpack_from("<I", facp, 112) == (0b101_0001_0101,)
     assert struct.unpack_from("<BBBBQB", facp, 116) == (1, 8, 0, 1, 0xCF9, 6)
     gas = [struct.unpack_from("<BBBBQ", facp, 148 + 12 * i) for i in range(8)]
     none = (0, 0, 0, 0, 0)
