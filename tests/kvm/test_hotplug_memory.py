@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import Machine, MachineConfig
+from pyvmm import Machine, MachineConfig, QmpServer
 from pyvmm.board import layout, memory_banks
 from pyvmm.board.dimm import Dimm
+from pyvmm.cli.arguments import main
 from pyvmm.devices.memory_hotplug import CONTROL, EJECT, OST_EJECT_REQUEST, OST_EVENT, OST_STATUS, SELECTOR
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
@@ -214,6 +215,31 @@ def test_a_queue_in_it_keeps_it() -> None:
         machine.unplug("m1")
         machine.finish()
         assert "m1" not in machine.parts
+
+
+def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """pyvmm plug and unplug, of which the second says why memory stays."""
+    path = str(tmp_path / "qmp")
+    with running(rounds=2, devices=("virtio-rng,id=r1",)) as machine, QmpServer(machine, path):
+        assert main(["plug", path, "memory,size=100M"]) == 2
+        assert "device memory,size=100M: size=100M is no multiple of 128M" in capsys.readouterr().err
+        assert main(["plug", path, "memory,size=128M,id=m1"]) == 0
+        expect(machine, b"w")
+        assert main(["unplug", path, "m1"]) == 0
+        expect(machine, b"we")
+        assert main(["plug", path, "memory,size=128M,id=m1"]) == 0
+        expect(machine, b"wew")
+        function = next(one for one in machine.board.pci.all_functions() if isinstance(one, VirtioPci))
+        queue = function.device.queues[0]
+
+        def start() -> None:
+            queue.desc, queue.driver, queue.device = FIRST, FIRST + 0x10000, FIRST + 0x20000
+            queue.start(machine.board.memory, 0)
+
+        machine.call(start)
+        capsys.readouterr()
+        assert main(["unplug", path, "m1"]) == 2
+        assert "device m1 stays: r1 has a queue in it" in capsys.readouterr().err
 
 
 def test_nothing_is_left_behind() -> None:

@@ -74,12 +74,12 @@ class QmpClient:
             else:
                 return message.get("return")
 
-    def wait_for(self, name: str, **data: object) -> None:
-        """Until event *name* comes, with *data* in it. Raises UserError where the machine ends before."""
+    def wait_for(self, *names: str, **data: object) -> Message:
+        """The next event that is one of *names*, with *data* in it. Raises UserError where the machine ends before."""
         while True:
             event = self._events.pop(0) if self._events else self._read()
-            if event.get("event") == name and data.items() <= event.get("data", {}).items():
-                return
+            if event.get("event") in names and data.items() <= event.get("data", {}).items():
+                return event
 
     def close(self) -> None:
         self._lines.close()
