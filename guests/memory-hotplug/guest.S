@@ -57,7 +57,7 @@ slot:   movw    $SELECTOR, %dx
         inb     %dx, %al
         testb   $INSERTING, %al
         jnz     comes
-        testb   $REMOVING, %al
+stays:  testb   $REMOVING, %al
         jnz     goes
 next:   incl    %ebx
         cmpl    $SLOTS, %ebx
@@ -74,7 +74,9 @@ comes:  OUT8_DX CONTROL, INSERTING
         jb      1b
         call    check
         OUT8    DEBUGCON, 'w'
-        jmp     next
+        movw    $CONTROL, %dx
+        inb     %dx, %al
+        jmp     stays
 
 goes:   OUT8_DX CONTROL, REMOVING
         call    where

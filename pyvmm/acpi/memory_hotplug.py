@@ -21,7 +21,6 @@ from pyvmm.acpi.aml import (
     CreateQWordField,
     Device,
     DWordAcc,
-    Else,
     Field,
     FieldUnit,
     If,
@@ -159,13 +158,13 @@ def _slot(slot: int) -> Aml:
 
 
 def _scan(slots: int) -> Aml:
-    """What is new of each slot, said to its device, and with that taken notice of."""
+    """What is new of each slot, said to its device, and with that taken notice of. One event may stand for both."""
     looks: list[Aml] = []
     for slot in range(slots):
         looks += [
             Store(slot, "MSEL"),
             If(LEqual(Ref("MINS"), 1), Notify(_name(slot), NOTIFY_DEVICE_CHECK), Store(1, "MINS")),
-            Else(If(LEqual(Ref("MRMV"), 1), Notify(_name(slot), NOTIFY_EJECT_REQUEST), Store(1, "MRMV"))),
+            If(LEqual(Ref("MRMV"), 1), Notify(_name(slot), NOTIFY_EJECT_REQUEST), Store(1, "MRMV")),
         ]
     return Method("MSCN", 0, Serialized, Acquire("MLCK"), *looks, Release("MLCK"))
 

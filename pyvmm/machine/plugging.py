@@ -69,7 +69,7 @@ class Plugger:
             device = self.slots.plug(spec, running=True)
             (name,) = set(self._board.devices) - before
             self._changed = True
-            if self._life.state == "built":
+            if not self._life.begun:
                 self._board.assign_pci_resources()
             elif isinstance(device, Dimm):
                 assert self._board.banks is not None
@@ -88,7 +88,7 @@ class Plugger:
                 return self._unplug_memory(name, force)
             function = self._find(name)
             port = self._board.hotplug.port_of(function)
-            if self._life.state == "built" or (force and port is not None):
+            if not self._life.begun or (force and port is not None):
                 try:
                     self._remove(name)
                 except Exception as error:  # of the user's own close()
@@ -105,7 +105,7 @@ class Plugger:
     def _unplug_memory(self, name: str, force: bool) -> bool:
         banks = self._board.banks
         assert self.slots is not None and banks is not None
-        if self._life.state == "built":
+        if not self._life.begun:
             self._remove(name)
             return True
         if force:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from typing import Final
@@ -19,8 +20,9 @@ WAIT: Final = "until {}; do usleep 20000; done"
 """In the guest."""
 BLOCK: Final = "/sys/devices/system/memory/memory{}"
 """Of 128 MiB; 32 is at 4 GiB."""
-FILE: Final = 160 * MIB
-"""Bytes, more than the guest has free from the start."""
+PIECE: Final = b"pyvmm\n" * (MIB // 6)
+PIECES: Final = 160
+"""Of a file; more than the guest has free from the start."""
 
 
 class Linux(Guest):
@@ -87,12 +89,12 @@ def test_memory_is_filled_kept_while_in_use_and_ejected(guest: Linux) -> None:
     iomem = guest.shell("grep 'System RAM' /proc/iomem")
     assert re.search(r"^100000000-107ffffff : System RAM", iomem, re.MULTILINE), iomem
 
-    guest.shell("mount -t tmpfs -o size=90% none /mnt")
-    written = guest.shell(f"yes pyvmm | head -c {FILE} >/mnt/file && md5sum </mnt/file", 120).split()[0]
+    guest.shell(f"mount -t tmpfs -o size=90% none /mnt; yes pyvmm | head -c {len(PIECE)} >/tmp/piece")
+    guest.shell(f"for n in $(seq {PIECES}); do cat /tmp/piece; done >/mnt/file")
     assert machine.memory.read(FIRST, 128 * MIB).count(b"\npyvmm\n") * 6 > 32 * MIB, "a good part of it lies there"
     machine.unplug("m1")
     assert guest.told("eject-refused").startswith("m1: the guest says: ")
-    assert guest.shell("md5sum </mnt/file", 120).split()[0] == written
+    assert guest.shell("md5sum </mnt/file", 120).split()[0] == hashlib.md5(PIECE * PIECES).hexdigest()
     assert "m1" in machine.parts
 
     guest.shell("rm /mnt/file; umount /mnt")
@@ -111,7 +113,7 @@ def test_memory_is_filled_kept_while_in_use_and_ejected(guest: Linux) -> None:
 
 def test_it_sleeps_and_wakes_with_what_was_plugged_in(guest: Linux) -> None:
     guest.plug("m1", 128, 32)
-    guest.shell(f"mount -t tmpfs -o size=90% none /mnt; yes sleeper | head -c {16 * MIB} >/mnt/file")
+    guest.shell("mount -t tmpfs -o size=90% none /mnt; for n in $(seq 16); do cat /bin/busybox; done >/mnt/file")
     written = guest.shell("md5sum </mnt/file")
     guest.sleeps()
     guest.machine.power_button()

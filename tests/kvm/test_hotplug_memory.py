@@ -152,7 +152,6 @@ def test_no_file_has_it(tmp_path: Path) -> None:
             machine.snapshot().save(tmp_path / "with")
     saved = Saved(str(tmp_path / "before"))
     with Board(saved.config, saved=saved) as machine:
-        machine.start()
         before = machine.snapshot()
         machine.plug("memory,size=128M,id=m2")
         expect(machine, b"w")
@@ -352,6 +351,17 @@ def test_before_it_has_started_it_comes_and_goes_at_once() -> None:
         assert machine.memory.regions[-1] == (FIRST, BLOCK)
         assert machine.unplug("m1") is True
         assert machine.memory.regions[-1][0] < FIRST
+
+
+def test_a_guest_that_was_restored_is_asked_before_it_has_started(tmp_path: Path) -> None:
+    with running() as machine:
+        machine.snapshot().save(tmp_path / "file")
+    saved = Saved(str(tmp_path / "file"))
+    with Board(saved.config, saved=saved) as machine:
+        machine.plug("memory,size=128M,id=m1")
+        assert machine.state == "built" and machine.unplug("m1") is False
+        assert machine.finish() == OK
+        assert bytes(machine.output) == b"we"
 
 
 def test_a_view_outlives_what_it_was_of() -> None:
