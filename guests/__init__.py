@@ -45,6 +45,8 @@ class Guest:
     symbols: dict[str, int]
     """Addresses of its parameters, results and marks; a parameter or result is 8 bytes, little-endian."""
     image: bytes
+    tables: str = ""
+    """acpi: it finds ACPI tables in RAM; empty for none."""
     needs: str = ""
     """What it comes to nothing without: options of `pyvmm run`, or words that say what; empty for most."""
 
@@ -119,6 +121,7 @@ def parse(name: str, text: bytes, image: bytes) -> Guest:
         memory=_field(fields, "memory", int),
         end=_field(fields, "end", str),
         value=_field(fields, "value", int),
+        tables=_field({"tables": "", **fields}, "tables", str),
         needs=_field({"needs": "", **fields}, "needs", str),
         symbols=symbols,
         image=image,

@@ -21,6 +21,9 @@ HUGE_PAGE_SIZES: Final = (2 * MIB, GIB)
 MIN_MEMORY: Final = MIB
 MAX_MEMORY: Final = 64 << 40
 """What 46 bits of physical address reach, the fewest that a processor with KVM has had for long."""
+MEMORY_BLOCK: Final = 128 * MIB
+"""What memory that is plugged in is a multiple of: Linux on x86-64 has it in sections of that size."""
+MAX_MEMORY_SLOTS: Final = 32
 DEFAULT_KERNEL_MEMORY: Final = 512 * MIB
 DEFAULT_FIRMWARE: Final = "bios"
 SEABIOS: Final = "seabios"
@@ -109,6 +112,10 @@ class MachineConfig:
     """Guest RAM in a memfd, which other processes can map; else it is anonymous memory in transparent huge pages."""
     memory_hugetlb: int | None = None
     """Guest RAM in pages of this size from the host's pool (hugetlbfs): 2 MiB or 1 GiB. Shared too."""
+    memory_slots: int = 0
+    """How many pieces of memory can be plugged in while it runs, up to MAX_MEMORY_SLOTS ..."""
+    max_memory: int | None = None
+    """... and how much memory it has then at most, *memory* included."""
     cpus: int = 1
     """vCPUs from the start; vCPU n has APIC ID n."""
     max_cpus: int | None = None
@@ -216,6 +223,10 @@ class MachineConfig:
             raise self._error("RAM is 1M to 64T, in bytes a multiple of 4096 such as 512 << 20", "memory")
         if self.memory_hugetlb not in (None, *HUGE_PAGE_SIZES):
             raise self._error("the host's huge pages are of 2M or 1G", "memory_hugetlb")
+        if not 0 <= self.memory_slots <= MAX_MEMORY_SLOTS:
+            raise self._error(f"there are at most {MAX_MEMORY_SLOTS} of them", "memory_slots")
+        if self.max_memory is not None and (self.max_memory > MAX_MEMORY or self.max_memory % 4096):
+            raise self._error("it is up to 64T, in bytes a multiple of 4096 such as 4 << 30", "max_memory")
         if not 1 <= self.cpus <= MAX_CPUS:
             raise self._error(f"a machine has 1 to {MAX_CPUS} vCPUs", "cpus")
         if self.max_cpus is not None and not self.cpus <= self.max_cpus <= MAX_CPUS:
@@ -251,6 +262,16 @@ class MachineConfig:
         if self.memory_hugetlb is not None and self.memory is not None and self.memory % self.memory_hugetlb:
             pages = size_text(self.memory_hugetlb)
             raise self._error(f"the size is no multiple of {pages}", "memory", "memory_hugetlb")
+        if self.memory_slots and self.max_memory is None:
+            raise self._error(
+                "they need to know how much memory there will be", "memory_slots", add={"max_memory": "SIZE"}
+            )
+        if self.max_memory is not None:
+            if not self.memory_slots:
+                raise self._error("memory is plugged into slots", "max_memory", add={"memory_slots": "N"})
+            if self.memory is not None and self.max_memory < self.memory + MEMORY_BLOCK:
+                block = size_text(MEMORY_BLOCK)
+                raise self._error(f"there is no room for {block} more: ask for more at most", "memory", "max_memory")
         if self.kernel is not None and self.guest is not None:
             raise self._error("a machine boots one of them: leave the other away", "kernel", "guest")
         for field in ("kernel", "guest"):
@@ -283,6 +304,8 @@ _KINDS: Final[Mapping[str, tuple[tuple[type, ...], str]]] = {
     "memory": ((int, NoneType), "an int, in bytes, such as 512 << 20"),
     "memory_shared": ((bool,), "a bool"),
     "memory_hugetlb": ((int, NoneType), "an int, in bytes, or None"),
+    "memory_slots": ((int,), "an int"),
+    "max_memory": ((int, NoneType), "an int, in bytes, or None"),
     "cpus": ((int,), "an int"),
     "max_cpus": ((int, NoneType), "an int or None"),
     "cpu": ((str,), "a str, such as 'host,-avx'"),

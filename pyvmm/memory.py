@@ -119,6 +119,8 @@ class GuestMemory:
         for listener in reversed(self._listeners):
             listener.removed(region)
         self._regions.remove(region)
+        gone = _page_numbers(gpa, len(region.buffer))
+        self.lasting -= {number for number in self.lasting if number in gone}
         self._arrange()
 
     def region_at(self, gpa: int) -> Region:

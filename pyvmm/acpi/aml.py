@@ -300,17 +300,20 @@ def Notify(device: Aml | str, value: Term) -> Aml:
     return _code(b"\x86", _target(device), term(value))
 
 
+WAIT_FOREVER: Final = 0xFFFF
+
+
+def Acquire(mutex: Aml | str, milliseconds: int = WAIT_FOREVER) -> Aml:
+    """Wait so long until the mutex is to be had; true where it was not (19.6.2)."""
+    return _code(b"\x5b\x23", _target(mutex), milliseconds.to_bytes(2, "little"))
+
+
+def Release(mutex: Aml | str) -> Aml:
+    return _code(b"\x5b\x27", _target(mutex))
+
+
 def Sleep(milliseconds: Term) -> Aml:
     return _code(b"\x5b\x22", term(milliseconds))
-
-
-def Acquire(mutex: str, milliseconds: int = 0xFFFF) -> Aml:
-    """Wait so long, with 0xffff for ever, until the mutex is to be had; true where it was not (19.6.2)."""
-    return _code(b"\x5b\x23", name_string(mutex), milliseconds.to_bytes(2, "little"))
-
-
-def Release(mutex: str) -> Aml:
-    return _code(b"\x5b\x27", name_string(mutex))
 
 
 # Operators.

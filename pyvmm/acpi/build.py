@@ -84,6 +84,8 @@ def build(platform: Platform) -> AcpiTables:
         others.append(("mcfg", tables.mcfg(platform.pci, platform.pci.ecam)))
     if platform.hpet is not None:
         others.append(("hpet", tables.hpet(platform.hpet)))
+    if platform.memory is not None:
+        others.append(("srat", tables.srat(platform, platform.memory)))
     others.append(("ssdt", nodes.ssdt(platform)))
     return AcpiTables(platform, nodes.dsdt(platform), tuple(others))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from pyvmm.acpi import hotplug
+from pyvmm.acpi import hotplug, memory_hotplug
 from pyvmm.acpi.aml import (
     EISAID,
     Aml,
@@ -41,6 +41,7 @@ from pyvmm.acpi.platform import (
     CpuHotplugBlock,
     HotplugBlock,
     IsaDevice,
+    MemoryHotplugBlock,
     PciRoot,
     Platform,
     PowerManagement,
@@ -86,6 +87,9 @@ OSC_UNRECOGNIZED_REVISION: Final = 0x08
 OSC_CAPABILITIES_MASKED: Final = 0x10
 
 NOTIFY_POWER_BUTTON: Final = 0x80
+NOTIFY_DEVICE_WAKE: Final = 2
+DEEPEST_WAKEABLE: Final = 3
+"""S3 (7.3.13, _PRW)."""
 
 
 def isa_device(device: IsaDevice) -> Aml:
@@ -97,6 +101,8 @@ def isa_device(device: IsaDevice) -> Aml:
         body.append(Name("_UID", device.uid))
     if device.sta:
         body.append(Name("_STA", PRESENT))
+    if device.wake_gpe is not None:
+        body.append(Name("_PRW", Package(device.wake_gpe, DEEPEST_WAKEABLE)))
     return Device(device.name, *body, Name("_CRS", ResourceTemplate(*ports, *map(IRQNoFlags, device.irqs))))
 
 
@@ -118,7 +124,7 @@ def ioapic(address: int) -> Aml:
     )
 
 
-def motherboard(pm: PowerManagement, *blocks: HotplugBlock | CpuHotplugBlock | None) -> Aml:
+def motherboard(pm: PowerManagement, *blocks: HotplugBlock | CpuHotplugBlock | MemoryHotplugBlock | None) -> Aml:
     """The ports of the fixed ACPI hardware and of hot-plug, so that no PCI BAR is put over them."""
     windows = [block.io for block in blocks if block is not None]
     more = [IO(Decode16, window.first, window.first, 1, window.length) for window in windows]
@@ -249,11 +255,17 @@ def power_button_event(gpe: int) -> Aml:
     return Scope("\\_GPE", Method(f"_E{gpe:02X}", 0, NotSerialized, Notify("\\_SB.PWRB", NOTIFY_POWER_BUTTON)))
 
 
+def wake_event(gpe: int, path: str) -> Aml:
+    """What the device *path* has woken the machine by."""
+    return Scope("\\_GPE", Method(f"_E{gpe:02X}", 0, NotSerialized, Notify(path, NOTIFY_DEVICE_WAKE)))
+
+
 def dsdt(platform: Platform) -> bytes:
     """The differentiated system description table: the board."""
     isa = [isa_device(device) for device in platform.isa]
     block = platform.pci.hotplug if platform.pci is not None else None
-    board = [motherboard(platform.pm, block, platform.cpu_hotplug), pwrb()]
+    memory = platform.memory
+    board = [motherboard(platform.pm, block, platform.cpu_hotplug, memory), pwrb()]
     if platform.apic is not None:
         board.append(ioapic(platform.apic.address))
     if platform.hpet is not None:
@@ -265,8 +277,15 @@ def dsdt(platform: Platform) -> bytes:
             board.append(ecam(platform.pci.ecam, platform.pci.ecam_length))
         board.append(pci0(platform, platform.pci, *isa, *(hotplug.slots(block) if block is not None else ())))
     events = [power_button_event(platform.pm.power_button_gpe)]
+    parent = "\\_SB" if platform.pci is None else "\\_SB.PCI0"
+    for device in platform.isa:
+        if device.wake_gpe is not None:
+            events.append(wake_event(device.wake_gpe, f"{parent}.{device.name}"))
     if block is not None:
         events.append(hotplug.event(block))
+    if memory is not None:
+        board += memory_hotplug.slots(memory)
+        events.append(memory_hotplug.event(memory))
     return DefinitionBlock(
         "DSDT",
         DSDT_REVISION,
@@ -275,6 +294,7 @@ def dsdt(platform: Platform) -> bytes:
         1,
         Name("PICF", 0),
         Method("_PIC", 1, NotSerialized, Store(Arg0, "PICF")),
+        Name("_S3", Package(platform.pm.s3, 0, 0, 0)),
         Name("_S5", Package(platform.pm.s5, 0, 0, 0)),
         Scope("\\_SB", *board),
         *events,

@@ -52,6 +52,8 @@ class PowerManagement(NamedTuple):
     acpi_disable: int
     s5: int
     """SLP_TYP of soft off."""
+    s3: int
+    """SLP_TYP of suspend to RAM."""
     power_button_gpe: int
     """The general-purpose event of the power button."""
     reset_port: int
@@ -92,6 +94,8 @@ class IsaDevice(NamedTuple):
     sta: bool = False
     """It says that it is there (_STA); without, an OS takes that for granted."""
     uid: int | None = None
+    wake_gpe: int | None = None
+    """The general-purpose event by which it wakes the machine from S3."""
 
 
 class HotplugBlock(NamedTuple):
@@ -111,6 +115,20 @@ class CpuHotplugBlock(NamedTuple):
     io: Window
     gpe: int
     """The general-purpose event that says: look at the registers."""
+
+
+class MemoryHotplugBlock(NamedTuple):
+    """The registers of memory hot-plug, as QEMU has them (docs/specs/acpi_mem_hotplug), and where memory is and may
+    come."""
+
+    io: Window
+    gpe: int
+    """The general-purpose event that says: look at each slot."""
+    slots: int
+    ram: tuple[Window, ...]
+    """What is there from the start."""
+    window: Window
+    """Where memory comes and goes."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +192,8 @@ class Platform:
     """Where CPUs come and go."""
     absent_cpus: frozenset[int] = frozenset()
     """Those that are not there now, but may come."""
+    memory: MemoryHotplugBlock | None = None
+    """None where no memory comes and goes."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.cpus <= MAX_CPUS:

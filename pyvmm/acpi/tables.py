@@ -1,4 +1,4 @@
-"""The fixed-format tables: RSDP, RSDT, XSDT, FADT, FACS, MADT, MCFG, HPET.
+"""The fixed-format tables: RSDP, RSDT, XSDT, FADT, FACS, MADT, MCFG, HPET, SRAT.
 
 They follow ACPI 2.0, which Linux 2.6.10 (ACPICA 20041105) and today's Linux read alike: an FADT of revision 3 and 244
 bytes with both its 32-bit and its X_ fields, and an RSDP of revision 2. Field names are the specification's.
@@ -13,7 +13,7 @@ from ctypes import LittleEndianStructure, c_char, c_uint8, c_uint16, c_uint32, c
 from typing import Final
 
 from pyvmm.acpi import sdt
-from pyvmm.acpi.platform import KEYBOARD, RTC, MadtIoApic, PciRoot, Platform
+from pyvmm.acpi.platform import KEYBOARD, RTC, MadtIoApic, MemoryHotplugBlock, PciRoot, Platform, Window
 
 LAPIC_ADDRESS: Final = 0xFEE00000
 
@@ -28,8 +28,6 @@ ACCESS_DWORD: Final = 3
 WBINVD: Final = 1 << 0
 PROC_C1: Final = 1 << 2
 PWR_BUTTON: Final = 1 << 4
-SLP_BUTTON: Final = 1 << 5
-FIX_RTC: Final = 1 << 6
 TMR_VAL_EXT: Final = 1 << 8
 RESET_REG_SUP: Final = 1 << 10
 
@@ -54,6 +52,13 @@ LAPIC_ONLINE_CAPABLE: Final = 2
 MPS_INTI_CONFORMS: Final = 0
 MPS_INTI_ACTIVE_HIGH_LEVEL: Final = 0b11_01
 ALL_PROCESSORS: Final = 0xFF
+
+# SRAT, 5.2.16.
+SRAT_REVISION: Final = 3
+SRAT_RESERVED: Final = 1
+"""Of the first field behind the header, for the sake of old systems."""
+AFFINITY_ENABLED: Final = 1 << 0
+AFFINITY_HOT_PLUGGABLE: Final = 1 << 1
 
 HPET_EVENT_TIMER_BLOCK_ID: Final = 0x8086A201
 """Vendor 8086, legacy replacement, 64-bit counter, 3 comparators, revision 1."""
@@ -227,9 +232,9 @@ def fadt(platform: Platform, facs: int, dsdt: int) -> bytes:
         P_LVL3_LAT=P_LVL3_NONE,
         CENTURY=CMOS_CENTURY if platform.has(RTC) else 0,
         IAPC_BOOT_ARCH=boot,
-        # PWR_BUTTON and SLP_BUTTON say "not in the fixed registers": the power button is PWRB, a sleep button there
-        # is none. FIX_RTC likewise: the RTC wakes nothing.
-        Flags=WBINVD | PROC_C1 | PWR_BUTTON | SLP_BUTTON | FIX_RTC | TMR_VAL_EXT | RESET_REG_SUP,
+        # PWR_BUTTON says "not in the fixed registers": the power button is PWRB. SLP_BUTTON and FIX_RTC would say so
+        # of the sleep button and of the RTC's alarm, which are there.
+        Flags=WBINVD | PROC_C1 | PWR_BUTTON | TMR_VAL_EXT | RESET_REG_SUP,
         RESET_REG=_io(pm.reset_port, 1, ACCESS_BYTE),
         RESET_VALUE=pm.reset_value,
         X_DSDT=dsdt,
@@ -271,6 +276,24 @@ def madt(platform: Platform, apic: MadtIoApic) -> bytes:
 def mcfg(pci: PciRoot, base: int) -> bytes:
     """Where the configuration space of segment 0 is mapped."""
     return sdt.table(b"MCFG", 1, bytes(8) + struct.pack("<QHBBI", base, 0, 0, pci.last_bus, 0))
+
+
+def _memory_affinity(memory: Window, flags: int) -> bytes:
+    """In proximity domain 0 (5.2.16.2)."""
+    return struct.pack("<BBIHQQIIQ", 1, 40, 0, 0, memory.first, memory.length, 0, flags, 0)
+
+
+def srat(platform: Platform, memory: MemoryHotplugBlock) -> bytes:
+    """One proximity domain with all processors and all memory: the addresses at which some may come are hot-pluggable,
+    by which an OS knows how far they reach."""
+    body = struct.pack("<IQ", SRAT_RESERVED, 0)
+    if platform.apic is not None:
+        for cpu in range(platform.cpus):
+            body += struct.pack("<BBBBIB3sI", 0, 16, 0, cpu, AFFINITY_ENABLED, 0, bytes(3), 0)
+    for window in memory.ram:
+        body += _memory_affinity(window, AFFINITY_ENABLED)
+    body += _memory_affinity(memory.window, AFFINITY_ENABLED | AFFINITY_HOT_PLUGGABLE)
+    return sdt.table(b"SRAT", SRAT_REVISION, body)
 
 
 def hpet(address: int) -> bytes:

@@ -19,6 +19,9 @@ HIGH_MEMORY: Final = 0xC0000
 ACPI_TABLES: Final = 0xE0000
 ACPI_TABLES_SIZE: Final = 0x10000
 """Where an OS looks for the RSDP; the MP table follows at 0xF0000."""
+FACS: Final = ACPI_TABLES + 0x40
+"""Where among them the guest leaves where it goes on after S3: 64 bytes behind the RSDP."""
+FACS_SIZE: Final = 64
 HOLE_START: Final = HOLE_GPA
 HOLE_END: Final = 4 * GIB
 """The 3-4 GiB hole of devices; RAM that does not fit below it continues at 4 GiB."""
@@ -57,6 +60,7 @@ BIOS_CALLS: Final = 0x404
 ELCR: Final = 0x4D0
 FW_CFG: Final = 0x510
 ACPI_PM: Final = 0x600
+MEMORY_HOTPLUG: Final = 0xA00
 PCI_HOTPLUG: Final = 0xAE00
 CPU_HOTPLUG: Final = 0xCD8
 """Where OVMF looks for it on a Q35."""

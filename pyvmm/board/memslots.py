@@ -28,7 +28,7 @@ from pyvmm.board.layout import (
     PCI_MMIO64_END,
     PCI_MMIO64_START,
 )
-from pyvmm.config import HUGE_PAGE_SIZES, ConfigError
+from pyvmm.config import HUGE_PAGE_SIZES, MEMORY_BLOCK, ConfigError
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory, Region
 from pyvmm.units import GIB, KIB, MIB, size_text
@@ -54,25 +54,68 @@ def ram_end(size: int) -> int:
     return size if size <= HOLE_START else HOLE_END + size - HOLE_START
 
 
-def pci_memory64(size: int, phys_bits: int) -> tuple[int, int] | None:
-    """[start, end) of PCI memory above 4 GiB, beside *size* bytes of RAM: where it always is, or behind the RAM of a
-    machine that has more than fits below; smaller where addresses do not reach so far, down to 1 GiB, and then none."""
+def plug_window(size: int, most: int) -> tuple[int, int]:
+    """[start, end) of the addresses for RAM that is plugged into a machine of *size* bytes, up to *most*: from 4 GiB
+    up and above all that it has, in whole blocks."""
+    start = -(-max(ram_end(size), HOLE_END) // MEMORY_BLOCK) * MEMORY_BLOCK
+    return start, start + max(0, most - size) // MEMORY_BLOCK * MEMORY_BLOCK
+
+
+def last_ram_end(size: int, most: int | None) -> int:
+    """Where RAM ends when all of *most* bytes is plugged in; None for a machine into which none can be."""
+    return ram_end(size) if most is None else plug_window(size, most)[1]
+
+
+def pci_memory64(size: int, phys_bits: int, most: int | None = None) -> tuple[int, int] | None:
+    """[start, end) of PCI memory above 4 GiB, beside *size* bytes of RAM, which may become *most*: where it always is,
+    or behind the RAM of a machine that has more than fits below; smaller where addresses do not reach so far, down to
+    1 GiB, and then none."""
     room = PCI_MMIO64_END - PCI_MMIO64_START
     while room >= GIB:
-        start = max(room, HOLE_END, (ram_end(size) + room - 1) // room * room)
+        start = max(room, HOLE_END, (last_ram_end(size, most) + room - 1) // room * room)
         if start + room <= 1 << phys_bits:
             return start, start + room
         room //= 2
     return None
 
 
-def check_reach(size: int, phys_bits: int) -> None:
-    """Raises ConfigError where physical addresses of so many bits do not reach all of the RAM."""
-    if ram_end(size) > 1 << phys_bits:
-        most = size_text((1 << phys_bits) - (HOLE_END - HOLE_START))
+def check_reach(size: int, phys_bits: int, most: int | None = None) -> None:
+    """Raises ConfigError where physical addresses of so many bits do not reach all of the RAM, or *most* bytes of
+    it."""
+    if most is not None and last_ram_end(size, most) > 1 << phys_bits:
         raise ConfigError(
-            f"the guest's processor has {phys_bits} physical address bits: ask for at most {most}", {"memory": size}
+            f"the guest's processor has {phys_bits} physical address bits, and RAM is plugged in from 4 GiB up: "
+            "ask for less",
+            {"memory": size, "max_memory": most},
         )
+    if ram_end(size) > 1 << phys_bits:
+        reach = size_text((1 << phys_bits) - (HOLE_END - HOLE_START))
+        raise ConfigError(
+            f"the guest's processor has {phys_bits} physical address bits: ask for at most {reach}", {"memory": size}
+        )
+
+
+def map_ram(
+    size: int, *, shared: bool = False, hugetlb: int | None = None, image: tuple[int, int] | None = None
+) -> tuple[memoryview, int | None]:
+    """*size* bytes of this host's memory, and the memfd that they are in, as Ram has them. Raises ConfigError."""
+    fd: int | None = None
+    try:
+        if hugetlb is not None:
+            fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC | os.MFD_HUGETLB | _MFD_SIZES[hugetlb])
+        elif shared:
+            fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC)
+        if fd is not None:
+            os.ftruncate(fd, size)
+        if fd is None and image is not None:
+            return map_memory(size, HUGE_PAGE, *image, private=True), None
+        return map_memory(size, max(HUGE_PAGE, hugetlb or 0), fd), fd
+    except OSError as error:
+        if fd is not None:
+            os.close(fd)
+        if error.errno == errno.EMFILE:
+            raise
+        raise _refused(size, hugetlb, error) from None
 
 
 class Ram:
@@ -91,26 +134,8 @@ class Ram:
             )
         self.size = size
         self._page = hugetlb or mmap.PAGESIZE
-        fd: int | None = None
-        try:
-            if hugetlb is not None:
-                fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC | os.MFD_HUGETLB | _MFD_SIZES[hugetlb])
-            elif shared:
-                fd = os.memfd_create("pyvmm-ram", os.MFD_CLOEXEC)
-            if fd is not None:
-                os.ftruncate(fd, size)
-            if fd is None and image is not None:
-                self._whole = map_memory(size, HUGE_PAGE, *image, private=True)
-            else:
-                self._whole = map_memory(size, max(HUGE_PAGE, hugetlb or 0), fd)
-        except OSError as error:
-            if fd is not None:
-                os.close(fd)
-            if error.errno == errno.EMFILE:
-                raise
-            raise _refused(size, hugetlb, error) from None
-        self.fd = fd
-        whole = self._whole
+        whole, fd = map_ram(size, shared=shared, hugetlb=hugetlb, image=image)
+        self._whole, self.fd = whole, fd
         low = min(size, HOLE_START)
         pieces = [(0, 0, min(LOW_RAM_END, low)), (HIGH_MEMORY, HIGH_MEMORY, low)]
         if size > HOLE_START:
@@ -119,6 +144,11 @@ class Ram:
         """What of it the guest sees at first; RAM behind the VGA window is not used."""
         self.memory = GuestMemory(self.regions)
         self.memory.make_filler = SplitFiller
+
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """The (gpa, length) of each of its regions."""
+        return [(region.gpa, len(region.buffer)) for region in self.regions]
 
     @property
     def below_4g(self) -> int:

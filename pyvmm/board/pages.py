@@ -48,6 +48,11 @@ class Level:
                 return levels
             level = level.parent
 
+    def add_region(self, store: mmap.mmap) -> None:
+        """One more, of whose pages it has none."""
+        self.own.append(pages.bitmap(len(store)))
+        self.stores.append(store)
+
     def take_over(self) -> None:
         """Have the parent's pages too, and its place; this one's go before them. The lesser part is copied."""
         below = self.parent
@@ -127,21 +132,71 @@ class RamPages:
     """Of *memory*, which is *slots* in *vm*; all of it while no vCPU runs, but release()."""
 
     def __init__(
-        self, vm: Vm, memory: GuestMemory, slots: MemorySlots, image: Callable[[], Level] | None = None
+        self,
+        vm: Vm,
+        memory: GuestMemory,
+        slots: MemorySlots,
+        image: Callable[[], Level] | None = None,
+        plugged_from: int = 1 << 64,
     ) -> None:
-        """RAM that was mapped from a file has that as its *image*, below the first snapshot."""
+        """RAM that was mapped from a file has that as its *image*, below the first snapshot. What is at *plugged_from*
+        or above comes and goes, and is in no file."""
         self._image = image
+        self._plugged_from = plugged_from
         self._readers = 0
         self._shape = threading.Lock()
         """Levels are joined by who has it, and while nobody reads."""
         self._vm = vm
         self._memory = memory
         self._slots = slots
-        self._regions: list[Region] = []
+        self._places: list[tuple[int, int]] = []
+        """Where the regions of RAM are, and their sizes, by number ..."""
+        self._regions: list[Region | None] = []
+        """... and those regions; None where one is gone."""
         self._dirty: list[bytearray] = []
         self._scratch: list[bytearray] = []
         self._base: Level | None = None
         self._taken: weakref.WeakSet[Pages] = weakref.WeakSet()
+        memory.watch(self)
+
+    # A Listener
+
+    def added(self, region: Region) -> None:
+        """While there are snapshots. It is zero, so that to those that stand what they have of a region that was at its
+        place is new."""
+        if region.kind != "ram" or self._base is None:
+            return
+        place = region.gpa, len(region.buffer)
+        number = self._places.index(place) if place in self._places else self._new_place(place)
+        self._slots.log(region, True)
+        self._regions[number] = region
+        theirs = 0
+        for level in self.levels:
+            theirs |= _bits(level.own[number])
+        self._dirty[number][:] = _bitmap(theirs, len(self._dirty[number]))
+
+    def _new_place(self, place: tuple[int, int]) -> int:
+        """Its number; no snapshot has pages there."""
+        size, levels = place[1], self.levels
+        stores = [pages.store(size) for _ in levels]  # all of them, before anything has changed
+        for level, store in zip(levels, stores, strict=True):
+            level.add_region(store)
+        self._places.append(place)
+        self._regions.append(None)
+        self._dirty.append(pages.bitmap(size))
+        self._scratch.append(pages.bitmap(size))
+        for taken in self._taken:
+            taken.forget_lookups()
+        return len(self._places) - 1
+
+    def removed(self, region: Region) -> None:
+        for number, ours in self._there():
+            if ours.gpa == region.gpa:
+                self._regions[number] = None
+
+    def _there(self) -> list[tuple[int, Region]]:
+        """The regions that guest memory has, with their numbers."""
+        return [(number, region) for number, region in enumerate(self._regions) if region is not None]
 
     @property
     def mapped_from_file(self) -> bool:
@@ -178,14 +233,19 @@ class RamPages:
         return taken
 
     def _take_all(self, progress: Progress | None) -> Pages:
-        self._regions = list(self._memory.ram)
-        sizes = [len(region.buffer) for region in self._regions]
+        regions = self._memory.ram
+        sizes = [len(region.buffer) for region in regions]
+        self._places = [(region.gpa, size) for region, size in zip(regions, sizes, strict=True)]
+        self._regions = list(regions)
         below = None if self._image is None else self._image()
+        if below is not None:
+            for size in sizes[len(below.own) :]:
+                below.add_region(pages.store(size))
         level = Level(below, [pages.bitmap(size) for size in sizes], [pages.store(size) for size in sizes])
         self._dirty = [pages.bitmap(size) for size in sizes]
         self._scratch = [pages.bitmap(size) for size in sizes]
         copied = done = 0
-        for region, own, store in zip(self._regions, level.own, level.stores, strict=True):
+        for region, own, store in zip(regions, level.own, level.stores, strict=True):
 
             def tell(count: int, before: int = done) -> None:
                 if progress is not None:
@@ -201,11 +261,11 @@ class RamPages:
 
     def _take_dirty(self, parent: Level) -> Pages:
         level, copied = Level(parent, [], []), 0
-        for region, dirty in zip(self._regions, self._dirty, strict=True):
-            store = pages.store(len(region.buffer))
-            copied += pages.copy_dirty(dirty, region.buffer, store)
-            level.own.append(bytearray(dirty))
-            level.stores.append(store)
+        for region, (_, size), dirty in zip(self._regions, self._places, self._dirty, strict=True):
+            level.add_region(pages.store(size))
+            if region is not None:
+                copied += pages.copy_dirty(dirty, region.buffer, level.stores[-1])
+                level.own[-1][:] = dirty
             dirty[:] = bytes(len(dirty))
         return Pages(level, copied * PAGE)
 
@@ -214,7 +274,7 @@ class RamPages:
         self.harvest()
         if self._base is not taken.level:
             self._add_difference(taken)
-        for number, region in enumerate(self._regions):
+        for number, region in self._there():
             taken.put_back(number, self._dirty[number], region.buffer)
         self._base = taken.level
         self._join_levels()
@@ -230,17 +290,18 @@ class RamPages:
         if list(self._taken):  # its length counts one that is just being let go, and this is called for that
             self._join_levels()
             return
-        for region in self._regions:
+        for _, region in self._there():
             self._slots.log(region, False)
         self._base = self._memory.written = None
-        self._regions, self._dirty, self._scratch = [], [], []
+        self._places, self._regions, self._dirty, self._scratch = [], [], [], []
 
     def runs(self, taken: Pages) -> list[tuple[int, memoryview]]:
         """All of RAM that is not zero in *taken*, ascending: where it is in a file or memfd with all RAM, in bytes, and
         what is there. Only inside reading()."""
         return [
             (region.fd_offset + offset, data)
-            for number, region in enumerate(self._regions)
+            for number, region in self._there()
+            if region.gpa < self._plugged_from
             for offset, data in taken.runs(number)
         ]
 
@@ -276,8 +337,9 @@ class RamPages:
 
     def harvest(self) -> None:
         """Into the bitmaps: what the guest has written, and what views were given of."""
-        for region, dirty, scratch in zip(self._regions, self._dirty, self._scratch, strict=True):
-            self._vm.harvest_dirty_log(self._slots.slot(region.gpa), dirty, scratch, len(region.buffer))
+        for number, region in self._there():
+            slot, dirty, scratch = self._slots.slot(region.gpa), self._dirty[number], self._scratch[number]
+            self._vm.harvest_dirty_log(slot, dirty, scratch, len(region.buffer))
         written = self._memory.written
         if written is not None:
             self._mark(written)
@@ -285,11 +347,11 @@ class RamPages:
         self._mark(self._memory.lasting)
         if self._memory.all_written:
             self._memory.all_written = False
-            for region, dirty in zip(self._regions, self._dirty, strict=True):
-                dirty[:] = _bitmap((1 << len(region.buffer) // PAGE) - 1, len(dirty))
+            for (_, size), dirty in zip(self._places, self._dirty, strict=True):
+                dirty[:] = _bitmap((1 << size // PAGE) - 1, len(dirty))
 
     def _mark(self, numbers: Iterable[int]) -> None:
-        bounds = [(region.gpa // PAGE, len(region.buffer) // PAGE) for region in self._regions]
+        bounds = [(gpa // PAGE, size // PAGE) for gpa, size in self._places]
         for number in numbers:
             for (first, count), dirty in zip(bounds, self._dirty, strict=True):
                 if 0 <= number - first < count:

@@ -6,7 +6,7 @@
     port 0x92          A20 and fast reset                       ACPI PM   0x600, APM 0xB2, SCI IRQ 9
     debug console      0xE9, debug exit 0xF4                    VGA       0x3C0-0x3DF, 0xA0000, 0xB8000
     fw_cfg             0x510                                    BIOS log  0x402, its calls 0x404
-    CPU hot-plug       0xCD8, where CPUs come and go
+    CPU hot-plug       0xCD8, where CPUs come and go            memory hot-plug, where asked 0xA00
     PCI                0xCF8 and ECAM, host bridge 00:00.0, virtio-input 00:0A, hot-plug 0xAE00
     IDE, where asked   0x1F0, 0x3F6, IRQ 14, and 0x170, 0x376, IRQ 15
 
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.disks import Disks
     from pyvmm.backends.networks import HostNetworks
     from pyvmm.board.fw_cfg_files import Told
+    from pyvmm.board.memory_banks import MemoryBanks
     from pyvmm.board.passthrough import BoardPassthrough
     from pyvmm.board.vhost import BoardVhost
     from pyvmm.pci.device import PciDevice
@@ -89,6 +90,12 @@ class Signals(Protocol):
     def smi(self, command: int) -> None:
         """A command for a BIOS in SMM, other than those of the FADT."""
 
+    def sleep(self) -> bool:
+        """The guest asks for S3; whether it comes to it."""
+
+    def wake(self, reason: str) -> None:
+        """S3 is to end."""
+
     def wake_boot_cpu(self) -> None:
         """INTR of a PIC in user space is up."""
 
@@ -115,7 +122,7 @@ class Pc:
         trace: Trace,
         signals: Signals,
     ) -> None:
-        check_reach(config.ram_size, phys_bits)
+        check_reach(config.ram_size, phys_bits, config.max_memory)
         self.config = config
         self.phys_bits = phys_bits
         """How many bits the guest's physical addresses have."""
@@ -133,6 +140,8 @@ class Pc:
         self.router = Router(config.input, trace.channel("input"))
         self.devices: dict[str, object] = {}
         """What the user has plugged in, by its id or kind."""
+        self.banks: MemoryBanks | None = None
+        """Where RAM comes and goes; None where the user has asked for no slots."""
         self.disks: Disks | None = None
         """Where a device of ours has files that it reads and writes in threads."""
         self.networks: HostNetworks | None = None
@@ -161,6 +170,7 @@ class Pc:
         self._resources.callback(self._close_disks)
         self._resources.callback(self._close_networks)
         self._add_pci()
+        self._add_memory_slots()
         self._add_virtio_input()
         self.parts.keep("irqchip", self.irqchip)
         self.parts.keep("router", self.router)
@@ -198,6 +208,7 @@ class Pc:
                 ram.above_4g,
                 self._set_nmi_mask,
                 channel("rtc"),
+                lambda: self.acpi_pm.rtc_alarm(),
             ),
             ports=[(layout.CMOS, 2)],
             irqs=[layout.IRQ_RTC],
@@ -225,7 +236,16 @@ class Pc:
         add("bios-log", BiosLog(channel("bios")), ports=[(layout.BIOS_LOG, 1)])
         add("bios-calls", BiosCalls(self.memory, channel("bios")), ports=[(layout.BIOS_CALLS, 4)])
         add("debug-exit", DebugExit(signals.debug_exit), ports=[(layout.DEBUG_EXIT, 4)])
-        self.acpi_pm = AcpiPm(line(layout.IRQ_SCI), clock, signals.power_off, channel("acpi-pm"), signals.smi)
+        self.acpi_pm = AcpiPm(
+            line(layout.IRQ_SCI),
+            clock,
+            signals.power_off,
+            channel("acpi-pm"),
+            signals.smi,
+            signals.sleep,
+            signals.wake,
+        )
+        self.router.on_press = self.acpi_pm.key
         add(
             "acpi-pm",
             self.acpi_pm,
@@ -356,6 +376,15 @@ class Pc:
 
         return I440fx()
 
+    def _add_memory_slots(self) -> None:
+        if not self.config.memory_slots:
+            return
+        from pyvmm.board.memory_banks import MemoryBanks  # few machines want them
+
+        channel = self.trace.channel("memory-hotplug")
+        self.banks = MemoryBanks(self.parts, self.config, self.memory, self.acpi_pm, channel)
+        self._resources.callback(self.banks.close)
+
     def _add_virtio_input(self) -> None:
         """virtio-input at 00:0A, one function a device."""
         config, trace = self.config, self.trace.channel("input")
@@ -381,7 +410,7 @@ class Pc:
         if len(self.pci.all_functions()) == 1:  # the host bridge has none
             return
         try:
-            memory64 = pci_memory64(self.config.ram_size, self.phys_bits)
+            memory64 = pci_memory64(self.config.ram_size, self.phys_bits, self.config.max_memory)
             assign_resources(self.pci, layout.PCI_IO, (layout.PCI_MMIO_START, layout.PCI_MMIO_END), memory64)
         except ValueError as error:
             raise UserError(f"{error}: leave a device away") from None
@@ -416,6 +445,8 @@ class Pc:
             self.phys_bits,
             self.pci.last_bus,
             self.hotplug.slots,
+            config.memory_slots,
+            config.max_memory,
             seabios=config.runs_seabios,
         )
 

@@ -13,17 +13,19 @@ from pyvmm.acpi.platform import (
     HotplugBlock,
     IsaDevice,
     MadtIoApic,
+    MemoryHotplugBlock,
     PciRoot,
     Platform,
     PowerManagement,
     Window,
 )
 from pyvmm.board import layout, sockets
-from pyvmm.board.memslots import pci_memory64
+from pyvmm.board.memslots import pci_memory64, plug_window, ram_end
 from pyvmm.board.placement import Parts
 from pyvmm.board.sockets import CpuSockets
 from pyvmm.devices import acpi_pm
 from pyvmm.devices.cpu_hotplug import GPE_CPU_HOTPLUG
+from pyvmm.devices.memory_hotplug import GPE_MEMORY_HOTPLUG
 from pyvmm.devices.pci_hotplug import GPE_PCI_HOTPLUG
 from pyvmm.devices.reset_control import RCR_RST_CPU, RCR_SYS_RST
 from pyvmm.pci.host import CONFIG_ADDRESS, RST_CNT
@@ -39,6 +41,7 @@ class _Isa(NamedTuple):
     align: int = 1
     uid: int | None = None
     more: tuple[str, ...] = ()
+    wake_gpe: int | None = None
 
 
 _ISA: Final = (
@@ -46,7 +49,7 @@ _ISA: Final = (
     _Isa("i8254", "TIMR", "PNP0100"),
     _Isa("port61", "SPKR", "PNP0800"),
     _Isa("rtc", "RTC", RTC, sta=True),
-    _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",)),
+    _Isa("ps2-keyboard", "PS2K", KEYBOARD, sta=True, more=("i8042",), wake_gpe=acpi_pm.GPE_KEYBOARD),
     _Isa("ps2-mouse", "PS2M", MOUSE, sta=True),
     _Isa("com1", "COM1", COM_PORT, sta=True, align=8, uid=1),
     _Isa("fw_cfg", "FWCF", "QEMU0002", sta=True),
@@ -65,6 +68,7 @@ def isa_devices(parts: Parts) -> tuple[IsaDevice, ...]:
             isa.align,
             isa.sta,
             isa.uid,
+            isa.wake_gpe,
         )
         for isa in _ISA
         if isa.part in parts
@@ -78,12 +82,14 @@ def describe(
     phys_bits: int,
     last_bus: int,
     hotplug_slots: tuple[int, ...],
+    memory_slots: int = 0,
+    max_memory: int | None = None,
     *,
     seabios: bool = False,
 ) -> Platform:
     """The platform that *parts* make with those processors, so many bytes of RAM, physical addresses of *phys_bits*
-    bits and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go. SeaBIOS puts BARs elsewhere
-    than this board does.
+    bits and PCI buses up to *last_bus*; in *hotplug_slots* of bus 0 devices come and go, in *memory_slots* RAM, up to
+    *max_memory* bytes of it. SeaBIOS puts BARs elsewhere than this board does.
 
     An OS looks at each bus that the tables name and no bridge leads to: 32 devices, one or two exits each.
     """
@@ -106,6 +112,7 @@ def describe(
             acpi_enable=acpi_pm.ACPI_ENABLE,
             acpi_disable=acpi_pm.ACPI_DISABLE,
             s5=acpi_pm.SLP_TYP_S5,
+            s3=acpi_pm.SLP_TYP_S3,
             power_button_gpe=acpi_pm.GPE_POWER_BUTTON,
             reset_port=parts["pci"].ports[0][0] + RST_CNT - CONFIG_ADDRESS,
             reset_value=RCR_SYS_RST | RCR_RST_CPU,
@@ -117,7 +124,7 @@ def describe(
         pci=PciRoot(
             memory32=Window(layout.PCI_MMIO_START, layout.PCI_MMIO_END - 1),
             more_memory32=Window(layout.PCI_MMIO_HIGH_START, layout.PCI_MMIO_HIGH_END - 1) if seabios else None,
-            memory64=memory64(memory, phys_bits),
+            memory64=memory64(memory, phys_bits, max_memory),
             ecam=ecam,
             ecam_length=ecam_length,
             last_bus=last_bus,
@@ -125,6 +132,7 @@ def describe(
             irqs=layout.PCI_IRQS,
             hotplug=HotplugBlock(Window(hotplug, hotplug + hotplug_length - 1), GPE_PCI_HOTPLUG, hotplug_slots),
         ),
+        memory=memory_block(parts, memory, memory_slots, max_memory),
     )
 
 
@@ -135,7 +143,21 @@ def _cpu_hotplug(parts: Parts) -> CpuHotplugBlock | None:
     return CpuHotplugBlock(Window(first, first + length - 1), GPE_CPU_HOTPLUG)
 
 
-def memory64(memory: int, phys_bits: int) -> Window | None:
+def memory_block(parts: Parts, memory: int, slots: int, most: int | None) -> MemoryHotplugBlock | None:
+    """What *slots* for memory are, where there are some, in a machine of *memory* bytes, later *most*."""
+    if not slots or most is None:
+        return None
+    first, length = parts["memory-hotplug"].ports[0]
+    ram = [Window(0, min(memory, layout.HOLE_START) - 1)]
+    if memory > layout.HOLE_START:
+        ram.append(Window(layout.HOLE_END, ram_end(memory) - 1))
+    start, end = plug_window(memory, most)
+    return MemoryHotplugBlock(
+        Window(first, first + length - 1), GPE_MEMORY_HOTPLUG, slots, tuple(ram), Window(start, end - 1)
+    )
+
+
+def memory64(memory: int, phys_bits: int, most: int | None = None) -> Window | None:
     """See memslots.pci_memory64()."""
-    span = pci_memory64(memory, phys_bits)
+    span = pci_memory64(memory, phys_bits, most)
     return None if span is None else Window(span[0], span[1] - 1)

@@ -25,9 +25,14 @@ class MemoryTable:
         self._regions: dict[int, memoryview] = {}
 
     def added(self, region: Region) -> None:
-        if region.kind == "ram":
-            self._regions[region.gpa] = region.buffer
+        if region.kind != "ram":
+            return
+        self._regions[region.gpa] = region.buffer
+        try:
             self._server.set_mem_table(sorted(self._regions.items()))
+        except OSError:
+            del self._regions[region.gpa]
+            raise
 
     def removed(self, region: Region) -> None:
         if self._regions.pop(region.gpa, None) is not None:

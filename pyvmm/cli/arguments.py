@@ -90,8 +90,9 @@ def _machine_options(guests: bool = True) -> Parser:
         "-m",
         "--memory",
         type=_checked(parse_memory),
-        metavar="SIZE[,shared][,hugetlb[=1G]]",
-        help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's pool",
+        metavar="SIZE[,shared][,hugetlb[=1G]][,slots=N,max=SIZE]",
+        help="guest RAM, such as 512M or 2G; shared with other processes, or in 2 MiB (1 GiB) pages of the host's "
+        "pool; slots for more of it while it runs",
     )
     add(
         "-c",
@@ -417,6 +418,8 @@ def make_config(arguments: argparse.Namespace) -> MachineConfig:
         memory=memory.size,
         memory_shared=memory.shared,
         memory_hugetlb=memory.hugetlb,
+        memory_slots=memory.slots,
+        max_memory=memory.most,
         cpus=arguments.cpus.present,
         max_cpus=arguments.cpus.most,
         cpu=arguments.cpu,

@@ -13,6 +13,8 @@ FLAGS: Final = {
     "memory": "-m",
     "memory_hugetlb": "-m",
     "memory_shared": "-m",
+    "memory_slots": "-m",
+    "max_memory": "-m",
     "cpus": "-c",
     "max_cpus": "-c",
     "kernel": "-k",
@@ -77,6 +79,12 @@ def _flags(fields: Mapping[str, object]) -> str:
                 words[-1] += f"hugetlb={size_text(value)}"
             case "memory_hugetlb", int():
                 words.append(f"{flag} hugetlb={size_text(value)}")
+            case "memory_slots" | "max_memory", _:
+                text = f"slots={value}" if field == "memory_slots" else f"max={_size(value)}"
+                if words and words[-1].startswith(flag):
+                    words[-1] += f",{text}"
+                else:
+                    words.append(f"{flag} {'' if 'memory' in fields else 'SIZE,'}{text}")
             case "memory", int():
                 words.append(f"{flag} {size_text(value)}")
             case "guest_parameters", tuple() if all(isinstance(pair, tuple) and len(pair) == 2 for pair in value):
@@ -86,3 +94,7 @@ def _flags(fields: Mapping[str, object]) -> str:
             case _:
                 words.append(f"{flag} {value}")
     return " ".join(words)
+
+
+def _size(value: object) -> str:
+    return size_text(value) if isinstance(value, int) else str(value)

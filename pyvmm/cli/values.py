@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pyvmm.config import MAX_CPUS, MAX_MEMORY, MIN_MEMORY
+from pyvmm.config import MAX_CPUS, MAX_MEMORY, MAX_MEMORY_SLOTS, MIN_MEMORY
 from pyvmm.units import GIB, KIB, MIB
 
 if TYPE_CHECKING:
@@ -52,10 +52,13 @@ class Memory(NamedTuple):
     shared: bool = False
     hugetlb: int | None = None
     """The size of the host's pages."""
+    slots: int = 0
+    most: int | None = None
+    """With all that is plugged in."""
 
 
 def parse_memory(text: str) -> Memory:
-    """SIZE[,shared][,hugetlb[=2M|1G]]; ValueError says what is wrong."""
+    """SIZE[,shared][,hugetlb[=2M|1G]][,slots=N,max=SIZE]; ValueError says what is wrong."""
     size, *options = text.split(",")
     memory = Memory(parse_size(size))
     for option in options:
@@ -66,9 +69,22 @@ def parse_memory(text: str) -> Memory:
                 memory = memory._replace(hugetlb=2 * MIB)
             case "hugetlb=1G":
                 memory = memory._replace(hugetlb=GIB)
+            case _ if option.startswith("slots="):
+                memory = memory._replace(slots=_slots(option.removeprefix("slots=")))
+            case _ if option.startswith("max="):
+                memory = memory._replace(most=parse_size(option.removeprefix("max=")))
             case _:
-                raise ValueError(f"{option!r} is nothing to say of RAM: shared, hugetlb (pages of 2 MiB) or hugetlb=1G")
+                raise ValueError(
+                    f"{option!r} is nothing to say of RAM: shared, hugetlb (pages of 2 MiB), hugetlb=1G, or "
+                    "slots=N,max=SIZE"
+                )
     return memory
+
+
+def _slots(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MAX_MEMORY_SLOTS:
+        raise ValueError(f"{text!r} is no number of slots for memory: 1 to {MAX_MEMORY_SLOTS}")
+    return int(text)
 
 
 def parse_count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""ACPI fixed hardware: power-management timer, sleep, power button and general-purpose events, as an ICH9 has them.
+"""ACPI fixed hardware: power-management timer, sleep, buttons and general-purpose events, as an ICH9 has them.
 
 One block of I/O ports (a PC puts it at 0x600), little-endian registers that may be accessed in bytes:
 
@@ -11,13 +11,17 @@ SCI_EN, on with ACPI_ENABLE and off with ACPI_DISABLE. Every other command is *s
 
 The SCI is a level: high while SCI_EN is set and an enabled status bit is. Writing PM1_CNT with SLP_EN and the SLP_TYP
 of S5 turns the machine off, and so does SLP_TYP 0, by which a small kernel that reads no tables turns off QEMU: `outw`
-of 0x2000 to port 0x604. The other sleep states are not there, and asking for them does nothing.
+of 0x2000 to port 0x604. The SLP_TYP of S3 puts the machine to sleep where it can: its processors lose what they had,
+and all else keeps power. The other sleep states are not there, and asking for them does nothing.
+
+It wakes for an enabled status bit, and for either button: WAK_STS is set, and the processor begins anew.
 
 The power button sets PWRBTN_STS and general-purpose event GPE_POWER_BUTTON. The FADT's PWR_BUTTON flag tells a full
-ACPI system to use the second; a guest without an AML interpreter can enable the first. RTC_EN can be set, as Linux
-wants, and does nothing: the alarm's RTC_STS is for waking up, and there is no sleep to wake from.
+ACPI system to use the second; a guest without an AML interpreter can enable the first. The sleep button sets
+SLPBTN_STS, and the alarm of the RTC RTC_STS. A key that is pressed during sleep sets GPE_KEYBOARD.
 
-Source: ACPI 6.5, 4.8 (fixed hardware); Intel ICH9 data sheet, 13.7 (APM) and 13.8.3 (power management I/O registers).
+Source: ACPI 6.5, 4.8 (fixed hardware) and 16.1 (sleeping states); Intel ICH9 data sheet, 13.7 (APM) and 13.8.3 (power
+management I/O registers).
 """
 
 from __future__ import annotations
@@ -45,11 +49,15 @@ APM_LENGTH: Final = 2
 TMR_STS: Final = 1 << 0
 GBL_STS: Final = 1 << 5
 PWRBTN_STS: Final = 1 << 8
+SLPBTN_STS: Final = 1 << 9
+RTC_STS: Final = 1 << 10
+WAK_STS: Final = 1 << 15
 TMR_EN: Final = 1 << 0
 GBL_EN: Final = 1 << 5
 PWRBTN_EN: Final = 1 << 8
+SLPBTN_EN: Final = 1 << 9
 RTC_EN: Final = 1 << 10
-PM1_EN_MASK: Final = TMR_EN | GBL_EN | PWRBTN_EN | RTC_EN
+PM1_EN_MASK: Final = TMR_EN | GBL_EN | PWRBTN_EN | SLPBTN_EN | RTC_EN
 
 # PM1_CNT.
 SCI_EN: Final = 1 << 0
@@ -58,6 +66,7 @@ SLP_TYP_SHIFT: Final = 10
 SLP_TYP: Final = 7 << SLP_TYP_SHIFT
 SLP_EN: Final = 1 << 13
 PM1_CNT_MASK: Final = SCI_EN | BM_RLD | SLP_TYP
+SLP_TYP_S3: Final = 1
 SLP_TYP_S5: Final = 7
 SLP_TYP_SOFT_OFF_QEMU: Final = 0
 """S5 in QEMU's tables (hw/acpi/core.c, acpi_pm1_cnt_write)."""
@@ -66,16 +75,32 @@ ACPI_ENABLE: Final = 0x02
 ACPI_DISABLE: Final = 0x03
 
 GPE_POWER_BUTTON: Final = 2
+GPE_KEYBOARD: Final = 5
 
 PM_TIMER_HZ: Final = 3_579_545
 TIMER_BITS: Final = 32
 """As the FADT's TMR_VAL_EXT says. TMR_STS is set whenever the highest bit changes."""
 
 
-class AcpiPm:
-    """The block of PM_LENGTH ports; `apm` is the device of the APM_LENGTH ports of the SMI command."""
+def _no_sleep() -> bool:
+    return False
 
-    STATE = ("_epoch", "_halves_seen", "_pm1_sts", "_pm1_en", "_pm1_cnt", "_gpe0_sts", "_gpe0_en", "_timer", "apm")
+
+def _nobody_wakes(reason: str) -> None: ...
+
+
+class AcpiPm:
+    """The block of PM_LENGTH ports; `apm` is the device of the APM_LENGTH ports of the SMI command.
+
+    *sleep* is asked to put the machine into S3, and says whether it will. *wake* is told why it is to end, perhaps more
+    than once; who ends it calls woken().
+    """
+
+    # fmt: off
+    STATE = (
+        "_epoch", "_halves_seen", "_pm1_sts", "_pm1_en", "_pm1_cnt", "_gpe0_sts", "_gpe0_en", "_timer", "apm", "asleep",
+    )
+    # fmt: on
 
     def __init__(
         self,
@@ -84,8 +109,14 @@ class AcpiPm:
         power_off: Callable[[], None],
         trace: Channel = OFF,
         smi: Callable[[int], None] = lambda command: None,
+        sleep: Callable[[], bool] = _no_sleep,
+        wake: Callable[[str], None] = _nobody_wakes,
     ) -> None:
         self._sci = sci
+        self._suspend = sleep
+        self._wake = wake
+        self.asleep = False
+        """In S3."""
         self._clock = clock
         self._power_off = power_off
         self._trace = trace
@@ -95,6 +126,7 @@ class AcpiPm:
 
     def reset(self) -> None:
         """What a reset of the machine leaves: everything off, the timer at 0."""
+        self.asleep = False
         self._epoch = self._clock.now()
         self._halves_seen = 0
         self._pm1_sts = 0
@@ -118,11 +150,42 @@ class AcpiPm:
         self._update()
 
     def power_button(self) -> None:
-        """A press of the power button."""
+        """A press of the power button; one that ends the sleep is no more than that (ACPI 6.5, 4.8.2.2.1)."""
         if self._trace.enabled:
             self._trace("power button")
         self._pm1_sts |= PWRBTN_STS
-        self.raise_gpe(GPE_POWER_BUTTON)
+        if self.asleep:
+            self._update()
+        else:
+            self.raise_gpe(GPE_POWER_BUTTON)
+
+    def sleep_button(self) -> None:
+        """A press of the sleep button."""
+        if self._trace.enabled:
+            self._trace("sleep button")
+        self._pm1_sts |= SLPBTN_STS
+        self._update()
+
+    def rtc_alarm(self) -> None:
+        """The alarm of the RTC has come, and its interrupt is enabled there."""
+        self._pm1_sts |= RTC_STS
+        self._update()
+
+    def key(self) -> None:
+        """A key was pressed; awake the keyboard's own interrupt tells of that."""
+        if self.asleep:
+            self.raise_gpe(GPE_KEYBOARD)
+
+    def woken(self) -> None:
+        """The sleep is over."""
+        self.asleep = False
+        self._pm1_sts |= WAK_STS
+        self._update()
+
+    def wake_if_due(self) -> None:
+        """After a load: what was to end the sleep is told once more."""
+        if self.asleep:
+            self._update()
 
     def hears(self, event: int) -> bool:
         """Whether an ACPI system wants general-purpose event *event*."""
@@ -182,6 +245,21 @@ class AcpiPm:
             self._trace(f"SLP_EN with SLP_TYP {slp_typ}")
         if slp_typ in (SLP_TYP_S5, SLP_TYP_SOFT_OFF_QEMU):
             self._power_off()
+        elif slp_typ == SLP_TYP_S3 and not self.asleep:
+            self.asleep = self._suspend()
+
+    def _wake_reason(self) -> str:
+        """Why a sleeping machine is to wake; empty where it is not."""
+        pm1, gpe = self._pm1_sts, self._gpe0_sts & self._gpe0_en
+        if pm1 & PWRBTN_STS:
+            return "power button"
+        if pm1 & SLPBTN_STS:
+            return "sleep button"
+        if pm1 & self._pm1_en & RTC_STS:
+            return "RTC alarm"
+        if gpe >> GPE_KEYBOARD & 1:
+            return "key"
+        return f"general-purpose event {(gpe & -gpe).bit_length() - 1}" if gpe else ""
 
     def _ticks(self) -> int:
         return (self._clock.now() - self._epoch) * PM_TIMER_HZ // NS_PER_SECOND
@@ -205,6 +283,8 @@ class AcpiPm:
         else:
             self._timer.cancel()
         self._sci.set_level(bool(events and self._pm1_cnt & SCI_EN))
+        if self.asleep and (reason := self._wake_reason()):
+            self._wake(reason)
 
 
 class Apm:

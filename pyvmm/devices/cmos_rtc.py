@@ -130,7 +130,10 @@ class CmosRtc:
         ram_above_4g: int = 0,
         nmi_mask: Callable[[bool], None] | None = None,
         trace: Channel = OFF,
+        alarm: Callable[[], None] = lambda: None,
     ) -> None:
+        """*alarm* is called when the alarm's interrupt comes."""
+        self._alarm = alarm
         self._irq = irq
         self._clock = clock
         self._wall = wall
@@ -391,9 +394,11 @@ class CmosRtc:
         if second != self._last_second:
             self._flags |= RTC_UF
             alarm = self._next_alarm(self._last_second)
+            self._last_second = second
             if alarm is not None and alarm <= second:
                 self._flags |= RTC_AF
-            self._last_second = second
+                if self._ram[RTC_REG_B] & RTC_AIE:
+                    self._alarm()
 
     def _settle(self) -> None:
         """Drive the line, and set the timer for the next enabled interrupt unless one waits to be acknowledged."""

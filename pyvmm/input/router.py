@@ -226,6 +226,8 @@ class Router:
         self._sources: set[Source] = set()
         self._leds: dict[int, bool] = {}
         self._room_callbacks: list[Callable[[], None]] = []
+        self.on_press: Callable[[], None] = lambda: None
+        """A person has pressed something."""
 
     # The guest's devices
 
@@ -435,6 +437,7 @@ class Router:
             source.release_all()
 
     def _press(self, code: int, name: str) -> None:
+        self.on_press()
         self._holders[code] = self._holders.get(code, 0) + 1
         if self._holders[code] > 1:
             return

@@ -157,6 +157,7 @@ def _build(
             cpus.drain_coalesced()
             plugger.finish()
             board.reset()
+            cpus.asleep = False
             cpus.load(cpus.made)
             _start_at(cpus, board, payload.load(board, fresh=False))
             verdicts.restarted()
@@ -164,7 +165,12 @@ def _build(
     check_channels(trace, board)
     observe_exits(cpus, board, trace)
     time = KernelTime(vm, cpus.vcpus, local_apic=board.irqchip.local_apic, pit=config.irqchip == "kernel")
-    verdicts.adopt(cpus, board)
+
+    def begin_at(state: CpuState) -> None:
+        cpus.load(cpus.made)
+        _start_at(cpus, board, state)
+
+    verdicts.adopt(cpus, board, begin_at)
     life.adopt(cpus, time, restart, board, verdicts.report, verdicts.on_error)
     plugger = Plugger(life, board, slots, CpuPlugger(life, board, time))
     whole = True

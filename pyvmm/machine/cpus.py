@@ -14,6 +14,7 @@ from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.cpu_hotplug import OST_INSERTION
 from pyvmm.errors import UserError, there_are
 from pyvmm.machine.event import MachineEvent
+from pyvmm.machine.ost import refused
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
@@ -22,15 +23,6 @@ if TYPE_CHECKING:
 
 CPU: Final = "cpu"
 """What a CPU is asked for by, and with its number called."""
-
-_INSERTION: Final = {0x81: "its driver does not load", 0x82: "it does not support that"}
-_EJECTION: Final = {
-    0x80: "it does not support that",
-    0x81: "an application uses it",
-    0x82: "it is busy",
-    0x83: "something that depends on it is busy, or cannot go",
-}
-"""What a status of _OST says (ACPI 6.5, 6.3.5)."""
 
 
 class CpuPlugger:
@@ -131,11 +123,7 @@ class CpuPlugger:
                 self._gone(cpu)
 
     def _refused(self, cpu: int, event: int, status: int) -> None:
-        inserted = event in OST_INSERTION
-        why = (_INSERTION if inserted else _EJECTION).get(status, "it gives no reason")
-        does = "does not take it" if inserted else "does not let go of it"
-        message = f"{name(cpu)}: the guest {does}: {why} (_OST status {status:#x})"
-        self._life.events(MachineEvent("plug-refused" if inserted else "unplug-refused", message))
+        self._life.events(refused(name(cpu), event in OST_INSERTION, status))
 
 
 def name(cpu: int) -> str:

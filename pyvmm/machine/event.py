@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 Kind = Literal[
     "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "plugged", "unplugged",
     "plug-refused", "unplug-refused",
-    "power-button", "powered-off", "panicked", "io-error", "ended",
+    "sleep", "wake", "power-button", "sleep-button", "powered-off", "panicked", "io-error", "ended",
 ]  # fmt: skip
 State = Literal["built", "running", "paused", "ended"]
 
@@ -15,7 +15,7 @@ State = Literal["built", "running", "paused", "ended"]
 class MachineEvent(NamedTuple):
     """*message* is the reason, for a person: of a pause or reset, why a pause did not come about, how a guest panicked,
     which file of the host fails, the outcome; the name of the device or CPU that was plugged in or is gone; of one that
-    the guest does not take or let go of, a colon behind it and why."""
+    the guest does not take or let go of, a colon behind it and why; what woke it."""
 
     kind: Kind
     message: str = ""

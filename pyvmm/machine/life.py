@@ -82,6 +82,7 @@ class Life:
         self._gate = threading.RLock()
         self._ended = threading.Event()
         self._standing = False
+        self._restored = False
         self._reset_asked = False
         self._instead: threading.Thread | None = None
         """Who calls parts of the machine while its loop does not run."""
@@ -119,6 +120,11 @@ class Life:
         if self._reasons:
             return "paused"
         return "running" if self._started else "built"
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a guest that has found what it runs on: since the start, or before, in another machine."""
+        return self._started or self._restored
 
     # Who calls
 
@@ -434,6 +440,7 @@ class Life:
         until it is started."""
         self._stand_still()
         function()
+        self._restored = True
 
     def _stand_for(self, what: str, function: Callable[[], T]) -> T:
         if self.outcome is not None:

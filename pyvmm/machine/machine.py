@@ -221,11 +221,21 @@ class Machine:
     # What a person does and sees
 
     def power_button(self) -> None:
-        """Press the power button: a guest with an ACPI driver shuts down, another one takes no notice."""
+        """Press the power button: a guest with an ACPI driver shuts down, another one takes no notice; one that sleeps
+        wakes."""
 
         def press() -> None:
             self.events(MachineEvent("power-button"))
             self.board.acpi_pm.power_button()
+
+        self.life.loop.post(press)
+
+    def sleep_button(self) -> None:
+        """Press the sleep button: a guest with an ACPI driver goes to sleep if it wants to; one that sleeps wakes."""
+
+        def press() -> None:
+            self.events(MachineEvent("sleep-button"))
+            self.board.acpi_pm.sleep_button()
 
         self.life.loop.post(press)
 

@@ -45,7 +45,7 @@ class Payload:
             return self._load_firmware(rom, board)
         write_bios_areas(board.memory)
         if self._kernel is None:
-            return _load_guest(self._config, board.memory)
+            return _load_guest(self._config, board)
         return self._load_kernel(self._kernel, board, fresh)
 
     def map_rom(self, memory: GuestMemory) -> FirmwareRom | None:
@@ -68,7 +68,8 @@ class Payload:
         config, memory = self._config, board.memory
         flat = Flat.parse(config.flat) if config.flat else None
         reserved = ((layout.ECAM_START, layout.ECAM_SIZE), (layout.ACPI_TABLES, layout.ACPI_TABLES_SIZE))
-        e820 = e820_map(memory.regions, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
+        # Memory that was plugged in is not in the map: an OS finds it by ACPI, and can let go of it again.
+        e820 = e820_map(board.ram.bounds, [E820Entry(*where, E820_TYPE_RESERVED) for where in reserved])
         rsdp = 0
         if flat is None or flat.mode == "linux32":
             rsdp = _install_tables(board, (BIOS_SEGMENT << 4) + ENDS)
@@ -120,14 +121,17 @@ def _write_smbios(board: Pc, gpa: int, limit: int) -> None:
         raise ConfigError(str(error), {"smbios": config.smbios}) from None
 
 
-def _load_guest(config: MachineConfig, memory: GuestMemory) -> CpuState:
+def _load_guest(config: MachineConfig, board: Pc) -> CpuState:
     """The guest that *config* names, or the default one."""
+    memory = board.memory
     name = guests.DEFAULT if config.guest is None else config.guest
     guest = guests.load(name).with_parameters(**dict(config.guest_parameters))
     if guest.memory > config.ram_size:
         raise ConfigError(
             f"guest {guest.name} needs {guest.memory >> 10} KiB: give it that", {"memory": config.ram_size}
         )
+    if guest.tables == "acpi":
+        _install_tables(board, (BIOS_SEGMENT << 4) + ENDS)
     memory.write(guest.address, guest.image)
     if guest.mode == "real":
         return real_mode(0, guest.entry, sp=REAL_MODE_STACK)

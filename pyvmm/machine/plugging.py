@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from pyvmm.board.dimm import Dimm
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, there_are
 from pyvmm.machine.cpus import CPU, CpuPlugger
 from pyvmm.machine.event import MachineEvent
+from pyvmm.machine.ost import refused
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
@@ -38,6 +41,9 @@ class Plugger:
         self._devices: dict[str, str] | None = None
         """What devices() gave last: going back to a snapshot asks each time."""
         board.hotplug.ejected = self._ejected
+        if board.banks is not None:
+            board.banks.ejected = self._memory_ejected
+            board.banks.refused = self._memory_refused
 
     # In the loop's thread, while all stands still
 
@@ -57,8 +63,11 @@ class Plugger:
             device = self.slots.plug(spec, running=True)
             (name,) = set(self._board.devices) - before
             self._note_change()
-            if self._life.state == "built":
+            if not self._life.begun:
                 self._board.assign_pci_resources()
+            elif isinstance(device, Dimm):
+                assert self._board.banks is not None
+                self._board.banks.tell(device)
             else:
                 self._board.hotplug.plugged(self.slots.functions[name])
             self._life.events(MachineEvent("plugged", name))
@@ -71,9 +80,11 @@ class Plugger:
             self._life.cpus.catch_up()
             if name not in self._board.devices and self.cpus.is_mine(name):
                 return self.cpus.unplug(name, force)
+            if self.slots is not None and name in self.slots.dimms:
+                return self._unplug_memory(name, force)
             function = self._find(name)
             port = self._board.hotplug.port_of(function)
-            if self._life.state == "built" or (force and port is not None):
+            if not self._life.begun or (force and port is not None):
                 try:
                     self._remove(name)
                 except Exception as error:  # of the user's own close()
@@ -87,6 +98,20 @@ class Plugger:
                 raise UserError(f"device {name}: {error}") from None
             return False
 
+    def _unplug_memory(self, name: str, force: bool) -> bool:
+        banks = self._board.banks
+        assert self.slots is not None and banks is not None
+        if not self._life.begun:
+            self._remove(name)
+            return True
+        if force:
+            raise UserError(f"device {name} is memory, which only the guest can let go of: leave force away")
+        try:
+            banks.ask_to_eject(self.slots.dimms[name])
+        except UserError as error:
+            raise UserError(f"device {name}: {error}") from None
+        return False
+
     def finish(self) -> None:
         """A reset: what the guest was asked to let go of, it has. Under the machine lock."""
         self.cpus.finish()
@@ -94,6 +119,10 @@ class Plugger:
         for name, function in functions.items():
             if self._board.hotplug.leaving(function):
                 self._remove(name)
+        if self._board.banks is not None and self.slots is not None:
+            for name, dimm in list(self.slots.dimms.items()):
+                if self._board.banks.leaving(dimm):
+                    self._remove(name)
 
     def _find(self, name: str) -> PciDevice:
         devices = self._board.devices
@@ -135,6 +164,37 @@ class Plugger:
 
         return remove
 
+    def _name_of(self, dimm: Dimm) -> str | None:
+        dimms = {} if self.slots is None else self.slots.dimms
+        return next((name for name, other in dimms.items() if other is dimm), None)
+
+    def _memory_ejected(self, dimm: Dimm) -> None:
+        name = self._name_of(dimm)
+        if name is not None:
+            self._life.before_going_on(partial(self._remove_memory, name, dimm))
+
+    def _remove_memory(self, name: str, dimm: Dimm) -> None:
+        """Now that no vCPU, thread or server in the kernel touches RAM; unless a device has a queue there, which it
+        would go on with."""
+        self._life.loop.run_once(0)
+        with self._life.lock:
+            self._life.cpus.catch_up()
+            banks, region = self._board.banks, dimm.region
+            if self.slots is None or banks is None or region is None or self._name_of(dimm) != name:
+                return
+            users = self.slots.users(region.gpa, dimm.size)
+            if users:
+                banks.stays(dimm)
+                self._life.events(MachineEvent("unplug-refused", f"{name}: {', '.join(users)} has a queue in it"))
+            else:
+                self._remove(name)
+
+    def _memory_refused(self, dimm: Dimm, was_leaving: bool, status: int) -> None:
+        """_OST: the guest says why not."""
+        name = self._name_of(dimm)
+        if name is not None:
+            self._life.events(refused(name, not was_leaving, status))
+
     # What there is now, for snapshots
 
     def devices(self) -> dict[str, str]:
@@ -146,6 +206,9 @@ class Plugger:
 
     def config(self, config: MachineConfig) -> MachineConfig:
         """*config* as it would have to be for a machine with the devices of now. Raises UserError."""
+        if self.slots is not None and self.slots.dimms:
+            name = next(iter(self.slots.dimms))
+            raise UserError(f"device {name} is memory that was plugged in, which no file has: unplug it first")
         if not self._changed or self.slots is None:
             return config
         made = [name for name in self._board.devices if name not in self.slots.specs]

@@ -35,11 +35,13 @@ from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.vhost import RingServers
 
 if TYPE_CHECKING:
+    from pyvmm.board.dimm import Dimm
     from pyvmm.pci.ata_disk import AtaDisk
 
 BUILTIN: Final = {
     "ata-disk": "pyvmm.pci.ata_disk:AtaDisk",
     "floppy": "pyvmm.virtio.floppy:Floppy",
+    "memory": "pyvmm.board.dimm:Dimm",
     "ne2k": "pyvmm.pci.ne2000:Ne2000",
     "pci-testdev": "pyvmm.pci.testdev:PciTestdev",
     "root-port": "pyvmm.pci.root_port:RootPort",
@@ -160,9 +162,10 @@ def _is_device(kind: object) -> TypeGuard[type]:
         return False
     if issubclass(kind, (PciDevice, VirtioDevice, PcTestdev)):
         return True
-    from pyvmm.pci.ata_disk import AtaDisk  # few want one
+    from pyvmm.board.dimm import Dimm  # few want one of these
+    from pyvmm.pci.ata_disk import AtaDisk
 
-    return issubclass(kind, AtaDisk)
+    return issubclass(kind, (AtaDisk, Dimm))
 
 
 def _classes(module: types.ModuleType) -> str:
@@ -295,7 +298,7 @@ def arguments(kind: type, spec: DeviceSpec, services: Services) -> dict[str, Any
     return values | {name: services[service]() for name, service in given.items() if service in services}
 
 
-def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice | AtaDisk:
+def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice | AtaDisk | Dimm:
     """The device; a VirtioDevice is in its PCI function. UserError says what is wrong with it, and in which line."""
     kind = find(spec)
     called_with = arguments(kind, spec, services)
@@ -311,12 +314,12 @@ def make(spec: DeviceSpec, services: Services) -> PciDevice | BoardDevice | AtaD
         raise UserError(f"device {spec}: {error}") from None
 
 
-def as_function(device: Any) -> PciDevice | BoardDevice | AtaDisk:
+def as_function(device: Any) -> PciDevice | BoardDevice | AtaDisk | Dimm:
     """A VirtioDevice as a PCI function; another device itself."""
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.pci import VirtioPci
 
-    made: PciDevice | BoardDevice | AtaDisk = VirtioPci(device) if isinstance(device, VirtioDevice) else device
+    made: PciDevice | BoardDevice | AtaDisk | Dimm = VirtioPci(device) if isinstance(device, VirtioDevice) else device
     return made
 
 

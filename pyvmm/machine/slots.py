@@ -11,6 +11,7 @@ from pyvmm.backends.networks import HostNetworks
 from pyvmm.backends.sockets import Sockets
 from pyvmm.backends.wire import Networks
 from pyvmm.board import layout
+from pyvmm.board.dimm import Dimm
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
@@ -27,6 +28,7 @@ from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
+from pyvmm.units import size_text
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.vhost import RingServers
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from pyvmm.pci.ata_disk import AtaDisk
 
 ROOT_PORT = "root-port"
+MEMORY = "memory"
 
 
 def specs(config: MachineConfig) -> list[DeviceSpec | object]:
@@ -55,14 +58,16 @@ class Slots:
         self._ports: list[RootPort] = []
         self.functions: dict[str, PciDevice] = {}
         """The PCI functions that may be unplugged again, by the names of their devices."""
+        self.dimms: dict[str, Dimm] = {}
+        """The memory that may."""
         self.specs: dict[str, DeviceSpec] = {}
         """What devices were made from, by name, but for those that somebody else has made."""
 
     def plug(self, wanted: DeviceSpec | object, *, running: bool = False) -> object:
         """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned. In a machine
-        that is *running* already only a PCI function can come, and to where it can go again."""
+        that is *running* already only a PCI function or memory can come, and to where it can go again."""
         spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
-        if running and not _is_function(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
+        if running and not _may_come(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
             raise UserError(f"device {spec}: it comes with the machine, and cannot be plugged in later")
         name = self._name(spec)
         device = make(self._numbered(spec), self._services(name)) if wanted is spec else as_function(wanted)
@@ -77,12 +82,19 @@ class Slots:
             self.specs[name] = spec
         if isinstance(device, PciDevice) and not isinstance(device, RootPort):
             self.functions[name] = device
+        elif isinstance(device, Dimm):
+            self.dimms[name] = device
         self._tell_router(plugged)
         return plugged
 
-    def _put(self, spec: DeviceSpec, name: str, device: PciDevice | BoardDevice | AtaDisk, running: bool) -> None:
+    def _put(
+        self, spec: DeviceSpec, name: str, device: PciDevice | BoardDevice | AtaDisk | Dimm, running: bool
+    ) -> None:
         if isinstance(device, PciDevice):
             self._add(spec, device, *self._place(spec, device, running), self._board.trace.channel(name))
+            return
+        if isinstance(device, Dimm):
+            self._add_memory(spec, device)
             return
         from pyvmm.pci.ata_disk import AtaDisk  # few want a device that is no PCI function
 
@@ -93,7 +105,7 @@ class Slots:
         else:
             self._add_to_board(spec, device)
 
-    def _discard(self, device: PciDevice | BoardDevice | AtaDisk) -> None:
+    def _discard(self, device: PciDevice | BoardDevice | AtaDisk | Dimm) -> None:
         """What could not be plugged in gives back what it has."""
         if isinstance(device, PciDevice):
             with suppress(Exception):  # the user's own code may raise again; what it raised first is told
@@ -104,7 +116,13 @@ class Slots:
                 device.close()
 
     def unplug(self, name: str) -> None:
-        """Take device *name*, which is among `functions`, out, and let it give back what it has."""
+        """Take device *name*, which is among `functions` or `dimms`, out, and let it give back what it has."""
+        if name in self.dimms:
+            self.specs.pop(name, None)
+            del self._board.devices[name]
+            assert self._board.banks is not None
+            self._board.banks.remove(self.dimms.pop(name))
+            return
         board, function = self._board, self.functions[name]
         try:
             board.hotplug.remove(function)
@@ -126,6 +144,10 @@ class Slots:
         """What device *name* would be asked for by, to be where it is and to be called what it is."""
         board = self._board
         spec = self.specs.get(name) or DeviceSpec(type(board.devices[name]).__name__)
+        if name in self.dimms:
+            dimm = self.dimms[name]
+            place = ("size", size_text(dimm.size)), ("address", f"{dimm.address:#x}")
+            return DeviceSpec(MEMORY, place, name, slot=dimm.slot)
         for function in board.pci.all_functions():
             if inner(function) is board.devices[name]:
                 port = board.hotplug.port_of(function)
@@ -134,6 +156,15 @@ class Slots:
                 slot = next(devfn >> 3 for devfn, other in board.pci.root.functions.items() if other is function)
                 return replace(spec, id=name, port=None, slot=slot)
         return replace(spec, id=name)
+
+    def users(self, gpa: int, size: int) -> list[str]:
+        """The devices that would go on with what they keep in [gpa, gpa+size) of guest RAM."""
+        names = {id(device): name for name, device in self._board.devices.items()}
+        return [
+            names.get(id(inner(function)), "a device of the machine")
+            for function in self._board.pci.all_functions()
+            if function.uses(gpa, size)
+        ]
 
     def make_again(self, name: str) -> object:
         """Device *name* by its spec once more."""
@@ -246,6 +277,16 @@ class Slots:
         except ValueError as error:
             raise UserError(f"device {spec}: {error}") from None
 
+    def _add_memory(self, spec: DeviceSpec, dimm: Dimm) -> None:
+        if spec.port is not None:
+            raise UserError(f"device {spec}: no PCI device: leave port away")
+        if self._board.banks is None:
+            raise UserError(f"device {spec}: there are no slots for memory: start with -m SIZE,slots=N,max=SIZE")
+        try:
+            self._board.banks.plug(dimm, spec.slot)
+        except UserError as error:
+            raise UserError(f"device {spec}: {error}") from None
+
     def _add_to_board(self, spec: DeviceSpec, device: BoardDevice) -> None:
         board, console = self._board, (layout.DEBUGCON, 1)
         in_the_way = any(start <= layout.DEBUGCON < start + length for start, length, _ in device.ports)
@@ -268,11 +309,11 @@ class Slots:
                 router.add_virtio_tablet(device)
 
 
-def _is_function(kind: type) -> bool:
-    """Whether what is made of *kind* is a PCI function that can come and go."""
+def _may_come(kind: type) -> bool:
+    """Whether what is made of *kind* can come and go: a PCI function, or memory."""
     from pyvmm.virtio.device import VirtioDevice
 
-    return issubclass(kind, (PciDevice, VirtioDevice)) and not issubclass(kind, PciBridge)
+    return issubclass(kind, (PciDevice, VirtioDevice, Dimm)) and not issubclass(kind, PciBridge)
 
 
 def plug_in(config: MachineConfig, board: Pc) -> Slots:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
-from pyvmm.board.pages import Pages, RamPages
+from pyvmm.board.pages import Level, Pages, RamPages
 from pyvmm.board.pages import Progress as Progress
 from pyvmm.errors import UserError
 from pyvmm.machine.event import MachineEvent
@@ -83,8 +83,11 @@ class Snapshots:
         self._board = board
         self._verdicts = verdicts
         self._time = time
-        image = None if saved is None or saved.image is None else lambda: saved.level(board.memory.ram)
-        self.ram = RamPages(board.vm, board.memory, board.slots, image)
+        plugged_from = 1 << 64 if board.banks is None else board.banks.window[0]
+        image: Callable[[], Level] | None = None
+        if saved is not None and saved.image is not None:
+            image = lambda: saved.level([region for region in board.memory.ram if region.gpa < plugged_from])  # noqa: E731
+        self.ram = RamPages(board.vm, board.memory, board.slots, image, plugged_from)
 
     def take(self, progress: Progress | None = None) -> Snapshot:
         """Raises UserError where a part cannot be saved, or this host has no memory for it."""
@@ -150,6 +153,7 @@ class Snapshots:
         self._life.cpus.load(state.vcpus)
         self._plugger.cpus.follow()
         self._time.load(state.time)
+        self._verdicts.fell_asleep_before()
 
 
 def _refuse(why: str) -> NoReturn:

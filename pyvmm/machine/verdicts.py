@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kvm_cffi import Exit, KvmError, Vcpu
@@ -20,6 +22,7 @@ from pyvmm.vcpu.thread import VcpuThread
 
 if TYPE_CHECKING:
     from pyvmm.board.pc import Pc
+    from pyvmm.boot.entry import CpuState
     from pyvmm.machine.sampling import Sampler
     from pyvmm.report.symbols import Symbols
     from pyvmm.vcpu.group import VcpuGroup
@@ -45,10 +48,12 @@ class Verdicts:
         self._sampler: Sampler | None = None
         life.timed_out = self.timed_out
         self._cpus: VcpuGroup | None = None
+        self._sleeps = self._woken = 0
+        """Numbers of the last S3 that has begun and of the last that was to end."""
 
-    def adopt(self, cpus: VcpuGroup, board: Pc) -> None:
-        """The machine is whole."""
-        self._cpus, self._board = cpus, board
+    def adopt(self, cpus: VcpuGroup, board: Pc, begin_at: Callable[[CpuState], None]) -> None:
+        """The machine is whole; *begin_at* resets the vCPUs and lets the first begin somewhere."""
+        self._cpus, self._board, self._begin_at = cpus, board, begin_at
 
     # What chips tell (board.pc.Signals)
 
@@ -99,6 +104,48 @@ class Verdicts:
         lines = [line.rstrip() for line in Screen.of(self._board.vga).text()]
         said = next((line for line in reversed(lines) if line), "")
         self._life.end(Outcome(end, message=f"{said.removeprefix(begins)}: {advice}"))
+
+    def sleep(self) -> bool:
+        """S3 begins, before a vCPU executes anything more. A firmware that is not ours has tables of its own, and the
+        way back goes through it: then there is no S3."""
+        if self._config.firmware not in (None, BIOS):
+            return False
+        self._sleeps += 1
+        self._life.before_going_on(partial(self._fall_asleep, self._sleeps))
+        return True
+
+    def _fall_asleep(self, number: int) -> None:
+        if number == self._sleeps:  # else a reset came between
+            self._life.cpus.asleep = True
+            self._life.events(MachineEvent("sleep"))
+
+    def wake(self, reason: str) -> None:
+        """S3 ends: soon, for the vCPUs begin anew, which only the loop's thread can do."""
+        if self._woken != self._sleeps:
+            self._woken = self._sleeps
+            self._life.before_going_on(partial(self._wake, self._sleeps, reason))
+
+    def _wake(self, number: int, reason: str) -> None:
+        if number != self._sleeps or not self._board.acpi_pm.asleep:
+            return
+        from pyvmm.machine.waking import waking_state  # few machines sleep
+
+        with self._life.lock:
+            self._life.cpus.catch_up()
+            self._board.acpi_pm.woken()
+            self._life.events(MachineEvent("wake", reason))
+            state = waking_state(self._board.memory)
+            if state is None:
+                self._life.reset("no waking vector")  # until when the vCPUs have nothing to go on with
+            else:
+                self._begin_at(state)
+                self._life.cpus.asleep = False
+
+    def fell_asleep_before(self) -> None:
+        """What was loaded of a snapshot sleeps, or does not."""
+        self._sleeps += 1
+        self._life.cpus.asleep = self._board.acpi_pm.asleep
+        self._board.acpi_pm.wake_if_due()
 
     def wake_boot_cpu(self) -> None:
         if self._cpus is not None:  # the PIC is there first
@@ -162,6 +209,7 @@ class Verdicts:
 
     def restarted(self) -> None:
         """The machine has been reset: what was seen before is over."""
+        self._sleeps += 1
         self._panic.restarted()
 
     def timed_out(self, outcome: Outcome) -> None:

@@ -225,6 +225,11 @@ class PciDevice:
     def attached(self) -> None:
         """The function is plugged in: `slot`, `dma` and `trace` are there."""
 
+    def uses(self, gpa: int, length: int) -> bool:
+        """Whether the function keeps something in [gpa, gpa+length) of guest RAM that it would go on with, such as a
+        queue: memory is not taken out under it."""
+        return False
+
     def contract(self) -> dict[str, object]:
         """What else a driver relies on, beside configuration space and BARs; one that takes this one's place has the
         same (pci/replacing.py)."""

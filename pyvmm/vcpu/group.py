@@ -67,6 +67,8 @@ class VcpuGroup:
         self._observers: tuple[Observer, ...] = ()
         self._pio = pio
         self._mmio = mmio
+        self.asleep = False
+        """They have no power: release() lets none of them go on."""
         self._closed = False
         self._started = False
         self.made: list[state.VcpuState] = []
@@ -137,8 +139,9 @@ class VcpuGroup:
                 raise UserError(f"vCPU {thread.vcpu.id} does not stand still within {PATIENCE:g} s: a device holds it")
 
     def release(self) -> None:
-        for thread in self.threads:
-            thread.release()
+        if not self.asleep:
+            for thread in self.threads:
+                thread.release()
 
     def throttle(self, full: bool) -> None:
         """Hold the vCPUs at their next exit while their output has nowhere to go, or let them go on."""

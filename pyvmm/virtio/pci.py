@@ -159,6 +159,9 @@ class VirtioPci(PciDevice):
         for queue in self.device.queues:
             queue.trace = self.trace
 
+    def uses(self, gpa: int, length: int) -> bool:
+        return any(queue.lies_in(gpa, length) for queue in self.device.queues)
+
     def contract(self) -> dict[str, object]:
         device = self.device
         return {

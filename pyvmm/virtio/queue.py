@@ -163,6 +163,10 @@ class VirtQueue:
         """Whether the ring has been taken into use."""
         return self._ring is not None
 
+    def lies_in(self, gpa: int, length: int) -> bool:
+        """Whether the ring is in use and a part of it begins in [gpa, gpa+length); a part is never in two regions."""
+        return self.started and any(gpa <= part < gpa + length for part in (self.desc, self.driver, self.device))
+
     @property
     def running(self) -> bool:
         """Whether there is a ring to work on now."""

@@ -83,7 +83,7 @@ def test_the_kernel_log(linux: Console) -> None:
     for text in (
         "Brought up 1 node, 2 CPUs",
         "Hypervisor detected: KVM",
-        "(supports S0 S5)",
+        "(supports S0 S3 S5)",
         "MMCONFIG for domain 0000",
     ):
         assert text in said

@@ -107,7 +107,7 @@ def test_a_device_reaches_ram_above_4_gib(guest: Guest) -> None:
 def test_linux_takes_the_platform_as_acpi_describes_it(guest: Guest) -> None:
     log = guest.shell("dmesg | grep -E 'ACPI|PCI:|PM-Timer|acpi|i8042|rtc_cmos|ttyS0'")
     for text in (
-        "ACPI: PM: (supports S0 S5)",
+        "ACPI: PM: (supports S0 S3 S5)",
         "ACPI: Using IOAPIC for interrupt routing",
         "PCI: MMCONFIG at [mem 0xe0000000-0xe00fffff] reserved",
         "ACPI: PCI Root Bridge [PCI0] (domain 0000 [bus 00])",

@@ -79,14 +79,16 @@ STATUSES = {
     "ata": 17, "blk-bench": 17, "blk-log": 17, "cpus": 17, "debug": 16, "dirty": 16, "doorbell": 16, "fetch-mmio": 6,
     "hello": 124, "hlt": 124,
     "hyperv-crash": 17, "int3": 16, "internal-error": 6, "irq-window": 16, "kbd-inb60": 124, "keyboard": 124,
+    "memory-hotplug": 17,
     "mmio": 16, "mmio-cross": 16, "msi": 124, "ne2k": 17, "nmi": 124, "pci": 17, "pio": 16, "pio-bench": 16,
     "ports": 16, "protected": 16, "reset-cf9": 16, "reset-i8042": 16, "reset-port92": 16, "reset-triple-fault": 5,
-    "rtc": 16, "shutdown": 5, "smp": 17, "string-io": 16, "testdev": 20, "timer": 16, "tpr": 16, "uart": 16,
+    "rtc": 16, "s3": 16, "shutdown": 5, "smp": 17, "string-io": 16, "testdev": 20, "timer": 16, "tpr": 16, "uart": 16,
 }  # fmt: skip
 """Each guest's exit status with nobody to type or to interrupt it."""
 FASTER = {
     "pio-bench": ["--set", "outs=1000", "--set", "ins=1000"],
     "ports": ["--set", "port_step=5", "--set", "mmio_step=0x100000"],
+    "s3": ["--set", "sleeps=1"],
     "smp": ["--set", "wait=0x400000"],
     "timer": ["--set", "count=3"],
 }

@@ -40,9 +40,11 @@ BY_THEMSELVES = [
     "rtc", "string-io", "timer", "tpr", "uart",
 ]  # fmt: skip
 DRIVEN = ["hello", "hlt", "hyperv-crash", "kbd-inb60", "keyboard", "msi", "nmi", "smp"]
-ELSEWHERE = ["ata", "blk-bench", "blk-log", "cpus", "ne2k", "pci", "testdev"]
-"""In test_ata.py, test_disk.py, test_disk_kills.py, test_cpu_hotplug.py, test_ne2k.py, test_pci.py and
-test_testdev.py."""
+ELSEWHERE = [
+    "ata", "blk-bench", "blk-log", "cpus", "memory-hotplug", "ne2k", "pci", "s3", "testdev",
+]  # fmt: skip
+"""In test_ata.py, test_disk.py, test_disk_kills.py, test_cpu_hotplug.py, test_hotplug_memory.py, test_ne2k.py,
+test_pci.py, test_sleep.py and test_testdev.py."""
 DYING = {"shutdown": End.TRIPLE_FAULT, "internal-error": End.INTERNAL_ERROR, "fetch-mmio": End.INTERNAL_ERROR}
 LOST = {"shutdown": SVM, "internal-error": False, "fetch-mmio": False}
 """On AMD's processors KVM resets a vCPU that has shut down."""

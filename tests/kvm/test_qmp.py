@@ -18,8 +18,10 @@ import pytest
 from qemu.qmp import ExecuteError, QMPClient
 
 from pyvmm import Machine, MachineConfig, QmpServer
+from pyvmm.board import layout
 from pyvmm.control.qmp.messages import REQUEST_LIMIT
 from pyvmm.control.qmp.table import COMMANDS, NEGOTIATE
+from pyvmm.devices.acpi_pm import PM1_CNT, PM1_STS, SLP_EN, SLP_TYP_S3, SLP_TYP_SHIFT
 from pyvmm.devices.pci_hotplug import PCI_DOWN_BASE, PCI_EJ_BASE
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
@@ -119,6 +121,12 @@ def test_the_life_of_a_machine(tmp_path: Path) -> None:
         assert await event(client, "RESET") == {"guest": False, "reason": "host-qmp-system-reset"}
         await ask(client, "system_powerdown")
         await event(client, "POWERDOWN")
+        machine.call(lambda: machine.board.pio.write(layout.ACPI_PM + PM1_STS, 2, 0xFFFF))
+        machine.call(lambda: machine.board.pio.write(layout.ACPI_PM + PM1_CNT, 2, SLP_EN | SLP_TYP_S3 << SLP_TYP_SHIFT))
+        await event(client, "SUSPEND")
+        await ask(client, "system_powerdown")
+        await event(client, "POWERDOWN")
+        await event(client, "WAKEUP")
         await ask(client, "quit")
         assert await event(client, "SHUTDOWN") == {"guest": False, "reason": "host-qmp-quit"}
 

@@ -19,6 +19,7 @@ from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.i8254 import I8254
 from pyvmm.devices.i8259 import I8259Pair
 from pyvmm.devices.ioapic import IOAPIC_PINS, IoApic
+from pyvmm.devices.memory_hotplug import MEMORY_HOTPLUG_LENGTH, MemoryHotplug
 from pyvmm.devices.pc_testdev import PcTestdev
 from pyvmm.devices.pci_hotplug import PCI_HOTPLUG_LENGTH, PciHotplug
 from pyvmm.devices.post_port import PostPort
@@ -41,9 +42,19 @@ NS_A_DAY = 86_400_000_000_000
 
 def acpi_pm(now: int) -> Twin:
     clock, sci, told = FakeClock(now), FakeIrq(), list[object]()
-    part = AcpiPm(sci, clock, lambda: told.append("off"), smi=told.append)
+
+    def sleep() -> bool:
+        told.append("sleep")
+        return True
+
+    part = AcpiPm(sci, clock, lambda: told.append("off"), smi=told.append, sleep=sleep, wake=told.append)
     hands = [
         lambda n: part.power_button(),
+        lambda n: part.sleep_button(),
+        lambda n: part.rtc_alarm(),
+        lambda n: part.key(),
+        lambda n: part.woken() if part.asleep else None,
+        lambda n: part.write(PM1_CNT, 2, 0x2400),
         lambda n: part.raise_gpe(n % 16),
         lambda n: part.write(PM1_EN, 2, n & 0x521),
         lambda n: part.write(PM1_STS, 2, n & 0x121),
@@ -291,6 +302,20 @@ def i8042(now: int) -> Twin:
     return Twin(part, clock, [(chip, 5)], hands, lines, told, longest=200_000_000)
 
 
+def memory_hotplug(now: int) -> Twin:
+    told = list[object]()
+
+    def refused(*what: object) -> None:
+        told.append(what)
+
+    def place(slot: int) -> tuple[int, int] | None:
+        return (slot << 33, (slot + 1) << 27) if slot % 3 else None
+
+    part = MemoryHotplug(place, lambda: told.append("event"), told.append, refused)
+    hands = [lambda n: part.plugged(n & 31), lambda n: part.unplugged(n & 31), lambda n: part.ask_to_eject(n & 31)]
+    return Twin(part, FakeClock(now), [(part, MEMORY_HOTPLUG_LENGTH)], hands, told=told)
+
+
 def pci_hotplug(now: int) -> Twin:
     told = list[object]()
     part = PciHotplug(lambda: 0x1234, lambda: told.append("event"), told.append)
@@ -351,6 +376,7 @@ CHIPS: Final[dict[str, Callable[[int], Twin]]] = {
         i8254,
         i8259,
         ioapic,
+        memory_hotplug,
         pc_testdev,
         pci_hotplug,
         port_61,

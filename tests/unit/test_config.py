@@ -95,6 +95,31 @@ ANYTHING: list[Any] = [
             "MachineConfig(memory=3145728, memory_hugetlb=2097152): the size is no multiple of 2M",
             "-m 3M,hugetlb=2M: the size is no multiple of 2M",
         ),
+        (
+            {"memory_slots": 33, "max_memory": GIB},
+            "MachineConfig(memory_slots=33): there are at most 32 of them",
+            "-m SIZE,slots=33: there are at most 32 of them",
+        ),
+        (
+            {"memory_slots": 2},
+            "MachineConfig(memory_slots=2): they need to know how much memory there will be: add max_memory='SIZE'",
+            "-m SIZE,slots=2: they need to know how much memory there will be: add -m SIZE,max=SIZE",
+        ),
+        (
+            {"max_memory": GIB},
+            "MachineConfig(max_memory=1073741824): memory is plugged into slots: add memory_slots='N'",
+            "-m SIZE,max=1G: memory is plugged into slots: add -m SIZE,slots=N",
+        ),
+        (
+            {"memory": GIB, "memory_slots": 1, "max_memory": GIB + 64 * MIB},
+            "MachineConfig(memory=1073741824, max_memory=1140850688): there is no room for 128M more: ask",
+            "-m 1G,max=1088M: there is no room for 128M more: ask for more at most",
+        ),
+        (
+            {"memory_slots": 1, "max_memory": 65 << 40},
+            "MachineConfig(max_memory=71468255805440): it is up to 64T",
+            "-m SIZE,max=66560G: it is up to 64T",
+        ),
         ({"cmdline": "x" * 1000}, "MachineConfig(cmdline='xxx", "-p x"),
     ],
 )
@@ -112,6 +137,7 @@ def test_what_is_wrong(wrong: dict[str, Any], says: str, flags: str) -> None:
         {},
         {"memory": 64 << 40, "cpus": 255},
         {"memory": GIB, "memory_shared": True, "memory_hugetlb": GIB},
+        {"memory": GIB, "memory_slots": 32, "max_memory": 64 << 40},
         {
             "kernel": Path("k"),
             "initrd": (Path("a"), Module(b"bytes", "args"), Module("path")),

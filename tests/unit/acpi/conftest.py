@@ -92,6 +92,7 @@ def pm() -> PowerManagement:
         acpi_enable=2,
         acpi_disable=3,
         s5=7,
+        s3=1,
         power_button_gpe=2,
         reset_port=0xCF9,
         reset_value=6,

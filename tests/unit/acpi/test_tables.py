@@ -22,6 +22,7 @@ from pyvmm.acpi.platform import (
     CpuHotplugBlock,
     IsaDevice,
     MadtIoApic,
+    MemoryHotplugBlock,
     PciRoot,
     Platform,
     PowerManagement,
@@ -56,6 +57,9 @@ def isa(
 
 
 ISA = isa()
+MEMORY = MemoryHotplugBlock(
+    Window(0xA00, 0xA17), 3, 5, (Window(0, 0xBFFFFFFF), Window(1 << 32, (5 << 30) - 1)), Window(5 << 30, (8 << 30) - 1)
+)
 
 MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
     "pic only": lambda pm: Platform(1, pm, isa=ISA, apic=None),
@@ -75,6 +79,7 @@ MACHINES: dict[str, Callable[[PowerManagement], Platform]] = {
         apic=MadtIoApic(0xFEC10000, 18),
         pci=PciRoot(Window(0x80000000, 0xAFFFFFFF), None, 0xB0000000, 127, (20, 21, 22, 23), (5, 9, 10, 7)),
     ),
+    "memory slots": lambda pm: Platform(3, pm, pci=PCIE, isa=ISA, memory=MEMORY),
     "all": lambda pm: Platform(255, pm, pci=PCIE, hpet=0xFED00000, isa=isa(serial=(COM1,) * 9)),
 }
 
@@ -131,6 +136,7 @@ def test_an_os_finds_every_table(platform: Platform) -> None:
     expected |= {"APIC"} if platform.apic else set()
     expected |= {"MCFG"} if platform.pci and platform.pci.ecam else set()
     expected |= {"HPET"} if platform.hpet else set()
+    expected |= {"SRAT"} if platform.memory else set()
     assert set(found) == expected | {"XSDT"}
     assert found["FACS"][0] % 64 == 0
     spans = sorted((gpa, gpa + len(data)) for gpa, data in [*found.values(), old["RSDT"], (rsdp, bytes(36))])
@@ -159,7 +165,7 @@ def test_fadt(pm: PowerManagement) -> None:
     assert struct.unpack_from("<HH", facp, 96) == (101, 1001)  # neither C2 nor C3
     assert facp[108] == 0x32
     assert struct.unpack_from("<H", facp, 109) == (3,)  # legacy devices, 8042; VGA and RTC not denied
-    assert struct.unpack_from("<I", facp, 112) == (0b101_0111_0101,)
+    assert struct.unpack_from("<I", facp, 112) == (0b101_0001_0101,)
     assert struct.unpack_from("<BBBBQB", facp, 116) == (1, 8, 0, 1, 0xCF9, 6)
     gas = [struct.unpack_from("<BBBBQ", facp, 148 + 12 * i) for i in range(8)]
     none = (0, 0, 0, 0, 0)
@@ -208,6 +214,19 @@ def test_mcfg(pm: PowerManagement) -> None:
     assert mcfg[36:44] == bytes(8)
     assert struct.unpack_from("<QHBBI", mcfg, 44) == (0xE0000000, 0, 0, 255, 0)
     assert len(mcfg) == 60
+
+
+def test_srat(pm: PowerManagement) -> None:
+    """All in one domain; RAM, and where some comes."""
+    srat = by_name(build(Platform(2, pm, pci=PCIE, memory=MEMORY)))["srat"]
+    assert struct.unpack_from("<IQ", srat, 36) == (1, 0)
+    assert [struct.unpack_from("<BBBBI", srat, 48 + 16 * cpu) for cpu in range(2)] == [(0, 16, 0, n, 1) for n in (0, 1)]
+    pieces = [struct.unpack_from("<BBIHQQII", srat, at) for at in range(80, len(srat), 40)]
+    assert pieces == [
+        (1, 40, 0, 0, 0, 3 << 30, 0, 1),
+        (1, 40, 0, 0, 4 << 30, 1 << 30, 0, 1),
+        (1, 40, 0, 0, 5 << 30, 3 << 30, 0, 3),
+    ]
 
 
 def test_hpet(pm: PowerManagement) -> None:
@@ -277,7 +296,7 @@ Acpiexec = Callable[[Sequence[tuple[dict[str, bytes], str]]], list[str]]
 
 def interesting_paths(platform: Platform) -> list[str]:
     isa = "\\_SB.PCI0" if platform.pci else "\\_SB"
-    paths = [f"{isa}.PIC._CRS", "\\_SB.MBRD._CRS", "\\_SB.PWRB._HID", "\\_S5"]
+    paths = [f"{isa}.PIC._CRS", "\\_SB.MBRD._CRS", "\\_SB.PWRB._HID", "\\_S3", "\\_S5"]
     paths += [f"{isa}.PS2K._STA", f"{isa}.PS2K._CRS"] if platform.has(KEYBOARD) else []
     paths += [f"{isa}.PS2M._STA", f"{isa}.PS2M._CRS"] if platform.has(MOUSE) else []
     paths += [f"{isa}.RTC._STA", f"{isa}.RTC._CRS"] if platform.has(RTC) else []
@@ -287,6 +306,7 @@ def interesting_paths(platform: Platform) -> list[str]:
     paths += ["\\_SB.ECAM._CRS"] if platform.pci and platform.pci.ecam else []
     paths += ["\\_SB.HPET._CRS"] if platform.hpet else []
     paths += ["\\_SB.APIC._CRS"] if platform.apic else []
+    paths += ["\\_SB.MP04._CRS", "\\_GPE._E03"] if platform.memory else []
     return paths + [f"\\_SB.C{cpu:03X}._UID" for cpu in sorted({0, platform.cpus - 1})]
 
 
@@ -305,6 +325,7 @@ def test_the_interpreter_runs_it(pm: PowerManagement, acpiexec: Acpiexec) -> Non
                 assert "[Integer] = 000000000000000F" in result
             if path.endswith("_CRS"):
                 assert buffer_of(result)[-2:] == b"\x79\x00"
+        assert re.findall(r"= ([0-9A-F]{16})", results["\\_S3"]) == [f"{n:016X}" for n in (platform.pm.s3, 0, 0, 0)]
         assert re.findall(r"= ([0-9A-F]{16})", results["\\_S5"]) == [f"{n:016X}" for n in (platform.pm.s5, 0, 0, 0)]
         assert f"{platform.cpus - 1:016X}" in results[f"\\_SB.C{platform.cpus - 1:03X}._UID"]
 

@@ -18,8 +18,11 @@ from kvm_cffi import map_memory, pages
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.memslots import HUGE_PAGE, MemorySlots, Ram
 from pyvmm.board.pages import PAGE, Pages, RamPages
+from pyvmm.memory import Region
 from pyvmm.units import MIB
 
+PLUG = 1 << 32
+"""Where RAM is plugged in."""
 PAGES = 200
 """Of a region: the last word of a bitmap is not whole."""
 
@@ -37,6 +40,19 @@ class Rig:
 
     def close(self) -> None:
         self.ram.close()
+
+    @property
+    def plugged(self) -> int:
+        """Bytes of RAM that was plugged in."""
+        return sum(len(region.buffer) for region in self.memory.ram if region.gpa >= PLUG)
+
+    def plug(self, size: int) -> None:
+        """Have so much of it, which is new where it was less or more; 0 for none."""
+        if self.plugged != size:
+            if self.plugged:
+                self.memory.remove(PLUG)
+            if size:
+                self.memory.add(Region(PLUG, map_memory(size, HUGE_PAGE)))
 
     def contents(self) -> list[bytes]:
         return [bytes(region.buffer) for region in self.memory.ram]
@@ -146,7 +162,7 @@ def test_one_that_was_let_go_last_is_free_at_once() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Write, take, go back, let go: what is held is what RAM was like, and there are few levels."""
+    """Write, take, go back, let go, plug in and out: what is held is what RAM was like, and there are few levels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,6 +177,15 @@ class AnyOrder(RuleBasedStateMachine):
     def write(self, page: int, high: bool, value: int) -> None:
         self.rig.memory.write((MIB if high else 0) + page * PAGE + value, bytes((value,)))
 
+    @precondition(lambda self: self.rig.plugged)
+    @rule(page=st.integers(0, 63), value=st.integers(0, 255))
+    def write_to_what_was_plugged_in(self, page: int, value: int) -> None:
+        self.rig.memory.write(PLUG + page * PAGE + value, bytes((value,)))
+
+    @rule(pages=st.sampled_from([0, 64, 100]))
+    def plug(self, pages: int) -> None:
+        self.rig.plug(pages * PAGE)
+
     @rule()
     def take(self) -> None:
         self.held.append((self.rig.pages.take(), self.rig.contents()))
@@ -169,6 +194,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1000))
     def go_back(self, which: int) -> None:
         taken, contents = self.held[which % len(self.held)]
+        self.rig.plug(len(contents[2]) if len(contents) > 2 else 0)  # as a machine demands
         self.rig.pages.put_back(taken)
         assert self.rig.contents() == contents
 
@@ -187,6 +213,34 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder: Callable[..., object] = AnyOrder.TestCase
 AnyOrder.TestCase.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+def test_ram_that_was_gone_meanwhile_is_what_it_was() -> None:
+    with closing(Rig()) as rig:
+        rig.plug(64 * PAGE)
+        rig.memory.write(PLUG + 5 * PAGE, b"five")
+        first, before = rig.pages.take(), rig.contents()
+        rig.plug(0)
+        rig.plug(64 * PAGE)
+        assert rig.memory.read(PLUG + 5 * PAGE, 4) == bytes(4)
+        rig.memory.write(PLUG + 6 * PAGE, b"six")
+        second, after = rig.pages.take(), rig.contents()
+        assert second.size == 2 * PAGE, "what has changed to zero, and what was written"
+        for taken, contents in ((first, before), (second, after), (first, before)):
+            rig.pages.put_back(taken)
+            assert rig.contents() == contents
+
+
+def test_ram_that_comes_costs_a_snapshot_nothing() -> None:
+    with closing(Rig()) as rig:
+        taken = rig.pages.take()
+        rig.plug(64 * MIB)
+        before = resident()
+        again = rig.pages.take()
+        rig.pages.put_back(again)
+        assert again.size == 0 and resident() - before < 4 * MIB
+        rig.plug(0)
+        rig.pages.put_back(taken)
 
 
 def test_what_somebody_wrote_who_does_not_say_where() -> None:

@@ -16,7 +16,7 @@ from pyvmm.board import memslots as ram_module
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.gsi import GsiTable, kernel_pins
 from pyvmm.board.layout import FIRST_MSI_GSI, HIGH_MEMORY, HOLE_END, HOLE_START, IOAPIC_PINS, LOW_RAM_END
-from pyvmm.board.memslots import MemorySlots, Ram, check_reach, host_memory
+from pyvmm.board.memslots import MemorySlots, Ram, check_reach, host_memory, pci_memory64, plug_window, ram_end
 from pyvmm.bus import Bus, Nobody
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError
@@ -99,6 +99,34 @@ def test_more_than_the_host_has(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         Ram(2049 * MIB)
     Ram(2 * GIB).close()
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "window"),
+    [
+        (MIB, GIB, (4 * GIB, 4 * GIB + 896 * MIB)),
+        (512 * MIB, GIB, (4 * GIB, 4 * GIB + 512 * MIB)),
+        (3 * GIB, 4 * GIB, (4 * GIB, 5 * GIB)),
+        (4 * GIB + 4096, 8 * GIB, (5 * GIB + 128 * MIB, 9 * GIB)),
+    ],
+)
+def test_where_memory_is_plugged_in(size: int, most: int, window: tuple[int, int]) -> None:
+    """Whole blocks above all RAM, and 4 GiB."""
+    assert plug_window(size, most) == window
+
+
+@given(st.integers(MIB, 1 << 40), st.integers(0, 1 << 40), st.integers(33, 52))
+def test_pci_memory_is_above_all_that_may_be_plugged_in(size: int, more: int, phys_bits: int) -> None:
+    size, most = size & -4096, (size + more) & -4096
+    start, end = plug_window(size, most)
+    assert start % (128 * MIB) == 0 and end - start <= most - size and start >= ram_end(size)
+    if end > 1 << phys_bits:
+        with pytest.raises(UserError, match=f"has {phys_bits} physical address bits"):
+            check_reach(size, phys_bits, most)
+        return
+    check_reach(size, phys_bits, most)
+    span = pci_memory64(size, phys_bits, most)
+    assert span is None or end <= span[0] < span[1] <= 1 << phys_bits
 
 
 def test_host_memory_is_what_proc_says() -> None:

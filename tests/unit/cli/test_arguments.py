@@ -214,7 +214,16 @@ def test_what_memory_is_made_of(text: str, shared: bool, hugetlb: int | None) ->
     assert (made.memory, made.memory_shared, made.memory_hugetlb) == (2 * GIB, shared, hugetlb)
 
 
-@pytest.mark.parametrize("text", ["2G,", "2G,share", "2G,hugetlb=4M", "2G,hugetlb=", ",shared"])
+def test_slots_for_memory() -> None:
+    made = config("-m", "2G,shared,slots=4,max=8G")
+    assert (made.memory, made.memory_shared, made.memory_slots, made.max_memory) == (2 * GIB, True, 4, 8 * GIB)
+    assert (config().memory_slots, config().max_memory) == (0, None)
+
+
+NOTHING = ["2G,", "2G,share", "2G,hugetlb=4M", "2G,hugetlb=", ",shared", "2G,slots=0,max=4G", "2G,slots=x,max=4G"]
+
+
+@pytest.mark.parametrize("text", [*NOTHING, "2G,slots=33,max=4G", "2G,slots=1,max=", "2G,slots=\u0663,max=4G"])
 def test_nothing_to_say_of_memory(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         config("-m", text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm import state
 from pyvmm.clock import NS_PER_SECOND, FakeClock
 from pyvmm.devices.acpi_pm import (
     ACPI_DISABLE,
@@ -13,6 +16,7 @@ from pyvmm.devices.acpi_pm import (
     GBL_EN,
     GPE0_EN,
     GPE0_STS,
+    GPE_KEYBOARD,
     GPE_POWER_BUTTON,
     PM1_CNT,
     PM1_EN,
@@ -25,10 +29,12 @@ from pyvmm.devices.acpi_pm import (
     RTC_EN,
     SCI_EN,
     SLP_EN,
+    SLP_TYP_S3,
     SLP_TYP_S5,
     SLP_TYP_SHIFT,
     TMR_EN,
     TMR_STS,
+    WAK_STS,
     AcpiPm,
 )
 from pyvmm.irq import FakeIrq
@@ -41,7 +47,20 @@ class Bench:
         self.sci = FakeIrq()
         self.clock = FakeClock(now)
         self.offs = 0
-        self.pm = AcpiPm(self.sci, self.clock, self.power_off)
+        self.sleeps = 0
+        self.can_sleep = True
+        self.wakes: list[str] = []
+        self.pm = AcpiPm(self.sci, self.clock, self.power_off, sleep=self.sleep, wake=self.wakes.append)
+
+    def sleep(self) -> bool:
+        self.sleeps += 1
+        return self.can_sleep
+
+    def asleep(self) -> AcpiPm:
+        """In S3, with nothing that would wake it."""
+        self.acpi().write(PM1_CNT, 2, SCI_EN | SLP_TYP_S3 << SLP_TYP_SHIFT | SLP_EN)
+        assert self.pm.asleep
+        return self.pm
 
     def power_off(self) -> None:
         self.offs += 1
@@ -292,3 +311,83 @@ def test_bytes_and_words_write_alike(status: int, enable: int, gpe: bool) -> Non
             pm.write(block, 4, value)
         results.append(pm.read(block, 4))
     assert results[0] == results[1]
+
+
+# S3
+
+
+def test_nothing_wakes_it_that_is_not_enabled(bench: Bench) -> None:
+    pm = bench.asleep()
+    pm.rtc_alarm()
+    pm.key()
+    pm.raise_gpe(3)
+    assert bench.wakes == [] and pm.asleep
+    pm.write(PM1_EN, 2, RTC_EN)
+    assert bench.wakes == ["RTC alarm"], "its status waits"
+
+
+@pytest.mark.parametrize(
+    ("register", "enable", "event", "reason"),
+    [
+        (PM1_EN, 0, AcpiPm.power_button, "power button"),
+        (PM1_EN, 0, AcpiPm.sleep_button, "sleep button"),
+        (PM1_EN, RTC_EN, AcpiPm.rtc_alarm, "RTC alarm"),
+        (GPE0_EN, 1 << GPE_KEYBOARD, AcpiPm.key, "key"),
+        (GPE0_EN, 1 << 3, lambda pm: pm.raise_gpe(3), "general-purpose event 3"),
+    ],
+)
+def test_what_wakes_it(bench: Bench, register: int, enable: int, event: Callable[[AcpiPm], None], reason: str) -> None:
+    pm = bench.asleep()
+    pm.write(register, 2, enable)
+    assert bench.wakes == []
+    event(pm)
+    assert set(bench.wakes) == {reason} and pm.asleep, "until who wakes it says that it is done"
+    pm.woken()
+    assert not pm.asleep and pm.read(PM1_STS, 2) & WAK_STS
+    bench.wakes.clear()
+    event(pm)
+    assert bench.wakes == [], "it is awake"
+    pm.write(PM1_STS, 2, WAK_STS)
+    assert not pm.read(PM1_STS, 2) & WAK_STS
+
+
+def test_the_power_button_wakes_and_does_nothing_more(bench: Bench) -> None:
+    pm = bench.asleep()
+    pm.power_button()
+    assert pm.read(PM1_STS, 2) & 0xFFFF == PWRBTN_STS and pm.read(GPE0_STS, 2) & 0xFFFF == 0
+
+
+def test_what_waits_already_ends_the_sleep_at_once(bench: Bench) -> None:
+    pm = bench.acpi()
+    pm.write(PM1_EN, 2, RTC_EN)
+    pm.rtc_alarm()
+    assert bench.sci.level, "awake it is an event"
+    pm.write(PM1_CNT, 2, SLP_TYP_S3 << SLP_TYP_SHIFT | SLP_EN)
+    assert bench.wakes == ["RTC alarm"]
+
+
+def test_a_machine_that_cannot_sleep_stays_awake(bench: Bench) -> None:
+    bench.can_sleep = False
+    pm = bench.acpi()
+    pm.write(PM1_CNT, 2, SCI_EN | SLP_TYP_S3 << SLP_TYP_SHIFT | SLP_EN)
+    assert (bench.sleeps, pm.asleep) == (1, False)
+    pm.power_button()
+    assert bench.wakes == []
+
+
+def test_it_falls_asleep_once_and_a_reset_wakes_it(bench: Bench) -> None:
+    pm = bench.asleep()
+    pm.write(PM1_CNT, 2, SCI_EN | SLP_TYP_S3 << SLP_TYP_SHIFT | SLP_EN)  # another vCPU, on its way to stand still
+    assert bench.sleeps == 1
+    pm.reset()
+    assert not pm.asleep and pm.read(PM1_STS, 2) & WAK_STS == 0
+
+
+def test_after_a_load_what_was_to_wake_it_does(bench: Bench) -> None:
+    pm = bench.asleep()
+    pm.power_button()
+    saved = state.save(pm)
+    other = Bench()
+    state.load(other.pm, saved)
+    other.pm.wake_if_due()
+    assert other.wakes == ["power button"] and other.pm.asleep

@@ -342,3 +342,23 @@ def test_any_sequence_leaves_a_chip_that_agrees_with_itself(operations: list[tup
         for index in range(14):
             board.get(index)
     assert not board.irq.level, "register C was read last"
+
+
+def test_who_wakes_a_machine_hears_of_an_alarm_that_is_enabled() -> None:
+    clock, heard = FakeClock(0), list[int]()
+    rtc = CmosRtc(FakeIrq(), clock, lambda: clock.now(), 0, alarm=lambda: heard.append(clock.now() // SECOND))
+
+    def put(index: int, value: int) -> None:
+        rtc.write(0, 1, index)
+        rtc.write(1, 1, value)
+
+    for index, value in ((5, 0xFF), (3, 0xFF), (1, 0x30)):
+        put(index, value)
+    clock.advance(40 * SECOND)
+    rtc.write(0, 1, C)
+    rtc.read(1, 1)
+    assert heard == [], "nobody has asked for it"
+    put(B, 0x02 | AIE)
+    clock.advance(60 * SECOND)
+    clock.advance(60 * SECOND)
+    assert heard == [90], "the one that nobody has taken notice of stands for the next"

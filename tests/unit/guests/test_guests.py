@@ -36,6 +36,7 @@ def test_load_gives_what_the_files_say(name: str) -> None:
     assert guest.symbols == symbols
     assert {f.name: getattr(guest, f.name) for f in fields(Guest)} == {
         "needs": "",
+        "tables": "",
         **info,
         "name": name,
         "symbols": symbols,

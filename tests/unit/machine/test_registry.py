@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.board.dimm import Dimm
 from pyvmm.clock import FakeClock
 from pyvmm.config import MachineConfig
 from pyvmm.device_spec import DeviceSpec
@@ -116,7 +117,7 @@ def test_a_device(file: Path) -> None:
     [
         (
             "nothing",
-            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, floppy, ne2k, pci-testdev, ",
+            "write it as FILE.py:CLASS, or name one that there is: there are: ata-disk, floppy, memory, ne2k, ",
         ),
         ("virtio-rgn", "did you mean virtio-rng?"),
         ("{file}", "write it as FILE.py:CLASS"),
@@ -270,6 +271,7 @@ def test_a_file_named_as_one_of_the_standard_library(tmp_path: Path) -> None:
 NEEDS = {
     "ata-disk": ("path",),
     "floppy": ("path",),
+    "memory": ("size",),
     "ne2k": ("to",),
     "vhost-vsock": ("cid",),
     "virtio-blk": ("path",),
@@ -281,8 +283,9 @@ NEEDS = {
 @pytest.mark.parametrize("name", sorted(BUILTIN.keys() - {"vfio", "vhost-vsock"}))
 def test_what_comes_with_pyvmm_can_be_made(name: str, tmp_path: Path) -> None:
     (tmp_path / "path").write_bytes(bytes(512))
-    device = made("".join([name, *(f",{key}={tmp_path / key}" for key in NEEDS.get(name, ()))]))
-    assert isinstance(device, (PciDevice, AtaDisk)) or device.ports or device.memory
+    written = {key: tmp_path / key for key in NEEDS.get(name, ())} | ({"size": "128M"} if name == "memory" else {})
+    device = made("".join([name, *(f",{key}={value}" for key, value in written.items())]))
+    assert isinstance(device, (PciDevice, AtaDisk, Dimm)) or device.ports or device.memory
     if isinstance(device, (PciDevice, AtaDisk)):
         device.close()
 
