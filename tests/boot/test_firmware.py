@@ -10,7 +10,7 @@ from tests.rig import boot_sector
 from tests.rig.boot_sectors import COMMON, INTERRUPTS
 
 
-@pytest.mark.parametrize(("name", "shows"), zip(INTERRUPTS, ("33", "63"), strict=True))
+@pytest.mark.parametrize(("name", "shows"), list(zip(INTERRUPTS, ("33", "63"), strict=True)))
 def test_interrupts_in_other_modes(tmp_path: Path, name: str, shows: str) -> None:
     image = boot_sector.sector(COMMON + INTERRUPTS[name], tmp_path)
     ours = boot_sector.pyvmm(image, tmp_path)
