@@ -133,9 +133,9 @@ class Plugger:
     # What there is now, for snapshots
 
     def devices(self) -> dict[str, str]:
-        """What is where, by name."""
-        slots = self.slots
-        return {} if slots is None else {name: str(slots.place_of(name)) for name in self._board.devices}
+        """What is where, by name; CPUs that could go too."""
+        slots, cpus = self.slots, {name: f"{CPU},id={name}" for name in self.cpus.names}
+        return cpus if slots is None else cpus | {name: str(slots.place_of(name)) for name in self._board.devices}
 
     def config(self, config: MachineConfig) -> MachineConfig:
         """*config* as it would have to be for a machine with the devices of now. Raises UserError."""
