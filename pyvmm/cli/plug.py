@@ -30,7 +30,7 @@ def unplug(path: str, name: str, force: bool) -> int:
             complain(f"pyvmm: waiting for the guest to let go of {name} (Ctrl-C: do not wait)")
         event = client.wait_for("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", device=name)
     if event["event"] != "DEVICE_DELETED":
-        raise UserError(f"device {name} stays: {printable(str(event['data'].get('reason')))}")
+        raise UserError(f"{name}: {printable(str(event['data'].get('reason')))}")
     return 0
 
 
