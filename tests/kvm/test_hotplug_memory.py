@@ -239,7 +239,7 @@ def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
         machine.call(start)
         capsys.readouterr()
         assert main(["unplug", path, "m1"]) == 2
-        assert "device m1 stays: r1 has a queue in it" in capsys.readouterr().err
+        assert "pyvmm: m1: r1 has a queue in it" in capsys.readouterr().err
 
 
 def test_nothing_is_left_behind() -> None:
