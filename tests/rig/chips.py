@@ -106,8 +106,8 @@ def cpu_hotplug(now: int) -> Twin:
 
     hands = [
         lambda n: part.plugged(n & 31),
-        lambda n: part.unplugged(n & 31),
-        lambda n: part.ask_to_eject(n & 31),
+        lambda n: part.unplugged(n % 31 + 1),  # the first stays
+        lambda n: part.ask_to_eject(n % 31 + 1),
         lambda n: part.write(CPUHP_SELECTOR, 4, n & 31),
         answer,
     ]
