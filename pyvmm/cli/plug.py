@@ -23,12 +23,12 @@ def plug(path: str, device: str) -> int:
 
 def unplug(path: str, name: str, force: bool) -> int:
     """Ask it to do without device *name*, and wait until its guest has let go of that; the exit status. Raises
-    UserError, as where the guest says that it does not."""
+    UserError, and where the guest does not."""
     with QmpClient(path) as client:
         client.execute("device_del", id=name, **({"force": True} if force else {}))
         if not force:
             complain(f"pyvmm: waiting for the guest to let go of {name} (Ctrl-C: do not wait)")
         event = client.wait_for("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", device=name)
-    if event["event"] != "DEVICE_DELETED":
-        raise UserError(f"device {name} stays: {printable(str(event['data'].get('reason')))}")
+        if event["event"] != "DEVICE_DELETED":
+            raise UserError(f"{name}: {printable(str(event['data'].get('reason')))}")
     return 0

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 Kind = Literal[
     "started", "paused", "pause-failed", "resumed", "reset", "snapshot", "restored", "plugged", "unplugged",
-    "plug-refused", "eject-refused",
+    "plug-refused", "unplug-refused",
     "sleep", "wake", "power-button", "sleep-button", "powered-off", "panicked", "io-error", "ended",
 ]  # fmt: skip
 State = Literal["built", "running", "paused", "ended"]

@@ -185,7 +185,7 @@ class Plugger:
             users = self.slots.users(region.gpa, dimm.size)
             if users:
                 banks.stays(dimm)
-                self._life.events(MachineEvent("eject-refused", f"{name}: {', '.join(users)} has a queue in it"))
+                self._life.events(MachineEvent("unplug-refused", f"{name}: {', '.join(users)} has a queue in it"))
             else:
                 self._remove(name)
 
@@ -194,7 +194,7 @@ class Plugger:
         name = self._name_of(dimm)
         if name is not None:
             why = _OST.get((was_leaving, status), "it does not say why")
-            kind: Kind = "eject-refused" if was_leaving else "plug-refused"
+            kind: Kind = "unplug-refused" if was_leaving else "plug-refused"
             self._life.events(MachineEvent(kind, f"{name}: the guest says: {why} ({status:#x})"))
 
     # What there is now, for snapshots

@@ -182,7 +182,7 @@ def test_a_guest_that_does_not_let_go_is_heard() -> None:
         with machine.paused():
             machine.unplug("m1")
             machine.call(refuse)
-        assert ("eject-refused", "m1: the guest says: in use (0x81)") in told
+        assert ("unplug-refused", "m1: the guest says: in use (0x81)") in told
         assert machine.memory.read_int(FIRST, 8) == FIRST
         machine.unplug("m1")
         assert machine.finish() == OK
@@ -208,7 +208,7 @@ def test_a_queue_in_it_keeps_it() -> None:
         with machine.paused():
             machine.unplug("m1")
             machine.call(eject)
-        assert machine.wait(lambda: ("eject-refused", "m1: r1 has a queue in it") in told)
+        assert machine.wait(lambda: ("unplug-refused", "m1: r1 has a queue in it") in told)
         assert "m1" in machine.parts and machine.memory.read_int(FIRST, 8) == FIRST
         machine.call(queue.stop)
         machine.unplug("m1")
@@ -238,7 +238,7 @@ def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
         machine.call(start)
         capsys.readouterr()
         assert main(["unplug", path, "m1"]) == 2
-        assert "device m1 stays: r1 has a queue in it" in capsys.readouterr().err
+        assert "m1: r1 has a queue in it" in capsys.readouterr().err
 
 
 def test_nothing_is_left_behind() -> None:

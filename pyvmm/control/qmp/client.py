@@ -75,7 +75,8 @@ class QmpClient:
                 return message.get("return")
 
     def wait_for(self, *names: str, **data: object) -> Message:
-        """The next event that is one of *names*, with *data* in it. Raises UserError where the machine ends before."""
+        """Until an event comes that is called one of *names* and has *data* in it: that event. Raises UserError where
+        the machine ends before."""
         while True:
             event = self._events.pop(0) if self._events else self._read()
             if event.get("event") in names and data.items() <= event.get("data", {}).items():
