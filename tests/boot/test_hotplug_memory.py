@@ -124,4 +124,4 @@ def test_it_sleeps_and_wakes_with_what_was_plugged_in(guest: Linux) -> None:
 
 
 def test_the_kernel_has_nothing_to_complain_of(guest: Linux) -> None:
-    assert warnings(guest.shell("dmesg -r")) == []
+    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []
