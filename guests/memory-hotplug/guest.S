@@ -4,10 +4,6 @@
    A piece is within one GiB of addresses, from 4 GiB up. */
 #include "long.h"
 
-        .set    APM_CNT, 0xB2
-        .set    ACPI_ENABLE, 0x02
-        .set    GPE0_STS, 0x620
-        .set    GPE0_EN, 0x622
         .set    EVENT, 1 << 3
         .set    SELECTOR, 0xA00         /* and base, low half */
         .set    BASE_HIGH, 0xA04

@@ -14,8 +14,6 @@
         .set    RTC_STS, 1 << 10
         .set    WAK_STS, 1 << 15
         .set    S3, 1 << 10 | 1 << 13   /* SLP_TYP and SLP_EN */
-        .set    APM_CNT, 0xB2
-        .set    ACPI_ENABLE, 0x02
         .set    DEBUGCON, 0xE9
         .set    MARK, 0x600D
 

@@ -18,7 +18,7 @@ Parse = Callable[[list[str]], tuple[MachineConfig, HostConfig]]
 def line(guest: guests.Guest, config: MachineConfig, host: HostConfig, parse: Parse) -> str | None:
     """What to tell who runs *guest* without what it needs; None where nothing is missing."""
     wanted = _options(guest, parse)
-    if wanted is not None and _devices(wanted[0]) <= _devices(config):
+    if wanted is not None and _devices(wanted[0]) <= _devices(config) and wanted[0].memory_slots <= config.memory_slots:
         typed = not wanted[1].type_after or host.type_after or host.display != "none" or host.keyboard != "auto"
         if typed and wanted[0].triple_fault in ("report", config.triple_fault):
             return None

@@ -75,7 +75,7 @@ def parse_memory(text: str) -> Memory:
                 memory = memory._replace(most=parse_size(option.removeprefix("max=")))
             case _:
                 raise ValueError(
-                    f"{option!r} is nothing to say of RAM: shared, hugetlb (pages of 2 MiB), hugetlb=1G, or "
+                    f"{option!r} is nothing to say of RAM: shared, hugetlb (pages of 2 MiB) or hugetlb=1G, and "
                     "slots=N,max=SIZE"
                 )
     return memory

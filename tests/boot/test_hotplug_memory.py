@@ -82,7 +82,7 @@ def guest() -> Iterator[Linux]:
         yield guest
 
 
-def test_memory_is_filled_kept_while_in_use_and_ejected(guest: Linux) -> None:
+def test_memory_is_filled_emptied_and_ejected(guest: Linux) -> None:
     machine, before = guest.machine, guest.total()
     guest.plug("m1", 128, 32)
     assert guest.total() - before in range(120, 129)
@@ -92,22 +92,17 @@ def test_memory_is_filled_kept_while_in_use_and_ejected(guest: Linux) -> None:
     guest.shell(f"mount -t tmpfs -o size=90% none /mnt; yes pyvmm | head -c {len(PIECE)} >/tmp/piece")
     guest.shell(f"for n in $(seq {PIECES}); do cat /tmp/piece; done >/mnt/file")
     assert machine.memory.read(FIRST, 128 * MIB).count(b"\npyvmm\n") * 6 > 32 * MIB, "a good part of it lies there"
+    guest.shell("rm /mnt/file; for n in $(seq 16); do cat /tmp/piece; done >/mnt/file")
     machine.unplug("m1")
-    assert guest.told("unplug-refused").startswith("m1: the guest does not let go of it: ")
-    assert guest.shell("md5sum </mnt/file", 120).split()[0] == hashlib.md5(PIECE * PIECES).hexdigest()
-    assert "m1" in machine.parts
-
+    guest.gone("m1")
+    assert guest.shell("md5sum </mnt/file").split()[0] == hashlib.md5(PIECE * 16).hexdigest(), "it was moved elsewhere"
     guest.shell("rm /mnt/file; umount /mnt")
-    for _ in range(2):
-        machine.unplug("m1")
-        guest.gone("m1")
-        assert guest.shell(f"ls -d {BLOCK.format(32)} 2>/dev/null; grep -c 100000000- /proc/iomem", status=1) == "0\n"
-        assert guest.total() == before
-        guest.plug("m1", 128, 32)
+    guest.plug("m1", 128, 32)
     guest.plug("m2", 256, 33)
     machine.unplug("m1")
     machine.unplug("m2")
     guest.gone("m1", "m2")
+    assert guest.shell(f"ls -d {BLOCK.format(32)} 2>/dev/null; grep -c 100000000- /proc/iomem", status=1) == "0\n"
     assert guest.total() == before
 
 
@@ -129,4 +124,4 @@ def test_it_sleeps_and_wakes_with_what_was_plugged_in(guest: Linux) -> None:
 
 
 def test_the_kernel_has_nothing_to_complain_of(guest: Linux) -> None:
-    assert warnings(guest.shell("dmesg -r")) == []
+    assert warnings(guest.shell("dmesg -r | grep '^<[0-4]>'", status=None)) == []

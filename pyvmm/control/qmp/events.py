@@ -10,8 +10,6 @@ from pyvmm.control.qmp.messages import event
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.outcome import End, Outcome
 
-PERIPHERAL: Final = "/machine/peripheral"
-"""Where QEMU's object tree has devices."""
 _PRESSED: Final = "reset()"
 """The reason of a reset that no guest has asked for."""
 _CAUSES: Final = {
@@ -41,9 +39,6 @@ def of(told: MachineEvent, outcome: Outcome | None) -> Iterator[bytes]:
             yield event("RESUME")
         case "power-button":
             yield event("POWERDOWN")
-        case "unplug-refused":
-            name, _, why = told.message.partition(": ")
-            yield event("DEVICE_UNPLUG_GUEST_ERROR", {"device": name, "path": f"{PERIPHERAL}/{name}", "reason": why})
         case "sleep":
             yield event("SUSPEND")
         case "wake":
@@ -55,6 +50,10 @@ def of(told: MachineEvent, outcome: Outcome | None) -> Iterator[bytes]:
             )
         case "unplugged":
             yield event("DEVICE_DELETED", {"device": told.message, "path": f"{PERIPHERAL}/{told.message}"})
+        case "unplug-refused":
+            name, _, reason = told.message.partition(": ")
+            path = f"{PERIPHERAL}/{name}"
+            yield event("DEVICE_UNPLUG_GUEST_ERROR", {"device": name, "path": path, "reason": reason})
         case "ended":
             assert outcome is not None
             if outcome.end is End.PANIC:
