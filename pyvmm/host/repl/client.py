@@ -59,7 +59,8 @@ class PromptClient:
         self._waiting: list[Message] = []
         self._found: list[str] = []
         self._terminal = sys.stdin.isatty()
-        self._typing = threading.Event()
+        self._typing = False  # no Event: a handler that sets one waits for ever for whom it has interrupted in doing so
+        self._typed: str | None = None
         self._interrupted = False
 
     def run(self) -> int:
@@ -76,15 +77,18 @@ class PromptClient:
                 except KeyboardInterrupt:
                     self._send(INTERRUPT)
                 except _Heard:
-                    print()
+                    if self._typed is None:
+                        print()
+                    else:
+                        self._send(LINE, self._typed)
                 else:
                     self._send(LEAVE) if line is None else self._send(LINE, line)
                 prompt = self._until_ready()
         return 0
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
-        if self._typing.is_set():
-            self._typing.clear()
+        if self._typing:
+            self._typing = False
             raise KeyboardInterrupt if number == signal.SIGINT else _Heard
         self._interrupted |= number == signal.SIGINT
 
@@ -92,24 +96,27 @@ class PromptClient:
         """A thread: while the user types, nobody else looks whether the machine has gone."""
         poll = select.poll()
         poll.register(self._stream, select.POLLIN)
-        while self._typing.wait():
-            if poll.poll(LOOK_MS) and self._typing.is_set():
+        while True:
+            poll.poll()
+            if self._typing:
                 signal.pthread_kill(typist, HEARD)
-                time.sleep(LOOK_MS / 1000)
+            time.sleep(LOOK_MS / 1000)
 
     def _line(self, prompt: str) -> str | None:
         """What the user types; None at the end."""
-        self._typing.set()
+        self._typed = None
+        self._typing = True
         try:
             if self._terminal:
-                return input(prompt)
-            line = sys.stdin.readline()
-            return line.rstrip("\n") if line else None
+                self._typed = input(prompt)
+            elif line := sys.stdin.readline():
+                self._typed = line.rstrip("\n")
+            return self._typed
         except EOFError:
             print()
             return None
         finally:
-            self._typing.clear()
+            self._typing = False
 
     def _send(self, kind: str, text: str = "") -> None:
         try:
@@ -185,11 +192,11 @@ class PromptClient:
         if state == 0:
             if not text.strip():
                 return "    "
-            self._typing.clear()
+            self._typing = False
             self._send(COMPLETE, text)
             if self._until_ready() is None:
                 self._waiting.append(Message(BYE))
-            self._typing.set()
+            self._typing = True
         return self._found[state] if state < len(self._found) else None
 
 
