@@ -32,13 +32,21 @@ from pyvmm.errors import UserError
 from pyvmm.machine.outcome import EXIT_STATUS_HELP
 
 if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
     from pyvmm.config import HostConfig, MachineConfig
     from pyvmm.host.trace_file import TraceWriter
     from pyvmm.machine.machine import Machine
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a mistake is one line."""
+    """argparse, but a mistake is one line, and a full disk one, too."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        if file is not None and file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         self.exit(2, f"{self.prog}: {message}; try {self.prog} --help\n")

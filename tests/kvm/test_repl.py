@@ -120,8 +120,10 @@ def test_a_signal_that_ends_pyvmm(at_prompt: Console) -> None:
 
 
 def test_ctrl_c_is_the_statements(at_prompt: Console) -> None:
-    at_prompt.send("while True: pass\n\n")
+    at_prompt.send("while True: pass\n")
     at_prompt.expect(MORE)
+    at_prompt.send("\n")
+    at_prompt.expect("\n")  # echoed, and so read: Ctrl-C takes what waits with it
     at_prompt.send("\x03")
     assert "KeyboardInterrupt" in at_prompt.expect(PROMPT)
     assert say(at_prompt, "machine.state") == "'running'\n"

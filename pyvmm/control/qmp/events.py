@@ -10,6 +10,8 @@ from pyvmm.control.qmp.messages import event
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.outcome import End, Outcome
 
+PERIPHERAL: Final = "/machine/peripheral"
+"""Where QEMU's object tree has devices."""
 _PRESSED: Final = "reset()"
 """The reason of a reset that no guest has asked for."""
 _CAUSES: Final = {

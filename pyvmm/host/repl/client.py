@@ -20,6 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from kvm_cffi import catch_signal
 from pyvmm.errors import UserError, printable
 from pyvmm.host.repl.wire import (
     BYE,
@@ -42,6 +43,9 @@ LOOK_MS: Final = 50
 """How often Ctrl-C and the machine's end are looked for."""
 HEARD: Final = signal.SIGUSR1
 """The signal that takes the user from his line."""
+NUDGE: Final = signal.SIGUSR2
+"""Lets readline look whether another signal has come, and is nothing itself: a handler in Python could run while the
+other's exception is on its way through C."""
 
 
 class _Heard(Exception):
@@ -68,7 +72,11 @@ class PromptClient:
         signal.signal(signal.SIGINT, self._signalled)
         signal.signal(HEARD, self._signalled)
         if self._terminal:
-            threading.Thread(target=self._listen, args=(threading.get_ident(),), daemon=True).start()
+            catch_signal(NUDGE)
+            signals, of_handlers = os.pipe()
+            os.set_blocking(of_handlers, False)
+            signal.set_wakeup_fd(of_handlers, warn_on_full_buffer=False)
+            threading.Thread(target=self._listen, args=(threading.get_ident(), signals), daemon=True).start()
         with self._editing():
             prompt = self._until_ready()
             while prompt is not None:
@@ -77,10 +85,12 @@ class PromptClient:
                 except KeyboardInterrupt:
                     self._send(INTERRUPT)
                 except _Heard:
-                    if self._typed is None:
-                        print()
-                    else:
+                    if self._typed is not None:
                         self._send(LINE, self._typed)
+                    elif self._is_readable():
+                        print()
+                    else:  # it was read meanwhile
+                        continue
                 else:
                     self._send(LEAVE) if line is None else self._send(LINE, line)
                 prompt = self._until_ready()
@@ -92,15 +102,31 @@ class PromptClient:
             raise KeyboardInterrupt if number == signal.SIGINT else _Heard
         self._interrupted |= number == signal.SIGINT
 
-    def _listen(self, typist: int) -> None:
-        """A thread: while the user types, nobody else looks whether the machine has gone."""
+    def leave(self, number: int, frame: FrameType | None) -> None:
+        """The handler of a signal that ends this process."""
+        self._typing = False
+        raise SystemExit(128 + number)  # through readline, which gives the terminal back
+
+    def _listen(self, typist: int, signals: int) -> None:
+        """A thread: while the user types, nobody else looks whether the machine has gone; and a signal that comes
+        where readline does not look (CPython's Modules/readline.c, readline_until_enter_or_signal) would wait for the
+        next key."""
         poll = select.poll()
         poll.register(self._stream, select.POLLIN)
+        poll.register(signals, select.POLLIN)
         while True:
-            poll.poll()
-            if self._typing:
-                signal.pthread_kill(typist, HEARD)
+            ready = [fd for fd, _ in poll.poll()]
+            came = os.read(signals, 64) if signals in ready else b""
             time.sleep(LOOK_MS / 1000)
+            if self._typing and self._is_readable():
+                signal.pthread_kill(typist, HEARD)
+            elif self._typing and set(came) - {HEARD}:
+                signal.pthread_kill(typist, NUDGE)
+
+    def _is_readable(self) -> bool:
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _line(self, prompt: str) -> str | None:
         """What the user types; None at the end."""
@@ -208,12 +234,7 @@ def _history_file() -> Path:
 def attach(where: str | int) -> int:
     """A prompt at the socket *where*, a path or a descriptor; the exit status. Raises UserError."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)  # through readline, which gives the terminal back
-
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a thread of the machine's, which hears none, may have started us
-    signal.signal(signal.SIGTERM, leave)
-    signal.signal(signal.SIGHUP, leave)
     if isinstance(where, int):
         stream = socket.socket(fileno=where)
     else:
@@ -225,4 +246,7 @@ def attach(where: str | int) -> int:
             why = error.strerror or str(error)
             raise UserError(f"attach {printable(where)}: {why}; pyvmm run --prompt PATH makes it") from None
     with stream:
-        return PromptClient(stream).run()
+        client = PromptClient(stream)
+        signal.signal(signal.SIGTERM, client.leave)
+        signal.signal(signal.SIGHUP, client.leave)
+        return client.run()
