@@ -98,7 +98,8 @@ class AcpiPm:
 
     # fmt: off
     STATE = (
-        "_epoch", "_halves_seen", "_pm1_sts", "_pm1_en", "_pm1_cnt", "_gpe0_sts", "_gpe0_en", "_timer", "apm", "asleep",
+        "_epoch", "_halves_seen", "_pm1_sts", "_pm1_en", "_pm1_cnt", "_gpe0_sts", "_gpe0_en", "_gpe0_wanted", "_timer",
+        "apm", "asleep",
     )
     # fmt: on
 
@@ -134,6 +135,8 @@ class AcpiPm:
         self._pm1_cnt = 0
         self._gpe0_sts = 0
         self._gpe0_en = 0
+        self._gpe0_wanted = 0
+        """Those that were ever enabled: while an OS serves one, it is not."""
         self.apm.reset()
         self._update()
 
@@ -189,7 +192,7 @@ class AcpiPm:
 
     def hears(self, event: int) -> bool:
         """Whether an ACPI system wants general-purpose event *event*."""
-        return self.acpi_enabled and bool(self._gpe0_en >> event & 1)
+        return self.acpi_enabled and bool(self._gpe0_wanted >> event & 1)
 
     def raise_gpe(self, event: int) -> None:
         """General-purpose event 0 to 15 has happened: set its status bit."""
@@ -238,6 +241,7 @@ class AcpiPm:
         elif register == GPE0_STS:
             self._gpe0_sts &= ~value
             self._gpe0_en = self._gpe0_en & ~(mask >> 16) | value >> 16
+            self._gpe0_wanted |= self._gpe0_en
         self._update()
 
     def _sleep(self, slp_typ: int) -> None:

@@ -391,3 +391,17 @@ def test_after_a_load_what_was_to_wake_it_does(bench: Bench) -> None:
     state.load(other.pm, saved)
     other.pm.wake_if_due()
     assert other.wakes == ["power button"] and other.pm.asleep
+
+
+def test_an_event_that_is_being_served_is_still_wanted() -> None:
+    """ACPICA disables an event until its method has run; who asks then whether anybody listens hears yes."""
+    pm = AcpiPm(FakeIrq(), FakeClock(), lambda: None)
+    pm.write(GPE0_EN, 2, 1 << 3)
+    assert not pm.hears(3), "not in ACPI mode"
+    pm.enable(True)
+    assert pm.hears(3) and not pm.hears(4)
+    pm.write(GPE0_EN, 2, 0)
+    assert pm.hears(3)
+    pm.reset()
+    pm.enable(True)
+    assert not pm.hears(3)
