@@ -43,9 +43,14 @@ class Running:
         assert self.machine.wait(condition, LONGEST), (self.machine.outcome, bytes(self.machine.output))
 
     def says(self, text: str) -> None:
-        """Wait for it, and forget all before."""
-        self.until(lambda: text.encode() in self.machine.output)
-        self.machine.call(self.machine.output.clear)
+        """Wait for it, and forget it and all before; what comes behind is for the next."""
+        wanted, output = text.encode(), self.machine.output
+        self.until(lambda: wanted in output)
+
+        def forget() -> None:
+            del output[: output.index(wanted) + len(wanted)]
+
+        self.machine.call(forget)
 
     def alive(self, cpu: int) -> int:
         assert self.machine.guest is not None
