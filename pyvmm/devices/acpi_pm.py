@@ -30,6 +30,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.clock import NS_PER_SECOND, Clock
+from pyvmm.devices.dwords import read_dwords, written_dwords
 from pyvmm.irq import Irq
 from pyvmm.trace import OFF, Channel
 
@@ -200,21 +201,11 @@ class AcpiPm:
         self._update()
 
     def read(self, offset: int, size: int) -> int:
-        register, byte = offset & ~3, offset & 3
-        value = self._read_dword(register) >> 8 * byte
-        if byte + size > 4:  # across two registers
-            value |= self._read_dword(register + 4) << 8 * (4 - byte)
-        return value
+        return read_dwords(self._read_dword, offset, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        register, byte = offset & ~3, offset & 3
-        value <<= 8 * byte
-        mask = ((1 << 8 * size) - 1) << 8 * byte
-        while mask:
-            self._write_dword(register, value & mask & 0xFFFFFFFF, mask & 0xFFFFFFFF)
-            value >>= 32
-            mask >>= 32
-            register += 4
+        for register, dword, mask in written_dwords(offset, size, value):
+            self._write_dword(register, dword, mask)
 
     def _read_dword(self, register: int) -> int:
         if register == PM_TMR:

@@ -25,6 +25,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.devices.ost import (
+    OST_EJECTION,
+    OST_EJECTION_IN_PROGRESS,
+    OST_INSERTION,
+    OST_INSERTION_IN_PROGRESS,
+    OST_SUCCESS,
+)
 from pyvmm.trace import OFF, Channel
 
 CPUHP_SELECTOR: Final = 0x00
@@ -46,17 +53,6 @@ CPUHP_NEXT: Final = 0
 CPUHP_OST_EVENT: Final = 1
 CPUHP_OST_STATUS: Final = 2
 CPUHP_ID: Final = 3
-
-# _OST: the event is a Notify's value, or what an OS has begun by itself; statuses other than these are refusals.
-OST_DEVICE_CHECK: Final = 0x001
-OST_EJECT_REQUEST: Final = 0x003
-OST_EJECTION_PROCESSING: Final = 0x103
-OST_INSERTION_PROCESSING: Final = 0x200
-OST_INSERTION: Final = (OST_DEVICE_CHECK, OST_INSERTION_PROCESSING)
-OST_EJECTION: Final = (OST_EJECT_REQUEST, OST_EJECTION_PROCESSING)
-OST_SUCCESS: Final = 0x00
-OST_INSERTION_IN_PROGRESS: Final = 0x80
-OST_EJECTION_IN_PROGRESS: Final = 0x84
 
 
 class CpuHotplug:

@@ -22,6 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.devices.dwords import read_dwords, written_dwords
+from pyvmm.devices.ost import (
+    OST_DEVICE_CHECK,
+    OST_EJECTION,
+    OST_EJECTION_IN_PROGRESS,
+    OST_INSERTION_IN_PROGRESS,
+    OST_SUCCESS,
+)
 from pyvmm.trace import OFF, Channel
 
 BASE_LOW: Final = 0x00
@@ -43,14 +51,6 @@ ENABLED: Final = 1 << 0
 INSERTING: Final = 1 << 1
 REMOVING: Final = 1 << 2
 EJECT: Final = 1 << 3
-
-# _OST: what is told of, and how it went. ACPI 6.5, tables 6.16 to 6.20.
-OST_DEVICE_CHECK: Final = 1
-OST_EJECT_REQUEST: Final = 3
-OST_EJECT_PROCESSING: Final = 0x103
-OST_SUCCESS: Final = 0
-OST_INSERT_IN_PROGRESS: Final = 0x80
-OST_EJECT_IN_PROGRESS: Final = 0x84
 
 
 class MemoryHotplug:
@@ -116,11 +116,7 @@ class MemoryHotplug:
     # What the guest does
 
     def read(self, offset: int, size: int) -> int:
-        register, byte = offset & ~3, offset & 3
-        value = self._register(register) >> 8 * byte
-        if byte + size > 4:  # across two registers
-            value |= self._register(register + 4) << 8 * (4 - byte)
-        return value & (1 << 8 * size) - 1
+        return read_dwords(self._register, offset, size)
 
     def _selected_place(self) -> tuple[int, int] | None:
         return self._place(self._selected) if self._selected < MAX_SLOTS else None
@@ -141,9 +137,7 @@ class MemoryHotplug:
         return values.get(register, 0)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        first, dwords = offset & ~3, value << 8 * (offset & 3)
-        for register in range(first, offset + size, 4):
-            dword = dwords >> 8 * (register - first) & 0xFFFFFFFF
+        for register, dword, _ in written_dwords(offset, size, value):
             if register == SELECTOR:
                 self._selected = dword
             elif register == OST_EVENT:
@@ -169,11 +163,11 @@ class MemoryHotplug:
         """_OST: a guest is believed once each time that it was asked."""
         if self._trace.enabled:
             self._trace(f"slot {slot}: _OST event {event:#x}, status {status:#x}")
-        if event in (OST_EJECT_REQUEST, OST_EJECT_PROCESSING) and self.leaving(slot):
-            if status not in (OST_SUCCESS, OST_EJECT_IN_PROGRESS):
+        if event in OST_EJECTION and self.leaving(slot):
+            if status not in (OST_SUCCESS, OST_EJECTION_IN_PROGRESS):
                 self.stays(slot)
                 self._refused(slot, True, status)
-        elif event == OST_DEVICE_CHECK and self._arriving >> slot & 1 and status != OST_INSERT_IN_PROGRESS:
+        elif event == OST_DEVICE_CHECK and self._arriving >> slot & 1 and status != OST_INSERTION_IN_PROGRESS:
             self._arriving &= ~(1 << slot)
             if status != OST_SUCCESS:
                 self._refused(slot, False, status)

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from pyvmm.devices.dwords import read_dwords, written_dwords
 from pyvmm.trace import OFF, Channel
 
 PCI_UP_BASE: Final = 0x00
@@ -82,11 +83,7 @@ class PciHotplug:
     # What the guest does
 
     def read(self, offset: int, size: int) -> int:
-        register, byte = offset & ~3, offset & 3
-        value = self._register(register) >> 8 * byte
-        if byte + size > 4:  # across two registers
-            value |= self._register(register + 4) << 8 * (4 - byte)
-        return value & (1 << 8 * size) - 1
+        return read_dwords(self._register, offset, size)
 
     def _register(self, register: int) -> int:
         if register == PCI_SEL_BASE:
@@ -103,9 +100,7 @@ class PciHotplug:
         return self._present() if register == PRESENT else 0
 
     def write(self, offset: int, size: int, value: int) -> None:
-        first, dwords = offset & ~3, value << 8 * (offset & 3)
-        for register in range(first, offset + size, 4):
-            dword = dwords >> 8 * (register - first) & 0xFFFFFFFF
+        for register, dword, _ in written_dwords(offset, size, value):
             if register == PCI_SEL_BASE:
                 self._bus = dword
             elif register == PCI_EJ_BASE and not self._bus:

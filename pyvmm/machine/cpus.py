@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from pyvmm.device_spec import DeviceSpec
-from pyvmm.devices.cpu_hotplug import OST_INSERTION
+from pyvmm.devices.ost import OST_INSERTION
 from pyvmm.errors import UserError, there_are
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.ost import refused

@@ -15,7 +15,8 @@ from pyvmm import Machine, MachineConfig, QmpServer
 from pyvmm.board import layout, memory_banks
 from pyvmm.board.dimm import Dimm
 from pyvmm.cli.arguments import main
-from pyvmm.devices.memory_hotplug import CONTROL, EJECT, OST_EJECT_REQUEST, OST_EVENT, OST_STATUS, SELECTOR
+from pyvmm.devices.memory_hotplug import CONTROL, EJECT, OST_EVENT, OST_STATUS, SELECTOR
+from pyvmm.devices.ost import OST_EJECT_REQUEST
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.saved import Saved

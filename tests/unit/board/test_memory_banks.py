@@ -22,12 +22,12 @@ from pyvmm.devices.memory_hotplug import (
     EJECT,
     GPE_MEMORY_HOTPLUG,
     INSERTING,
-    OST_DEVICE_CHECK,
     OST_EVENT,
     OST_STATUS,
     REMOVING,
     SELECTOR,
 )
+from pyvmm.devices.ost import OST_DEVICE_CHECK
 from pyvmm.errors import UserError
 from pyvmm.irq import FakeIrq
 from pyvmm.memory import GuestMemory, Region

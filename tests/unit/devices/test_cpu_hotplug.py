@@ -21,13 +21,15 @@ from pyvmm.devices.cpu_hotplug import (
     CPUHP_REMOVE,
     CPUHP_SELECTOR,
     CPUHP_STATUS,
+    CpuHotplug,
+)
+from pyvmm.devices.ost import (
     OST_DEVICE_CHECK,
     OST_EJECT_REQUEST,
     OST_EJECTION_IN_PROGRESS,
     OST_EJECTION_PROCESSING,
     OST_INSERTION_IN_PROGRESS,
     OST_SUCCESS,
-    CpuHotplug,
 )
 
 POSSIBLE = 8

@@ -15,20 +15,22 @@ from pyvmm.devices.memory_hotplug import (
     INSERTING,
     MAX_SLOTS,
     MEMORY_HOTPLUG_LENGTH,
-    OST_DEVICE_CHECK,
-    OST_EJECT_IN_PROGRESS,
-    OST_EJECT_PROCESSING,
-    OST_EJECT_REQUEST,
     OST_EVENT,
-    OST_INSERT_IN_PROGRESS,
     OST_STATUS,
-    OST_SUCCESS,
     PROXIMITY,
     REMOVING,
     SELECTOR,
     SIZE_HIGH,
     SIZE_LOW,
     MemoryHotplug,
+)
+from pyvmm.devices.ost import (
+    OST_DEVICE_CHECK,
+    OST_EJECT_REQUEST,
+    OST_EJECTION_IN_PROGRESS,
+    OST_EJECTION_PROCESSING,
+    OST_INSERTION_IN_PROGRESS,
+    OST_SUCCESS,
 )
 
 SLOT = st.integers(0, MAX_SLOTS - 1)
@@ -117,7 +119,7 @@ def test_what_is_to_go_stays_until_it_is_ejected() -> None:
     assert bench.ejected == [3]
 
 
-@pytest.mark.parametrize("event", [OST_EJECT_REQUEST, OST_EJECT_PROCESSING])
+@pytest.mark.parametrize("event", [OST_EJECT_REQUEST, OST_EJECTION_PROCESSING])
 def test_a_guest_that_does_not_let_go_says_so_once(event: int) -> None:
     bench = Bench()
     bench.plug(1)
@@ -125,7 +127,7 @@ def test_a_guest_that_does_not_let_go_says_so_once(event: int) -> None:
     bench.tell(event, IN_USE)
     assert bench.refused == [], "nobody has asked for it"
     bench.chip.ask_to_eject(1)
-    bench.tell(event, OST_EJECT_IN_PROGRESS)
+    bench.tell(event, OST_EJECTION_IN_PROGRESS)
     bench.tell(event, OST_SUCCESS)
     assert bench.chip.leaving(1)
     for _ in range(3):
@@ -143,7 +145,7 @@ def test_a_guest_that_does_not_take_it_says_so_once() -> None:
     bench = Bench()
     bench.plug(1)
     bench.select(1)
-    bench.tell(OST_DEVICE_CHECK, OST_INSERT_IN_PROGRESS)
+    bench.tell(OST_DEVICE_CHECK, OST_INSERTION_IN_PROGRESS)
     for _ in range(3):
         bench.tell(OST_DEVICE_CHECK, IN_USE)
     assert bench.refused == [(1, False, IN_USE)]
