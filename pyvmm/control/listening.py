@@ -19,7 +19,7 @@ GOODBYE: Final = 1.0
 
 class Listening:
     """Waits for clients of *listener*, which is at *path* where it is a Unix socket; a context manager. What is derived
-    from it serves one in _accept(), and ends that when `_closing` is set and `_wake_fd` can be read."""
+    from it serves one in _talk_to(), and ends that when `_closing` is set and `_wake_fd` can be read."""
 
     def __init__(self, name: str, listener: socket.socket, path: str | None) -> None:
         self._listener = listener
@@ -73,7 +73,16 @@ class Listening:
                 self._accept()
 
     def _accept(self) -> None:
-        """Take a client from the listener, which may be gone again, and serve it."""
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone again, or there are no descriptors: the next one may come
+            return
+        with client:
+            client.settimeout(SEND_TIMEOUT)
+            self._talk_to(client)
+
+    def _talk_to(self, client: socket.socket) -> None:
+        """Serve it until it is gone or `_closing` is set; nothing may be raised."""
         raise NotImplementedError
 
 

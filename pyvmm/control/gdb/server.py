@@ -17,7 +17,7 @@ from pyvmm.backends.unix_socket import listen
 from pyvmm.control.gdb.debugger import REASON, Debugger, Stop
 from pyvmm.control.gdb.packets import Acknowledgement, Interrupt, Packet, Reader, frame
 from pyvmm.control.gdb.stub import Stub
-from pyvmm.control.listening import SEND_TIMEOUT, Listening, say_goodbye
+from pyvmm.control.listening import Listening, say_goodbye
 from pyvmm.errors import UserError
 from pyvmm.machine.machine import Machine
 from pyvmm.machine.outcome import End, Outcome
@@ -51,31 +51,25 @@ class GdbServer(Listening):
 
     # The thread
 
-    def _accept(self) -> None:
+    def _talk_to(self, client: socket.socket) -> None:
+        if client.family == socket.AF_INET:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
-            client, _ = self._listener.accept()
-        except OSError:  # it has gone again, or there are no descriptors: the next one may come
+            debugger = Debugger(self._machine, self._wake)
+        except (UserError, OSError):
             return
-        with client:
-            client.settimeout(SEND_TIMEOUT)
-            if client.family == socket.AF_INET:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            session = _Session(debugger, client, self._wake_fd, debugger.attach())
+            session.serve(lambda: self._closing)
+            if session.stub.killing:
+                self._machine.end(Outcome(End.QUIT, message="gdb has killed it"))
+        except UserError:  # it does not stand still, or has ended
+            pass
+        finally:
             try:
-                debugger = Debugger(self._machine, self._wake)
-            except (UserError, OSError):
-                return
-            try:
-                session = _Session(debugger, client, self._wake_fd, debugger.attach())
-                session.serve(lambda: self._closing)
-                if session.stub.killing:
-                    self._machine.end(Outcome(End.QUIT, message="gdb has killed it"))
-            except UserError:  # it does not stand still, or has ended
+                debugger.detach()
+            except UserError:
                 pass
-            finally:
-                try:
-                    debugger.detach()
-                except UserError:
-                    pass
 
 
 def _listen(where: str) -> tuple[socket.socket, str | None]:

@@ -13,7 +13,7 @@ from collections import deque
 from typing import Final
 
 from pyvmm.backends.unix_socket import listen
-from pyvmm.control.listening import SEND_TIMEOUT, Listening, say_goodbye
+from pyvmm.control.listening import Listening, say_goodbye
 from pyvmm.control.qmp import events
 from pyvmm.control.qmp.descriptors import MOST_SENT, Descriptors
 from pyvmm.control.qmp.life import REASON, version
@@ -65,21 +65,15 @@ class QmpServer(Listening):
 
     # The thread
 
-    def _accept(self) -> None:
+    def _talk_to(self, client: socket.socket) -> None:
+        self._descriptors = Descriptors()
         try:
-            client, _ = self._listener.accept()
-        except OSError:  # it has gone again, or there are no descriptors: the next one may come
-            return
-        with client:
-            client.settimeout(SEND_TIMEOUT)
-            self._descriptors = Descriptors()
-            try:
-                self._serve(client)
-            except OSError:  # the client is gone
-                pass
-            finally:
-                self._events = None
-                self._descriptors.close()
+            self._serve(client)
+        except OSError:  # the client is gone
+            pass
+        finally:
+            self._events = None
+            self._descriptors.close()
 
     def _serve(self, client: socket.socket) -> None:
         """Until the client is gone, or the server closes."""
