@@ -254,7 +254,7 @@ def test_a_guest_that_asks_again_and_again(tmp_path: Path, depth: int, write: in
         outcome = machine.finish()
         assert (outcome.end, outcome.value) == (End.DEBUG_EXIT, 0)
         cycles, interrupts, kicks = (int(word, 16) for word in machine.output.split())
-        assert cycles and 0 < interrupts <= 300 and 0 < kicks <= 300
+        assert cycles and interrupts <= 300 and 0 < kicks <= 300  # a fast disk: it never found nothing and slept
     assert (path.read_bytes() != b"\xa5" * MIB) == bool(write)
 
 
