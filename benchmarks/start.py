@@ -19,7 +19,8 @@ IMPORT = re.compile(r"^import time: *(\d+) \| *(\d+) \| ( *)(\S+)$", re.MULTILIN
 STEPS = """
 import time
 marks = [time.monotonic_ns()]
-from pyvmm.cli.arguments import make_config, make_parser
+from pyvmm.cli.arguments import make_config
+from pyvmm.cli.parser import make_parser
 marks.append(time.monotonic_ns())
 config = make_config(make_parser().parse_args(["run"]))
 marks.append(time.monotonic_ns())

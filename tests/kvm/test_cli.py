@@ -18,7 +18,8 @@ import pytest
 
 from pyvmm import guests
 from pyvmm.board import layout
-from pyvmm.cli.arguments import main, make_config, make_parser
+from pyvmm.cli.arguments import main, make_config
+from pyvmm.cli.parser import make_parser
 from pyvmm.cli.run import allow_all_descriptors
 from pyvmm.config import MachineConfig
 from pyvmm.errors import UserError

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm import guests
-from pyvmm.cli.arguments import main, make_config, make_host_config, make_parser
+from pyvmm.cli.arguments import main, make_config, make_host_config
 from pyvmm.cli.flags import in_flags
+from pyvmm.cli.parser import make_parser
 from pyvmm.cli.values import parse_count, parse_cpus, parse_seconds, parse_size
 from pyvmm.config import MAX_MEMORY, FwCfgFile, HostConfig, MachineConfig, Module
 from pyvmm.errors import UserError

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm import guests
-from pyvmm.cli.arguments import main, make_parser
+from pyvmm.cli.arguments import main
 from pyvmm.cli.completion import SCRIPTS, candidates
+from pyvmm.cli.parser import make_parser
 from pyvmm.errors import UserError
 
 

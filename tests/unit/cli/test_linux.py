@@ -10,8 +10,9 @@ import pytest
 
 from pyvmm.boot.initramfs import AGENT
 from pyvmm.cli import linux
-from pyvmm.cli.arguments import _split_command, main, make_config, make_host_config, make_parser
+from pyvmm.cli.arguments import _split_command, main, make_config, make_host_config
 from pyvmm.cli.linux import CMDLINE, prepare
+from pyvmm.cli.parser import make_parser
 from pyvmm.config import MachineConfig, Module
 from pyvmm.host.streams import Streams
 from pyvmm.virtio.console import VirtioConsole
