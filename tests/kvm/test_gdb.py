@@ -317,20 +317,21 @@ def test_the_end_is_told() -> None:
 @pytest.mark.parametrize(
     ("where", "why"),
     [
-        (":99999", "port"),
+        (":99999", "99999 is no port: 0 to 65535"),
+        (":" + "1" * 5000, "is no port: 0 to 65535"),
         ("/nonexistent/gdb", "No such file"),
         (__file__, "there is a file of that name"),
-        ("a:b", "No such file|Permission|--gdb a:b"),
     ],
 )
-def test_where_nothing_can_listen(where: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_where_nothing_can_listen(where: str, why: str) -> None:
+    with Machine(MachineConfig(guest="hello")) as machine, pytest.raises(UserError, match=why):
+        GdbServer(machine, where)
+
+
+def test_a_path_may_have_a_colon(tmp_path: Path) -> None:
+    where = str(tmp_path / "a:b")
     with Machine(MachineConfig(guest="hello")) as machine:
-        if where == "a:b":  # a path, if an odd one
-            GdbServer(machine, where).close()
-            return
-        with pytest.raises(UserError, match=why):
-            GdbServer(machine, where)
+        GdbServer(machine, where).close()
 
 
 def test_the_command(tmp_path: Path) -> None:

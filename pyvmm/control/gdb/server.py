@@ -75,13 +75,17 @@ class GdbServer(Listening):
 def _listen(where: str) -> tuple[socket.socket, str | None]:
     """A listener, and its path where it has one. Raises UserError."""
     host, colon, port = where.rpartition(":")
+    by_port = colon and port.isascii() and port.isdigit() and "/" not in where
+    if by_port and (len(port) > 5 or int(port) > 65535):
+        raise UserError(f"--gdb {where}: {port} is no port: 0 to 65535")
     try:
-        if colon and port.isascii() and port.isdigit() and "/" not in where:
+        if by_port:
             return socket.create_server((host.strip("[]") or LOCAL, int(port)), backlog=1), None
         return listen(where), where
-    except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"--gdb {where}: {why}; give [HOST]:PORT or the path of a socket to be made") from None
+    except OSError as error:
+        raise UserError(
+            f"--gdb {where}: {error.strerror or error}; give [HOST]:PORT or the path of a socket to be made"
+        ) from None
     except UserError as error:
         raise UserError(f"--gdb: {error}") from None
 
