@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final, NamedTuple
 
@@ -48,13 +48,13 @@ class Screen:
 
     columns: int
     rows: int
-    cells: bytes
+    cells: bytes = field(repr=False)
     cursor: Cursor | None
     cell_height: int
-    palette: tuple[Rgb, ...]
+    palette: tuple[Rgb, ...] = field(repr=False)
     blink_enabled: bool
     blank: bool
-    frame: VgaFrame | None = None
+    frame: VgaFrame | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, vga: VgaText) -> Screen:
@@ -78,6 +78,10 @@ class Screen:
         """The characters, a string of *columns* characters a row, whether or not the screen is dark."""
         characters = "".join(map(CP437.__getitem__, self.cells[::2]))
         return [characters[i : i + self.columns] for i in range(0, len(characters), self.columns)]
+
+    def __str__(self) -> str:
+        """The rows as one reads them: without spaces at their ends, and without the empty ones below the last."""
+        return "\n".join(line.rstrip() for line in self.text()).rstrip("\n")
 
     def __contains__(self, text: str) -> bool:
         """Whether *text* stands in the rows, one after the other: a console's line may run over the right edge."""

@@ -45,6 +45,8 @@ def test_text(picture: Picture) -> None:
     assert len(lines) == 25 and {len(line) for line in lines} == {80}
     assert lines[3] == "     héllo ░▓│".ljust(80)
     assert "héllo ░" in picture.screen and "hello" not in picture.screen
+    assert str(picture.screen) == "\n\n\n     héllo ░▓│"
+    assert len(repr(picture.screen)) < 200, "for who asks at a prompt what it is"
 
 
 def test_text_that_runs_over_the_edge_is_found(picture: Picture) -> None:
