@@ -16,6 +16,16 @@ for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """How long an example takes says how busy the machine is. Hypothesis' plugin is off in the lab, where it is slow to
+    import: who needs it there says so by himself."""
+    if config.pluginmanager.hasplugin("hypothesispytest"):
+        from hypothesis import HealthCheck, settings
+
+        settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        settings.load_profile("any machine")
+
+
 @pytest.fixture
 def no_wait() -> Iterator[None]:
     """Fail, and do not hang, where something waits that must not."""
@@ -24,7 +34,7 @@ def no_wait() -> Iterator[None]:
         pytest.fail("it waits")
 
     old = signal.signal(signal.SIGALRM, fail)
-    signal.setitimer(signal.ITIMER_REAL, 5, 5)
+    signal.setitimer(signal.ITIMER_REAL, 60, 60)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, old)
