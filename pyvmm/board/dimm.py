@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.config import MEMORY_BLOCK
 from pyvmm.units import size_of, size_text
 
 if TYPE_CHECKING:
     from pyvmm.memory import Region
+
+MEMORY: Final = "memory"
+"""What it is asked for by."""
 
 
 class Dimm:

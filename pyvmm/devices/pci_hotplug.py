@@ -38,7 +38,7 @@ class PciHotplug:
     """The block of PCI_HOTPLUG_LENGTH ports. *present* gives the slots that have a device, a bit each; *changed* sets
     the general-purpose event; *eject* is told each slot that the guest has let go of after it was asked to."""
 
-    STATE = ("_up", "_down", "_bus")
+    STATE = ("_up", "_down", "_bus", "_seen_empty")
 
     def __init__(
         self,
@@ -58,6 +58,7 @@ class PciHotplug:
     def reset(self) -> None:
         """What the guest has not taken notice of it finds when it starts."""
         self._up = self._down = self._bus = 0
+        self._seen_empty = 0
 
     # What is done to the slots
 
@@ -75,6 +76,14 @@ class PciHotplug:
         """Ask the guest to let go of what is in *slot*."""
         self._down |= 1 << slot
         self._changed()
+
+    def found_empty(self, slot: int) -> None:
+        """The guest has looked into *slot*, 0 to 31, and there was nothing: it does not look again by itself."""
+        self._seen_empty |= 1 << slot
+
+    def was_found_empty(self, slot: int) -> bool:
+        """Whether it has, since the reset."""
+        return bool(self._seen_empty >> slot & 1)
 
     def leaving(self, slot: int) -> bool:
         """Whether the guest has been asked to."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyvmm.board.dimm import Dimm
+from pyvmm.board.dimm import MEMORY, Dimm
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, there_are
 from pyvmm.machine.cpus import CPU, CpuPlugger
@@ -54,7 +54,10 @@ class Plugger:
         with self._life.lock:
             self._life.cpus.catch_up()
             if isinstance(spec, DeviceSpec) and spec.name == CPU:
+                self._check_acpi(spec)
                 return self.cpus.plug(spec)
+            if isinstance(spec, Dimm) or (isinstance(spec, DeviceSpec) and spec.name == MEMORY):
+                self._check_acpi(spec)
             if self.slots is None:
                 from pyvmm.machine.slots import Slots
 
@@ -72,6 +75,13 @@ class Plugger:
                 self._board.hotplug.plugged(self.slots.functions[name])
             self._life.events(MachineEvent("plugged", name))
             return device
+
+    def _check_acpi(self, spec: object) -> None:
+        """Of CPUs and memory a guest hears by ACPI alone; what comes before that is on some would never find."""
+        if self._life.begun and not self._board.acpi_pm.acpi_enabled:
+            raise UserError(
+                f"device {spec}: its guest has not turned on ACPI (SCI_EN), which would tell it: wait until it has"
+            )
 
     def unplug(self, name: str, force: bool) -> bool:
         """See Machine.unplug()."""

@@ -11,7 +11,7 @@ from pyvmm.backends.networks import HostNetworks
 from pyvmm.backends.sockets import Sockets
 from pyvmm.backends.wire import Networks
 from pyvmm.board import layout
-from pyvmm.board.dimm import Dimm
+from pyvmm.board.dimm import MEMORY, Dimm
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from pyvmm.pci.ata_disk import AtaDisk
 
 ROOT_PORT = "root-port"
-MEMORY = "memory"
 
 
 def specs(config: MachineConfig) -> list[DeviceSpec | object]:
@@ -249,14 +248,23 @@ class Slots:
             if spec.slot not in slots:
                 there = ", ".join(map(str, slots))
                 raise UserError(f"device {spec}: nothing can be plugged into slot {spec.slot} later, but into {there}")
-            return root, spec.slot
+            return root, self._check_found(spec, spec.slot)
         for slot in slots:
             if slot not in taken:
-                return root, slot
+                return root, self._check_found(spec, slot)
         for port in self._ports:
             if not port.child.functions:
                 return port.child, 0
         raise UserError(f"device {spec}: no slot is free: unplug a device, or start with more --root-ports")
+
+    def _check_found(self, spec: DeviceSpec, slot: int) -> int:
+        """*slot* of bus 0, where the guest will know of what comes there."""
+        if not self._board.hotplug.finds(slot):
+            raise UserError(
+                f"device {spec}: its guest has found slot {slot} empty and has not turned on ACPI (SCI_EN), which "
+                "would tell it: wait until it has, or say port=0 where there are --root-ports"
+            )
+        return slot
 
     def _add(self, spec: DeviceSpec, device: PciDevice, bus: PciBus, slot: int, trace: Channel) -> None:
         if isinstance(device, RootPort):

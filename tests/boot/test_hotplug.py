@@ -174,29 +174,44 @@ def test_snapshots_with_devices_that_have_come(guest: Linux, tmp_path: Path) -> 
     machine.resume()
 
 
-def test_a_reset_keeps_them_and_ends_what_was_asked_for(guest: Linux) -> None:
-    """What comes before the guest looks at its slots is there when it does."""
-    machine = guest.machine
+def test_a_reset_keeps_them_and_what_comes_while_it_boots_is_found(guest: Linux) -> None:
+    """What was asked for has gone. Linux finds what comes before it looks, and is told once it has ACPI."""
+    machine, hotplug = guest.machine, guest.machine.board.hotplug
     guest.disk("d1", "")
     guest.disk("d2", ",port=0")
     guest.reads_disk("vda")
     with machine.paused():
         assert not machine.unplug("d1")
-    machine.reset()
-    assert "d1" not in machine.parts and "d2" in machine.parts
-    guest.disk("d3", "")
+        machine.reset()
+        assert "d1" not in machine.parts and "d2" in machine.parts
+        guest.disk("d3", "")
+
+    def comes() -> bool:
+        try:
+            guest.disk("d4", ",slot=9")
+        except UserError as refused:
+            assert "its guest has found slot 9 empty and has not turned on ACPI" in str(refused)
+        return "d4" in machine.parts
+
+    guest.until(lambda: machine.board.acpi_pm.acpi_enabled or not hotplug.finds(9), "a look at the slots")
+    guest.until(comes, "ACPI")
     guest.expect(USERSPACE)
     guest.expect("# ")
-    guest.reads_disk("vda")
-    guest.reads_disk("vdb")
-    unplug(guest, "d2", "d3")
+    for node in ("vda", "vdb", "vdc"):
+        guest.reads_disk(node)
+    unplug(guest, "d2", "d3", "d4")
 
 
 def test_without_acpi_nothing_is_half_done(tmp_path: Path) -> None:
-    """A guest that would not hear of it is not asked; what comes it finds when it looks."""
-    with Linux(tmp_path, "acpi=off") as guest:
-        guest.disk("d1", "")
-        with pytest.raises(UserError, match="device d1: its guest does not use ACPI, and would not hear of it"):
-            guest.machine.unplug("d1")
-        guest.shell("echo 1 >/sys/bus/pci/rescan")
+    """A guest that would not hear of it is not asked, and gets nothing that it would not find, but what is behind a
+    port."""
+    with Linux(tmp_path, "acpi=off", devices=("virtio-rng,id=r1",)) as guest:
+        before = dict(guest.machine.parts)
+        with pytest.raises(UserError, match="its guest has found slot 2 empty and has not turned on ACPI"):
+            guest.disk("d1", "")
+        with pytest.raises(UserError, match="device r1: its guest does not use ACPI, and would not hear of it"):
+            guest.machine.unplug("r1")
+        assert guest.machine.parts == before
+        guest.disk("d1", ",port=0")
         guest.reads_disk()
+        unplug(guest, "d1")

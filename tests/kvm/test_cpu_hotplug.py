@@ -85,6 +85,7 @@ def running(cpus: int = 1, max_cpus: int = 4, keep: int = 0, **more: object) -> 
     with board("cpus", parameters={"rounds": FOREVER, "keep": keep}, cpus=cpus, max_cpus=max_cpus, **more) as machine:
         now = Running(machine)
         machine.start()
+        now.until(lambda: machine.board.acpi_pm.acpi_enabled)
         for cpu in range(1, cpus):
             now.says(f"+{cpu}\n")
             now.runs(cpu)
@@ -302,6 +303,16 @@ def test_without_memory_for_its_thread_nothing_comes(monkeypatch: pytest.MonkeyP
                 now.machine.plug("cpu")
         assert now.present == (0,) and "plugged" not in dict(now.events)
         assert now.plug() == 1
+
+
+def test_a_guest_without_acpi_gets_none() -> None:
+    with board("keyboard", max_cpus=2) as machine:
+        machine.start()
+        with pytest.raises(
+            UserError, match=r"device cpu: its guest has not turned on ACPI \(SCI_EN\), which would tell"
+        ):
+            machine.plug("cpu")
+        assert machine.board.sockets.present == (0,) and machine.life.cpus.threads[1].parked
 
 
 def test_more_than_this_kvm_runs_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

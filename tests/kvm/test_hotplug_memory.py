@@ -338,9 +338,14 @@ def test_a_listener_that_refuses_it_leaves_nothing() -> None:
 
 
 def test_a_guest_without_acpi_is_not_asked() -> None:
-    with board("keyboard", memory_slots=1, max_memory=GIB) as machine:
+    with board("keyboard", memory_slots=2, max_memory=GIB) as machine:
         machine.plug("memory,size=128M,id=m1")
         machine.start()
+        regions = machine.memory.regions
+        for device in ("memory,size=128M,id=m2", Dimm("128M")):
+            with pytest.raises(UserError, match=r"its guest has not turned on ACPI \(SCI_EN\), which would tell it"):
+                machine.plug(device)
+        assert machine.memory.regions == regions and machine.parts.keys().isdisjoint(("m2", "Dimm"))
         with pytest.raises(UserError, match="device m1: its guest does not use ACPI"):
             machine.unplug("m1")
         with pytest.raises(UserError, match="only the guest can let go of: leave force away"):

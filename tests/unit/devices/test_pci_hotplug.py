@@ -91,6 +91,15 @@ def test_there_is_one_bus() -> None:
     assert bench.dword(PCI_UP_BASE) == 8
 
 
+def test_what_the_guest_has_found_empty_is_known_until_the_reset() -> None:
+    bench = Bench()
+    bench.chip.found_empty(3)
+    bench.plug(3)
+    assert [slot for slot in range(32) if bench.chip.was_found_empty(slot)] == [3]
+    bench.chip.reset()
+    assert not bench.chip.was_found_empty(3)
+
+
 def test_a_reset_forgets_what_nobody_has_taken_notice_of() -> None:
     bench = Bench()
     bench.plug(3)
