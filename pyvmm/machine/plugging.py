@@ -216,12 +216,9 @@ class Plugger:
 
     def config(self, config: MachineConfig) -> MachineConfig:
         """*config* as it would have to be for a machine with the devices of now. Raises UserError."""
-        if self.slots is not None and self.slots.dimms:
-            name = next(iter(self.slots.dimms))
-            raise UserError(f"device {name} is memory that was plugged in, which no file has: unplug it first")
         if not self._changed or self.slots is None:
             return config
-        made = [name for name in self._board.devices if name not in self.slots.specs]
+        made = [name for name in self._board.devices if name not in self.slots.specs | self.slots.dimms]
         if made:
             raise UserError(
                 f"a machine in which devices have come or gone is saved by what they are asked for by, and device "

@@ -11,7 +11,7 @@ from pyvmm.backends.networks import HostNetworks
 from pyvmm.backends.sockets import Sockets
 from pyvmm.backends.wire import Networks
 from pyvmm.board import layout
-from pyvmm.board.dimm import MEMORY, Dimm
+from pyvmm.board.dimm import Dimm
 from pyvmm.board.fake_vm import FakeVm
 from pyvmm.board.irqchip import isa_lines
 from pyvmm.board.pc import Pc
@@ -28,7 +28,6 @@ from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
-from pyvmm.units import size_text
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.vhost import RingServers
@@ -144,9 +143,7 @@ class Slots:
         board = self._board
         spec = self.specs.get(name) or DeviceSpec(type(board.devices[name]).__name__)
         if name in self.dimms:
-            dimm = self.dimms[name]
-            place = ("size", size_text(dimm.size)), ("address", f"{dimm.address:#x}")
-            return DeviceSpec(MEMORY, place, name, slot=dimm.slot)
+            return self.dimms[name].spec(name)
         for function in board.pci.all_functions():
             if inner(function) is board.devices[name]:
                 port = board.hotplug.port_of(function)

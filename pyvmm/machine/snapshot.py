@@ -42,6 +42,8 @@ class Snapshot:
     board_parts: Parts
     devices: dict[str, str]
     """What was where, by name."""
+    plugged: dict[tuple[int, int], int]
+    """Where in a file RAM begins that was plugged in, in bytes, by (address, bytes)."""
     config: Callable[[], MachineConfig]
     """The configuration that makes a machine with these devices. Raises UserError."""
 
@@ -61,7 +63,8 @@ class Snapshot:
         with self.ram.reading():
             state = replace(self.state, parts=self.board_parts.portable(self.state.parts))
             identity = replace(self.identity, config=self.config())
-            saved.save(identity, state, self.ram.runs(self.pages), os.fspath(path), progress)
+            size = identity.config.ram_size + sum(size for _, size in self.plugged)
+            saved.save(identity, state, size, self.ram.runs(self.pages, self.plugged), os.fspath(path), progress)
 
 
 class Snapshots:
@@ -105,9 +108,9 @@ class Snapshots:
         with life.lock:
             life.events(MachineEvent("snapshot"))
         state = MachineState(parts, vcpus, now, time)
-        return Snapshot(
-            self._identity, state, pages, self.ram, self._board.parts, self._plugger.devices(), self._config()
-        )
+        banks, devices = self._board.banks, self._plugger.devices()
+        plugged = {} if banks is None else banks.file_offsets()
+        return Snapshot(self._identity, state, pages, self.ram, self._board.parts, devices, plugged, self._config())
 
     def _config(self) -> Callable[[], MachineConfig]:
         try:
