@@ -208,11 +208,11 @@ class Plugger:
     # What there is now, for snapshots
 
     def devices(self) -> dict[str, str]:
-        """What is where, by name; CPUs that could go too."""
+        """What is where, by name."""
         slots = self.slots
         if self._devices is None:
             self._devices = {} if slots is None else {name: str(slots.place_of(name)) for name in self._board.devices}
-        return {name: f"{CPU},id={name}" for name in self.cpus.names} | self._devices
+        return self._devices
 
     def config(self, config: MachineConfig) -> MachineConfig:
         """*config* as it would have to be for a machine with the devices of now. Raises UserError."""

@@ -42,6 +42,8 @@ class Snapshot:
     board_parts: Parts
     devices: dict[str, str]
     """What was where, by name."""
+    cpus: tuple[int, ...]
+    """The numbers of the CPUs that there were."""
     plugged: dict[tuple[int, int], int]
     """Where in a file RAM begins that was plugged in, in bytes, by (address, bytes)."""
     config: Callable[[], MachineConfig]
@@ -109,8 +111,10 @@ class Snapshots:
             life.events(MachineEvent("snapshot"))
         state = MachineState(parts, vcpus, now, time)
         banks, devices = self._board.banks, self._plugger.devices()
-        plugged = {} if banks is None else banks.file_offsets()
-        return Snapshot(self._identity, state, pages, self.ram, self._board.parts, devices, plugged, self._config())
+        cpus, plugged = self._board.sockets.present, {} if banks is None else banks.file_offsets()
+        return Snapshot(
+            self._identity, state, pages, self.ram, self._board.parts, devices, cpus, plugged, self._config()
+        )
 
     def _config(self) -> Callable[[], MachineConfig]:
         try:
@@ -130,8 +134,9 @@ class Snapshots:
             life.cpus.catch_up()
             self._board.rest()
             self._board.parts.check(snapshot.state.parts)
-            self.ram.put_back(snapshot.pages)
-            self._load(snapshot.state)
+            with self._plugger.cpus.going_to(snapshot.cpus):
+                self.ram.put_back(snapshot.pages)
+                self._load(snapshot.state)
             self._verdicts.restarted()
             life.events(MachineEvent("restored"))
 
@@ -149,12 +154,12 @@ class Snapshots:
         """What was saved of another machine alike, whose RAM this one has, before it starts."""
         with self._life.lock:
             self._load(state)
+            self._plugger.cpus.follow()
 
     def _load(self, state: MachineState) -> None:
         self._life.clock.set(state.now)
         self._board.parts.load(state.parts)
         self._life.cpus.load(state.vcpus)
-        self._plugger.cpus.follow()
         self._time.load(state.time)
         self._verdicts.fell_asleep_before()
 
