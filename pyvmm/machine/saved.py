@@ -130,7 +130,7 @@ class Saved:
         try:
             specs = [DeviceSpec.parse(device) for device in self.identity.config.devices if isinstance(device, str)]
         except UserError as error:
-            raise self.file.error(str(error)) from None
+            raise self.file.error(printable(str(error))) from None
         return [spec for spec in specs if spec.name == MEMORY]
 
     def _state(self) -> MachineState:
