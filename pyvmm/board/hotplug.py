@@ -35,10 +35,13 @@ class Hotplug:
         self.ejected: Callable[[PciDevice], None] = lambda function: None
         self._chip = parts.add(
             PART,
-            PciHotplug(self._present, partial(pm.raise_gpe, GPE_PCI_HOTPLUG), self._slot_ejected, trace),
+            PciHotplug(
+                self._present, partial(pm.raise_gpe, GPE_PCI_HOTPLUG), self._slot_ejected, self._power_changed, trace
+            ),
             ports=[(layout.PCI_HOTPLUG, PCI_HOTPLUG_LENGTH)],
         )
         pci.found_empty = self._chip.found_empty
+        pci.root.powered = self._chip.is_powered
 
     def settle(self, plugged: Collection[PciDevice]) -> None:
         """All that is there from the start has its place; *plugged* of that is what may go again."""
@@ -124,6 +127,11 @@ class Hotplug:
         for devfn, function in self._pci.root.functions.items():
             if devfn >> 3 == slot:
                 self.ejected(function)
+
+    def _power_changed(self, slot: int) -> None:
+        for devfn, function in self._pci.root.functions.items():
+            if devfn >> 3 == slot:
+                function.slot_power_changed()
 
     def _port_ejected(self, port: RootPort) -> None:
         for function in port.child.functions.values():

@@ -52,7 +52,7 @@ class PciHost:
     STATE = ("config_ports",)
 
     name = "root complex"
-    bus_master = True
+    bus_master = powered = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -172,6 +173,28 @@ def test_snapshots_with_devices_that_have_come(guest: Linux, tmp_path: Path) -> 
         other.until(lambda: "d1" not in other.machine.board.devices, "an ejection")
         other.until(lambda: "d2" not in other.machine.board.devices, "an ejection")
     machine.resume()
+
+
+def test_a_disk_in_a_slot_outlives_sleep_and_is_put_into_d3hot_before_it_goes(guest: Linux) -> None:
+    """By _PS3: Linux does not use it for sleep where there is an _EJ0."""
+    machine = guest.machine
+    guest.disk("d1", "")
+    guest.reads_disk()
+    guest.send("echo mem >/sys/power/state; echo awake $?\n")
+    guest.until(lambda: machine.call(lambda: machine.board.acpi_pm.asleep), "sleep")
+    machine.power_button()
+    guest.expect(re.compile(r"awake 0\r*\n"))
+    guest.shell("echo 3 >/proc/sys/vm/drop_caches")
+    guest.reads_disk()
+    guest.trace.clear()
+    machine.trace.on("pci-hotplug")
+    unplug(guest, "d1")
+    machine.trace.off("pci-hotplug")
+    slot = [line.partition("slot ")[2] for line in guest.trace if "slot " in line]
+    assert slot == ["0x01 is in D3hot", "0x01 is ejected"]
+    guest.disk("d1", "")
+    guest.reads_disk()
+    unplug(guest, "d1")
 
 
 def test_a_reset_keeps_them_and_what_comes_while_it_boots_is_found(guest: Linux) -> None:

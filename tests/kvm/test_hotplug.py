@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm import Machine, MachineConfig
-from pyvmm.devices.pci_hotplug import PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
+from pyvmm.devices.pci_hotplug import D0, D3HOT, PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
 from pyvmm.errors import UserError
 from pyvmm.pci import regs
+from pyvmm.pci.testdev import PciTestdev
 from pyvmm.virtio.rng import VirtioRng
 from tests.rig.hotplug_driver import HotplugDriver
 
@@ -277,6 +278,40 @@ def test_while_a_snapshot_is_taken_nothing_comes_and_while_it_is_saved_it_may(tm
         assert "r1" in now.machine.parts
     with Machine.restored(tmp_path / "saved") as other:
         assert "r1" not in other.parts and other.plug("virtio-rng,id=r1,port=0")
+
+
+def test_a_slot_in_d3hot_has_a_device_that_answers_in_configuration_space_alone() -> None:
+    with running(devices=("pci-testdev,id=t1",)) as now:
+        now.turn_acpi_on()
+        function = next(one for one in now.machine.board.pci.all_functions() if isinstance(one, PciTestdev))
+        bar = function.bars[0]
+
+        def answers() -> int:
+            mmio = now.machine.board.mmio
+            return now.machine.call(lambda: mmio.read(bar.address(function.config), 1))
+
+        now.machine.call(lambda: function.config_write(regs.PCI_COMMAND, 2, 6))
+        assert answers() == 0 and function.bus_master
+        awake = now.machine.snapshot()
+        now.write(D3HOT, 1 << 1)
+        assert answers() == 0xFF and not function.bus_master
+        assert now.machine.call(lambda: function.config_read(regs.PCI_COMMAND, 2)) == 6
+        asleep = now.machine.snapshot()
+        for snapshot, value in ((awake, 0), (asleep, 0xFF), (asleep, 0xFF), (awake, 0)):
+            now.machine.restore(snapshot)
+            assert (answers(), function.bus_master) == (value, not value)
+        now.write(D3HOT, 1 << 1)
+        now.write(D0, 1 << 1)
+        assert answers() == 0 and function.bus_master
+        now.write(D3HOT, 1 << 1)
+        assert not now.machine.unplug("t1")
+        now.write(PCI_EJ_BASE, 1 << 1)
+        assert now.gone("t1")
+        now.machine.plug("pci-testdev,id=t1,slot=1")
+        assert now.read(D0) == 1 << 1
+        now.write(D3HOT, 1 << 1)
+        now.machine.reset()
+        assert now.read(D0) == 1 << 1 and now.read(D3HOT) == 0
 
 
 def test_a_reset_ends_what_was_asked_for_and_keeps_the_rest() -> None:
