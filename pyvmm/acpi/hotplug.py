@@ -38,6 +38,10 @@ from pyvmm.acpi.platform import PRESENT, HotplugBlock
 NOTIFY_DEVICE_CHECK: Final = 1
 NOTIFY_EJECT_REQUEST: Final = 3
 
+D0: Final = 0
+D3HOT: Final = 3
+"""Of _PSC (7.3.6)."""
+
 
 def _name(slot: int) -> str:
     return f"S{slot:02X}_"
@@ -50,6 +54,9 @@ def _slot(slot: int) -> Aml:
         Name("_SUN", slot),
         Method("_STA", 0, NotSerialized, If(And(Ref("PPRS"), 1 << slot), Return(PRESENT)), Return(0)),
         Method("_EJ0", 1, NotSerialized, Store(1 << slot, "PEJC")),
+        Method("_PSC", 0, NotSerialized, If(And(Ref("PPD3"), 1 << slot), Return(D3HOT)), Return(D0)),
+        Method("_PS0", 0, NotSerialized, Store(1 << slot, "PPD0")),
+        Method("_PS3", 0, NotSerialized, Store(1 << slot, "PPD3")),
     )
 
 
@@ -63,7 +70,7 @@ def slots(block: HotplugBlock) -> tuple[Aml, ...]:
             DWordAcc,
             NoLock,
             WriteAsZeros,
-            *(FieldUnit(name, 32) for name in ("PCUP", "PDWN", "PEJC", "PRMV", "PSEL", "PPRS")),
+            *(FieldUnit(name, 32) for name in ("PCUP", "PDWN", "PEJC", "PRMV", "PSEL", "PPRS", "PPD0", "PPD3")),
         ),
         *map(_slot, block.slots),
         Method("PNTF", 2, NotSerialized, *notices),

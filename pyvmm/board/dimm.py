@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pyvmm.config import MEMORY_BLOCK
+from pyvmm.device_spec import DeviceSpec
 from pyvmm.units import size_of, size_text
 
 if TYPE_CHECKING:
     from pyvmm.memory import Region
+
+MEMORY: Final = "memory"
+"""What it is asked for by."""
 
 
 class Dimm:
@@ -31,6 +35,11 @@ class Dimm:
         self.slot: int | None = None
         """None while it is in none."""
         self.region: Region | None = None
+
+    def spec(self, name: str | None = None) -> DeviceSpec:
+        """What it would be asked for by, called *name*, to be where it is."""
+        place = ("size", size_text(self.size)), *(() if self.address is None else (("address", f"{self.address:#x}"),))
+        return DeviceSpec(MEMORY, place, name, slot=self.slot)
 
     def __repr__(self) -> str:
         where = "" if self.address is None else f" at {self.address:#x}"

@@ -35,9 +35,13 @@ class Hotplug:
         self.ejected: Callable[[PciDevice], None] = lambda function: None
         self._chip = parts.add(
             PART,
-            PciHotplug(self._present, partial(pm.raise_gpe, GPE_PCI_HOTPLUG), self._slot_ejected, trace),
+            PciHotplug(
+                self._present, partial(pm.raise_gpe, GPE_PCI_HOTPLUG), self._slot_ejected, self._power_changed, trace
+            ),
             ports=[(layout.PCI_HOTPLUG, PCI_HOTPLUG_LENGTH)],
         )
+        pci.found_empty = self._chip.found_empty
+        pci.root.powered = self._chip.is_powered
 
     def settle(self, plugged: Collection[PciDevice]) -> None:
         """All that is there from the start has its place; *plugged* of that is what may go again."""
@@ -74,6 +78,11 @@ class Hotplug:
         return None
 
     # What comes and goes; in a machine that runs
+
+    def finds(self, slot: int) -> bool:
+        """Whether the guest will know of what comes to *slot* of bus 0: ACPI tells it, or it has not looked there since
+        the reset, and does when it looks for all devices."""
+        return self._pm.acpi_enabled or not self._chip.was_found_empty(slot)
 
     def plugged(self, function: PciDevice) -> None:
         """Tell the guest of *function*, which is there now."""
@@ -118,6 +127,11 @@ class Hotplug:
         for devfn, function in self._pci.root.functions.items():
             if devfn >> 3 == slot:
                 self.ejected(function)
+
+    def _power_changed(self, slot: int) -> None:
+        for devfn, function in self._pci.root.functions.items():
+            if devfn >> 3 == slot:
+                function.slot_power_changed()
 
     def _port_ejected(self, port: RootPort) -> None:
         for function in port.child.functions.values():

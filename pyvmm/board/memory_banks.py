@@ -70,6 +70,15 @@ class MemoryBanks:
             return None
         return dimm.region.gpa, dimm.size
 
+    def file_offsets(self) -> dict[tuple[int, int], int]:
+        """Where in a file of all RAM that is which is plugged in, in bytes, by (address, bytes): behind the RAM of the
+        start, in the order of addresses."""
+        offsets, at = {}, self._config.ram_size
+        for place in sorted((dimm.region.gpa, dimm.size) for dimm in self._there() if dimm.region is not None):
+            offsets[place] = at
+            at += place[1]
+        return offsets
+
     # What comes and goes
 
     def plug(self, dimm: Dimm, slot: int | None = None) -> None:

@@ -13,7 +13,7 @@ import mmap
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -140,7 +140,7 @@ class RamPages:
         plugged_from: int = 1 << 64,
     ) -> None:
         """RAM that was mapped from a file has that as its *image*, below the first snapshot. What is at *plugged_from*
-        or above comes and goes, and is in no file."""
+        or above comes and goes."""
         self._image = image
         self._plugged_from = plugged_from
         self._readers = 0
@@ -295,15 +295,18 @@ class RamPages:
         self._base = self._memory.written = None
         self._places, self._regions, self._dirty, self._scratch = [], [], [], []
 
-    def runs(self, taken: Pages) -> list[tuple[int, memoryview]]:
+    def runs(self, taken: Pages, plugged: Mapping[tuple[int, int], int]) -> list[tuple[int, memoryview]]:
         """All of RAM that is not zero in *taken*, ascending: where it is in a file or memfd with all RAM, in bytes, and
-        what is there. Only inside reading()."""
-        return [
-            (region.fd_offset + offset, data)
-            for number, region in self._there()
-            if region.gpa < self._plugged_from
-            for offset, data in taken.runs(number)
-        ]
+        what is there. *plugged* is where RAM begins that was plugged in then, by (address, bytes). Only inside
+        reading()."""
+        found: list[tuple[int, memoryview]] = []
+        for number, (place, region) in enumerate(zip(self._places, self._regions, strict=True)):
+            start = plugged.get(place)
+            if place[0] < self._plugged_from and region is not None:
+                start = region.fd_offset
+            if start is not None:
+                found += ((start + offset, data) for offset, data in taken.runs(number))
+        return sorted(found, key=lambda run: run[0])
 
     def _join_levels(self) -> None:
         """Join each level that nobody holds with the only one that stands on it; where the log counts from one that

@@ -246,6 +246,8 @@ class Dp8390:
             self.par[offset - PAR0] = value
 
     def _command(self, value: int) -> None:
+        if not value & (CR_STP | CR_STA):  # as Linux' do_set_multicast_list(): it runs, or stands, as before
+            value |= self.cr & (CR_STP | CR_STA)
         self.cr = value & ~CR_TXP
         if value & CR_STP:
             self.isr |= ISR_RST

@@ -128,6 +128,8 @@ def _build(
 
     keep(close_board)
     slots = furnish(board)
+    if saved is not None and board.banks is not None:
+        saved.fill_plugged(board.memory.ram, board.banks.file_offsets())
     cpus = VcpuGroup(
         system,
         vm,

@@ -7,6 +7,8 @@ in sockets the board knows, and with it every snapshot.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -104,6 +106,21 @@ class CpuPlugger:
     def follow(self) -> None:
         """The board's state is another: it has been restored."""
         self._life.cpus.seat(self._sockets.present)
+
+    @contextmanager
+    def going_to(self, then: Sequence[int]) -> Iterator[None]:
+        """Inside, the board's state becomes another, which has the CPUs *then*. Raises UserError where this host has no
+        memory for a thread of one, and nothing has changed."""
+        now = self._sockets.present
+        try:
+            self._life.cpus.seat((*now, *then))
+        except RuntimeError as error:
+            raise UserError(f"this host has no memory for the thread of a CPU ({error})") from None
+        yield
+        self.follow()
+        for cpu in range(self._sockets.possible):
+            if (cpu in then) != (cpu in now):
+                self._life.events(MachineEvent("plugged" if cpu in then else "unplugged", name(cpu)))
 
     def _gone(self, cpu: int) -> None:
         """It is quiet from here on: no interrupt finds its local APIC enabled."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pyvmm.board.dimm import Dimm
+from pyvmm.board.dimm import MEMORY, Dimm
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, one_line, there_are
 from pyvmm.machine.cpus import CPU, CpuPlugger
@@ -54,7 +54,10 @@ class Plugger:
         with self._life.lock:
             self._life.cpus.catch_up()
             if isinstance(spec, DeviceSpec) and spec.name == CPU:
+                self._check_acpi(spec)
                 return self.cpus.plug(spec)
+            if isinstance(spec, Dimm) or (isinstance(spec, DeviceSpec) and spec.name == MEMORY):
+                self._check_acpi(spec)
             if self.slots is None:
                 from pyvmm.machine.slots import Slots
 
@@ -72,6 +75,13 @@ class Plugger:
                 self._board.hotplug.plugged(self.slots.functions[name])
             self._life.events(MachineEvent("plugged", name))
             return device
+
+    def _check_acpi(self, spec: object) -> None:
+        """Of CPUs and memory a guest hears by ACPI alone; what comes before that is on some would never find."""
+        if self._life.begun and not self._board.acpi_pm.acpi_enabled:
+            raise UserError(
+                f"device {spec}: its guest has not turned on ACPI (SCI_EN), which would tell it: wait until it has"
+            )
 
     def unplug(self, name: str, force: bool) -> bool:
         """See Machine.unplug()."""
@@ -198,20 +208,17 @@ class Plugger:
     # What there is now, for snapshots
 
     def devices(self) -> dict[str, str]:
-        """What is where, by name; CPUs that could go too."""
+        """What is where, by name."""
         slots = self.slots
         if self._devices is None:
             self._devices = {} if slots is None else {name: str(slots.place_of(name)) for name in self._board.devices}
-        return {name: f"{CPU},id={name}" for name in self.cpus.names} | self._devices
+        return self._devices
 
     def config(self, config: MachineConfig) -> MachineConfig:
         """*config* as it would have to be for a machine with the devices of now. Raises UserError."""
-        if self.slots is not None and self.slots.dimms:
-            name = next(iter(self.slots.dimms))
-            raise UserError(f"device {name} is memory that was plugged in, which no file has: unplug it first")
         if not self._changed or self.slots is None:
             return config
-        made = [name for name in self._board.devices if name not in self.slots.specs]
+        made = [name for name in self._board.devices if name not in self.slots.specs | self.slots.dimms]
         if made:
             raise UserError(
                 f"a machine in which devices have come or gone is saved by what they are asked for by, and device "

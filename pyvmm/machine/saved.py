@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from kvm_cffi import CpuidEntry, KvmError, Vcpu
 from pyvmm import plain
+from pyvmm.board.dimm import MEMORY, Dimm
 from pyvmm.board.pages import Level, Progress
 from pyvmm.board.sockets import PART as sockets_part
 from pyvmm.config import MachineConfig
@@ -25,6 +26,7 @@ from pyvmm.machine.firmware import firmware_path
 from pyvmm.machine.identity import Identity, MachineState
 from pyvmm.machine.snapshot_file import SnapshotFile, write
 from pyvmm.memory import Region
+from pyvmm.units import size_of
 from pyvmm.vcpu.features import present
 from pyvmm.vcpu.kernel_time import Stood
 from pyvmm.vcpu.state import VcpuState
@@ -34,12 +36,17 @@ TSC_TOLERANCE_PPM = 250
 
 
 def save(
-    identity: Identity, state: MachineState, runs: list[tuple[int, memoryview]], path: str, progress: Progress | None
+    identity: Identity,
+    state: MachineState,
+    ram_size: int,
+    runs: list[tuple[int, memoryview]],
+    path: str,
+    progress: Progress | None,
 ) -> None:
-    """A new file in place of *path*; *runs* are RAM. Raises UserError where it cannot be written, or could not be
-    restored."""
+    """A new file in place of *path*; *runs* are RAM, of *ram_size* bytes with what was plugged in. Raises UserError
+    where it cannot be written, or could not be restored."""
     portable = replace(identity, config=_portable(identity.config))
-    write(path, plain.of(portable), plain.of(state), identity.config.ram_size, runs, progress)
+    write(path, plain.of(portable), plain.of(state), ram_size, runs, progress)
 
 
 def _portable(config: MachineConfig) -> MachineConfig:
@@ -75,6 +82,8 @@ def _absolute_firmware(name: str) -> str:
 
 def _absolute_device(device: object) -> str:
     """As text, to be made again; of one that was made in Python its class, which another must take the place of."""
+    if isinstance(device, Dimm):
+        return str(device.spec())
     if not isinstance(device, (str, DeviceSpec)):
         return f"{type(device).__module__}.{type(device).__name__}"
     spec = DeviceSpec.parse(device) if isinstance(device, str) else device
@@ -94,17 +103,19 @@ class Saved:
     """A machine in a file, ready to be built; a context manager. Raises UserError for a file that is none."""
 
     def __init__(self, path: str, devices: Sequence[str | DeviceSpec | object] | None = None) -> None:
-        """*devices* replaces those of its configuration: their files may be elsewhere now."""
+        """*devices* replaces those of its configuration, whose files may be elsewhere now; but for memory, which is in
+        this one."""
         self.file = SnapshotFile(path)
         try:
             self.identity = self._identity()
             config = self.identity.config
+            memory = self._memory()
             if devices is not None:
-                config = replace(config, devices=tuple(devices))
+                config = replace(config, devices=(*memory, *devices))
             self.config = config.complete()
             self.state = self._state()
             self._check_files()
-            if self.config.memory != self.file.ram.length:
+            if self.config.ram_size + sum(map(_size, memory)) != self.file.ram.length:
                 raise self.file.error("it is damaged: its RAM is not the configuration's")
         except BaseException:
             self.file.close()
@@ -113,6 +124,14 @@ class Saved:
     def _identity(self) -> Identity:
         identity: Identity = self._made(Identity, self.file.config, "configuration")
         return identity
+
+    def _memory(self) -> list[DeviceSpec]:
+        """What was plugged in, or was to be from the start."""
+        try:
+            specs = [DeviceSpec.parse(device) for device in self.identity.config.devices if isinstance(device, str)]
+        except UserError as error:
+            raise self.file.error(printable(str(error))) from None
+        return [spec for spec in specs if spec.name == MEMORY]
 
     def _state(self) -> MachineState:
         data = self.file.state
@@ -159,6 +178,14 @@ class Saved:
         if self.image is None:
             for region in regions:
                 self.file.read_into(region.buffer, region.fd_offset)
+
+    def fill_plugged(self, regions: Sequence[Region], offsets: Mapping[tuple[int, int], int]) -> None:
+        """Read those of *regions* that were plugged in, which begin at *offsets* by (address, bytes): they come and go
+        by themselves, so that none is mapped from here."""
+        for region in regions:
+            offset = offsets.get((region.gpa, len(region.buffer)))
+            if offset is not None:
+                self.file.read_into(region.buffer, offset)
 
     def level(self, regions: Sequence[Region]) -> Level:
         """RAM as it is in the file, for snapshots to stand on."""
@@ -212,6 +239,15 @@ class Saved:
 
     def close(self) -> None:
         self.file.close()
+
+
+def _size(memory: DeviceSpec) -> int:
+    """In bytes; 0 where it says none, which the machine refuses."""
+    size = dict(memory.arguments).get("size")
+    try:
+        return size_of(size) if isinstance(size, str) else 0
+    except ValueError:
+        return 0
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from pyvmm.pci.bus import PciBus
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import Channel
-from pyvmm.units import size_text
 from pyvmm.vfio.host import Passthrough
 from pyvmm.virtio.input import VirtioKeyboard, VirtioMouse, VirtioTablet
 from pyvmm.virtio.vhost import RingServers
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     from pyvmm.pci.ata_disk import AtaDisk
 
 ROOT_PORT = "root-port"
-MEMORY = "memory"
 
 
 def specs(config: MachineConfig) -> list[DeviceSpec | object]:
@@ -145,9 +143,7 @@ class Slots:
         board = self._board
         spec = self.specs.get(name) or DeviceSpec(type(board.devices[name]).__name__)
         if name in self.dimms:
-            dimm = self.dimms[name]
-            place = ("size", size_text(dimm.size)), ("address", f"{dimm.address:#x}")
-            return DeviceSpec(MEMORY, place, name, slot=dimm.slot)
+            return self.dimms[name].spec(name)
         for function in board.pci.all_functions():
             if inner(function) is board.devices[name]:
                 port = board.hotplug.port_of(function)
@@ -249,14 +245,23 @@ class Slots:
             if spec.slot not in slots:
                 there = ", ".join(map(str, slots))
                 raise UserError(f"device {spec}: nothing can be plugged into slot {spec.slot} later, but into {there}")
-            return root, spec.slot
+            return root, self._check_found(spec, spec.slot)
         for slot in slots:
             if slot not in taken:
-                return root, slot
+                return root, self._check_found(spec, slot)
         for port in self._ports:
             if not port.child.functions:
                 return port.child, 0
         raise UserError(f"device {spec}: no slot is free: unplug a device, or start with more --root-ports")
+
+    def _check_found(self, spec: DeviceSpec, slot: int) -> int:
+        """*slot* of bus 0, where the guest will know of what comes there."""
+        if not self._board.hotplug.finds(slot):
+            raise UserError(
+                f"device {spec}: its guest has found slot {slot} empty and has not turned on ACPI (SCI_EN), which "
+                "would tell it: wait until it has, or say port=0 where there are --root-ports"
+            )
+        return slot
 
     def _add(self, spec: DeviceSpec, device: PciDevice, bus: PciBus, slot: int, trace: Channel) -> None:
         if isinstance(device, RootPort):

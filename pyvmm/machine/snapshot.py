@@ -42,6 +42,10 @@ class Snapshot:
     board_parts: Parts
     devices: dict[str, str]
     """What was where, by name."""
+    cpus: tuple[int, ...]
+    """The numbers of the CPUs that there were."""
+    plugged: dict[tuple[int, int], int]
+    """Where in a file RAM begins that was plugged in, in bytes, by (address, bytes)."""
     config: Callable[[], MachineConfig]
     """The configuration that makes a machine with these devices. Raises UserError."""
 
@@ -61,7 +65,8 @@ class Snapshot:
         with self.ram.reading():
             state = replace(self.state, parts=self.board_parts.portable(self.state.parts))
             identity = replace(self.identity, config=self.config())
-            saved.save(identity, state, self.ram.runs(self.pages), os.fspath(path), progress)
+            size = identity.config.ram_size + sum(size for _, size in self.plugged)
+            saved.save(identity, state, size, self.ram.runs(self.pages, self.plugged), os.fspath(path), progress)
 
 
 class Snapshots:
@@ -105,8 +110,10 @@ class Snapshots:
         with life.lock:
             life.events(MachineEvent("snapshot"))
         state = MachineState(parts, vcpus, now, time)
+        banks, devices = self._board.banks, self._plugger.devices()
+        cpus, plugged = self._board.sockets.present, {} if banks is None else banks.file_offsets()
         return Snapshot(
-            self._identity, state, pages, self.ram, self._board.parts, self._plugger.devices(), self._config()
+            self._identity, state, pages, self.ram, self._board.parts, devices, cpus, plugged, self._config()
         )
 
     def _config(self) -> Callable[[], MachineConfig]:
@@ -127,8 +134,9 @@ class Snapshots:
             life.cpus.catch_up()
             self._board.rest()
             self._board.parts.check(snapshot.state.parts)
-            self.ram.put_back(snapshot.pages)
-            self._load(snapshot.state)
+            with self._plugger.cpus.going_to(snapshot.cpus):
+                self.ram.put_back(snapshot.pages)
+                self._load(snapshot.state)
             self._verdicts.restarted()
             life.events(MachineEvent("restored"))
 
@@ -146,12 +154,12 @@ class Snapshots:
         """What was saved of another machine alike, whose RAM this one has, before it starts."""
         with self._life.lock:
             self._load(state)
+            self._plugger.cpus.follow()
 
     def _load(self, state: MachineState) -> None:
         self._life.clock.set(state.now)
         self._board.parts.load(state.parts)
         self._life.cpus.load(state.vcpus)
-        self._plugger.cpus.follow()
         self._time.load(state.time)
         self._verdicts.fell_asleep_before()
 

@@ -154,6 +154,8 @@ class PciBridge(PciDevice):
 class SecondarySide:
     """The Slot that the bus behind *bridge* hangs on: that of the bridge, as far as the bridge lets things through."""
 
+    powered = True
+
     def __init__(self, bridge: PciBridge, slot: Slot) -> None:
         self.name = slot.name
         self.memory = slot.memory

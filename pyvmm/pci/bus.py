@@ -32,6 +32,8 @@ class PciBus:
     def __init__(self, above: Slot, *, link: bool = False, changed: Callable[[], None] = lambda: None) -> None:
         self.above = above
         self.functions: dict[int, PciDevice] = {}
+        self.powered: Callable[[int], bool] = lambda slot: True
+        """Whether a slot has what is in it in D0, else in D3hot; who changes that calls slot_power_changed()."""
         self._link = link
         self._changed = changed
 
@@ -58,7 +60,7 @@ class PciBus:
 
     def _put(self, devfn: int, device: PciDevice, trace: Channel) -> None:
         self.functions[devfn] = device
-        device.connect(BusSlot(self.above, devfn >> 3, devfn & 7, trace))
+        device.connect(BusSlot(self, devfn >> 3, devfn & 7, trace))
         self._mark_multi_function(devfn >> 3)
         self._changed()
 
@@ -96,20 +98,26 @@ class PciBus:
 
 
 class BusSlot:
-    """The Slot of function *function* in slot *number* of the bus that hangs on *above*."""
+    """The Slot of function *function* in slot *number* of *bus*."""
 
-    def __init__(self, above: Slot, number: int, function: int, trace: Channel) -> None:
+    def __init__(self, bus: PciBus, number: int, function: int, trace: Channel) -> None:
+        above = bus.above
         self.name = f"{number:02x}.{function}"
         self.memory = above.memory
         self.clock = above.clock
         self.trace = trace
         self.msi = above.msi
+        self._bus = bus
         self._above = above
         self._number = number
 
     @property
     def bus_master(self) -> bool:
         return self._above.bus_master
+
+    @property
+    def powered(self) -> bool:
+        return self._bus.powered(self._number)
 
     def claim(self, bar: Bar) -> Claim:
         return self._above.claim(bar)

@@ -63,6 +63,7 @@ from pyvmm.pci.slot import Slot
 from pyvmm.trace import OFF, Channel
 
 NO_MEMORY: Final = GuestMemory(())
+_ACTIVE: Final = PCI_COMMAND_IO | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER
 
 
 def _traced(memory: GuestMemory, trace: Channel) -> GuestMemory:
@@ -246,8 +247,10 @@ class PciDevice:
 
     @property
     def command(self) -> int:
-        """The COMMAND register."""
-        return self.config.get(PCI_COMMAND, 2)
+        """The COMMAND register, as it acts: in D3hot only configuration space answers, and nothing goes out (PCI Bus
+        Power Management Interface Specification 1.2, section 5.4.1)."""
+        command = self.config.get(PCI_COMMAND, 2)
+        return command if self.slot is None or self.slot.powered else command & ~_ACTIVE | PCI_COMMAND_INTX_DISABLE
 
     @property
     def bus_master(self) -> bool:
@@ -353,6 +356,12 @@ class PciDevice:
                         off = "" if enabled else ", but decoding is off"
                         self.trace(f"{bar.name} is at {base:#x}, {bar.size:#x} bytes{off}")
         return moved
+
+    def slot_power_changed(self) -> None:
+        """The slot puts the function into D3hot, or back into D0, where it is what it was."""
+        self.update_bus_master()
+        self._drive_intx()
+        self.update_decode()
 
     def reset_function(self) -> None:
         """A bus reset: configuration space and device back to their reset values."""

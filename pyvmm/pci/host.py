@@ -52,7 +52,7 @@ class PciHost:
     STATE = ("config_ports",)
 
     name = "root complex"
-    bus_master = True
+    bus_master = powered = True
 
     def __init__(
         self,
@@ -83,6 +83,8 @@ class PciHost:
         memory.watch(self.memory_decoder)
         self.io_decoder = AddressDecoder(io_bus, 0x10000, doorbells)
         self._lines = tuple(SharedLine(line) for line in intx)
+        self.found_empty: Callable[[int], None] = lambda slot: None
+        """Told of a slot of bus 0 where the guest has read configuration space, and no function answered."""
         self.root = PciBus(self)
         self.config_ports = ConfigPorts(self, reset_control)
         self.ecam = Ecam(self)
@@ -124,6 +126,11 @@ class PciHost:
             bus = bridge.child
             if bridge.secondary == number:
                 return bus.functions.get(devfn)
+
+    def nobody_answers(self, number: int, devfn: int) -> None:
+        """A read of the configuration space of *devfn* on bus *number* finds nothing."""
+        if number == 0:
+            self.found_empty(devfn >> 3)
 
     def place_of(self, function: PciDevice) -> str | None:
         """Bus:device.function, as the bridges are numbered now and as lspci writes it; None if it is not plugged in."""
@@ -228,7 +235,11 @@ class ConfigPorts:
     def read(self, offset: int, size: int) -> int:
         if offset >= 4:
             function, register = self.target(offset)
-            return ALL_ONES[size] if function is None else function.config_read(register, size)
+            if function is not None:
+                return function.config_read(register, size)
+            if self._address & CONFIG_ENABLE:
+                self._host.nobody_answers(self._address >> 16 & 0xFF, self._address >> 8 & 0xFF)
+            return ALL_ONES[size]
         if offset == 0 and size == 4:
             return self._address
         if offset == RST_CNT - CONFIG_ADDRESS and size == 1 and self._reset_control is not None:
@@ -260,7 +271,10 @@ class Ecam:
         if size == 8:
             return self.read(offset, 4) & ALL_ONES[4] | self.read(offset + 4, 4) << 32
         function, register = self.target(offset)
-        return ALL_ONES[size] if function is None else function.config_read(register, size)
+        if function is not None:
+            return function.config_read(register, size)
+        self._host.nobody_answers(offset >> 20, offset >> 12 & 0xFF)
+        return ALL_ONES[size]
 
     def write(self, offset: int, size: int, value: int) -> None:
         if size == 8:

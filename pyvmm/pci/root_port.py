@@ -6,7 +6,7 @@ ID: Intel 8086:29C1, the PCI Express port of the same Q35 chipset as the host br
 
 The slot is hot-plug capable, and what is in it may be pulled out without a word (HPC, HPS). It has no attention button,
 after which an OS waits five seconds, and no power controller. Presence detect and data link layer state tell of a card;
-when they change, PDC and DLLSC are set in SLTSTA and an interrupt comes, INTA or the MSI, where SLTCTL enables it.
+when they change, PDC and DLLSC are set in SLTSTA and an interrupt comes, INTB or the MSI, where SLTCTL enables it.
 
 A card that is to leave is first shown as gone while it still answers, for its driver to end what it has begun; it has
 left when software, which has cleared PDC and DLLSC, reads LNKSTA to see whether the next card is there.
@@ -52,7 +52,9 @@ class RootPort(PciBridge):
 
     vendor_id = PCI_VENDOR_ID_INTEL
     device_id = PCI_DEVICE_ID_INTEL_Q35_PEG
-    interrupt_pin = 1
+    interrupt_pin = 2
+    """INTB: what is in the slot has INTA first, and where neither has MSI they may not share a line, for Linux takes a
+    device out in the port's interrupt thread and waits there for all interrupts of the device's line to have ended."""
     config_size = PCI_CFG_SPACE_EXP_SIZE
     reserved_memory = 16 * MIB
     reserved_io = 0x1000

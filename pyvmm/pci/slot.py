@@ -37,6 +37,10 @@ class Slot(Protocol):
     def bus_master(self) -> bool:
         """Whether DMA and messages from here get anywhere: every bridge above lets them through."""
 
+    @property
+    def powered(self) -> bool:
+        """Whether the function is in D0 as far as the slot goes, else in D3hot; slot_power_changed() tells it."""
+
     def claim(self, bar: Bar) -> Claim:
         """A claim on addresses, nowhere yet, that *bar*'s device and doorbells answer."""
 
@@ -81,7 +85,7 @@ class FakeSlot:
         self.clock = FakeClock()
         self.trace = trace
         self.msi = FakeMsiRouter()
-        self.bus_master = True
+        self.bus_master = self.powered = True
         self.claims: dict[int, FakeClaim] = {}
         self.lines = {pin: FakeIrq() for pin in (1, 2, 3, 4)}
         self.applied = 0

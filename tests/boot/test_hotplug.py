@@ -5,10 +5,10 @@ PYVMM_SOAK_HOTPLUG sets how often each kind comes and goes at each place (defaul
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -22,15 +22,13 @@ from tests.rig.events import Events
 from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_NET, ROOT
 from tests.rig.net_driver import OneWire, PeerWire
+from tests.rig.plugging import WAIT, flat, unplug
 from tests.rig.vhost import FakeVhost
 
 MIB: Final = 1 << 20
-TIMES: Final = int(os.environ.get("PYVMM_SOAK_HOTPLUG", "3"))
 MAC: Final = "52:54:00:12:34:56"
 PVPANIC: Final = f"{ROOT / 'docs' / 'examples' / 'pvpanic.py'}:PvPanic"
 KEYBOARD: Final = "Aero Virtio Keyboard"
-WAIT: Final = "until {}; do usleep 20000; done"
-"""In the guest."""
 
 
 class Linux(Guest):
@@ -62,17 +60,6 @@ class Linux(Guest):
         wait = WAIT.format(f"sum=$(md5sum </dev/{node} 2>/dev/null)")
         assert self.shell(f"({wait}; echo $sum) 2>/dev/null").split()[0] == self.sum
 
-    def gone(self, *names: str) -> None:
-        """Wait until the guest has let go of them."""
-        there = self.machine.board.devices
-        self.until(lambda: there.keys().isdisjoint(names), f"an ejection of {', '.join(names)}")
-        self.machine.call(lambda: None)  # which comes when the loop is done with it
-
-    def unplug(self, *names: str) -> None:
-        for name in names:
-            assert not self.machine.unplug(name), "the guest is asked"
-        self.gone(*names)
-
 
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
@@ -80,33 +67,12 @@ def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Linux]:
         yield guest
 
 
-def flat(guest: Linux, round_trip: Callable[[], None]) -> None:
-    """TIMES over; from the first to the last nothing is left behind: descriptors, MSI routes, memory slots, names."""
-
-    def held() -> tuple[object, ...]:
-        gc.collect()
-        board = guest.machine.board
-        return (
-            len(os.listdir("/proc/self/fd")),
-            len(board.pci.memory_decoder.bus.ranges),
-            len(board.pci.io_decoder.bus.ranges),
-            sorted(board.parts.with_state()),
-            sorted(board.devices),
-        )
-
-    round_trip()
-    before = held()
-    for _ in range(TIMES - 1):
-        round_trip()
-    assert held() == before
-
-
 @pytest.mark.parametrize("place", ["", ",port=0"], ids=["acpi", "express"])
 def test_a_disk_is_read(guest: Linux, place: str) -> None:
     def round_trip() -> None:
         guest.disk("d1", place)
         guest.reads_disk()
-        guest.unplug("d1")
+        unplug(guest, "d1")
 
     flat(guest, round_trip)
 
@@ -119,7 +85,7 @@ def test_a_key_is_typed(guest: Linux, place: str) -> None:
         events = Events(guest, KEYBOARD)
         guest.machine.keyboard.press("a")
         assert (ic.EV_KEY, ic.KEY_A, 1) in events.read(4)
-        guest.unplug("k1")
+        unplug(guest, "k1")
 
     flat(guest, round_trip)
 
@@ -131,7 +97,7 @@ def test_a_peer_is_pinged(guest: Linux) -> None:
             f"{WAIT.format('[ -e /sys/class/net/eth0 ]')}; ip addr add 10.0.0.2/24 dev eth0; ip link set eth0 up;"
             " ping -c 1 -w 30 10.0.0.1 >/dev/null"
         )
-        guest.unplug("VirtioNet")
+        unplug(guest, "VirtioNet")
 
     flat(guest, round_trip)
 
@@ -149,7 +115,7 @@ def test_several_at_once_of_other_kinds(guest: Linux) -> None:
     ).split()
     assert said[0] == "0x10ec" and int(said[1], 0) == 3 and said[-1] == "8"
     assert 0xC000 <= int(said[2], 0) < 0x10000, "its BAR is in the port's window"
-    guest.unplug("own", "rng", "ne")
+    unplug(guest, "own", "rng", "ne")
 
 
 def test_a_device_is_pulled_out(guest: Linux) -> None:
@@ -167,7 +133,7 @@ def test_a_device_is_pulled_out(guest: Linux) -> None:
     guest.reads_disk("vdb")
     with pytest.raises(UserError, match="d2 is on bus 0, where only the guest can let go of it"):
         machine.unplug("d2", force=True)
-    guest.unplug("d1", "d2")
+    unplug(guest, "d1", "d2")
 
 
 def test_no_slot_is_short_of_anything_and_no_driver_complains(guest: Linux) -> None:
@@ -194,7 +160,7 @@ def test_snapshots_with_devices_that_have_come(guest: Linux, tmp_path: Path) -> 
     guest.shell("[ ! -e /tmp/later ]; echo 3 >/proc/sys/vm/drop_caches")
     guest.reads_disk("vda")
     guest.reads_disk("vdb")
-    guest.unplug("d1", "d2")
+    unplug(guest, "d1", "d2")
     with pytest.raises(UserError, match="device d1 was there when the snapshot was taken: plug in virtio-blk,"):
         machine.restore(now)
     machine.pause()
@@ -209,29 +175,66 @@ def test_snapshots_with_devices_that_have_come(guest: Linux, tmp_path: Path) -> 
     machine.resume()
 
 
-def test_a_reset_keeps_them_and_ends_what_was_asked_for(guest: Linux) -> None:
-    """What comes before the guest looks at its slots is there when it does."""
+def test_a_disk_in_a_slot_outlives_sleep_and_is_put_into_d3hot_before_it_goes(guest: Linux) -> None:
+    """By _PS3: Linux does not use it for sleep where there is an _EJ0."""
     machine = guest.machine
+    guest.disk("d1", "")
+    guest.reads_disk()
+    guest.send("echo mem >/sys/power/state; echo awake $?\n")
+    guest.until(lambda: machine.call(lambda: machine.board.acpi_pm.asleep), "sleep")
+    machine.power_button()
+    guest.expect(re.compile(r"awake 0\r*\n"))
+    guest.shell("echo 3 >/proc/sys/vm/drop_caches")
+    guest.reads_disk()
+    guest.trace.clear()
+    machine.trace.on("pci-hotplug")
+    unplug(guest, "d1")
+    machine.trace.off("pci-hotplug")
+    slot = [line.partition("slot ")[2] for line in guest.trace if "slot " in line]
+    assert slot == ["0x01 is in D3hot", "0x01 is ejected"]
+    guest.disk("d1", "")
+    guest.reads_disk()
+    unplug(guest, "d1")
+
+
+def test_a_reset_keeps_them_and_what_comes_while_it_boots_is_found(guest: Linux) -> None:
+    """What was asked for has gone. Linux finds what comes before it looks, and is told once it has ACPI."""
+    machine, hotplug = guest.machine, guest.machine.board.hotplug
     guest.disk("d1", "")
     guest.disk("d2", ",port=0")
     guest.reads_disk("vda")
     with machine.paused():
         assert not machine.unplug("d1")
-    machine.reset()
-    assert "d1" not in machine.parts and "d2" in machine.parts
-    guest.disk("d3", "")
+        machine.reset()
+        assert "d1" not in machine.parts and "d2" in machine.parts
+        guest.disk("d3", "")
+
+    def comes() -> bool:
+        try:
+            guest.disk("d4", ",slot=9")
+        except UserError as refused:
+            assert "its guest has found slot 9 empty and has not turned on ACPI" in str(refused)
+        return "d4" in machine.parts
+
+    guest.until(lambda: machine.board.acpi_pm.acpi_enabled or not hotplug.finds(9), "a look at the slots")
+    guest.until(comes, "ACPI")
     guest.expect(USERSPACE)
     guest.expect("# ")
-    guest.reads_disk("vda")
-    guest.reads_disk("vdb")
-    guest.unplug("d2", "d3")
+    for node in ("vda", "vdb", "vdc"):
+        guest.reads_disk(node)
+    unplug(guest, "d2", "d3", "d4")
 
 
 def test_without_acpi_nothing_is_half_done(tmp_path: Path) -> None:
-    """A guest that would not hear of it is not asked; what comes it finds when it looks."""
-    with Linux(tmp_path, "acpi=off") as guest:
-        guest.disk("d1", "")
-        with pytest.raises(UserError, match="device d1: its guest does not use ACPI, and would not hear of it"):
-            guest.machine.unplug("d1")
-        guest.shell("echo 1 >/sys/bus/pci/rescan")
+    """A guest that would not hear of it is not asked, and gets nothing that it would not find, but what is behind a
+    port."""
+    with Linux(tmp_path, "acpi=off", devices=("virtio-rng,id=r1",)) as guest:
+        before = dict(guest.machine.parts)
+        with pytest.raises(UserError, match="its guest has found slot 2 empty and has not turned on ACPI"):
+            guest.disk("d1", "")
+        with pytest.raises(UserError, match="device r1: its guest does not use ACPI, and would not hear of it"):
+            guest.machine.unplug("r1")
+        assert guest.machine.parts == before
+        guest.disk("d1", ",port=0")
         guest.reads_disk()
+        unplug(guest, "d1")

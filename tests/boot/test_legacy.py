@@ -14,7 +14,8 @@ from pyvmm.config import MachineConfig
 from pyvmm.pci.ne2000 import Ne2000
 from tests.rig.guest import USERSPACE, Guest, irq_counts
 from tests.rig.lab import GENERIC_KERNEL, INITRAMFS_LEGACY
-from tests.rig.net_driver import OneWire, PeerWire
+from tests.rig.net_driver import OneWire, PeerWire, SocketPeer
+from tests.rig.plugging import WAIT, flat, unplug
 
 KIB, MIB = 1 << 10, 1 << 20
 SOME = f"head -c {256 * KIB} /dev/base"
@@ -159,3 +160,19 @@ def test_an_ne2000_pings(guest: Linux) -> None:
     errors = guest.shell("cd /sys/class/net/eth0/statistics; cat rx_errors tx_errors rx_over_errors rx_dropped; cd /")
     assert errors.split() == ["0"] * 4
     assert irq_counts(guest.shell("cat /proc/interrupts"))["eth0"][0] >= 18, "one each way at least"
+
+
+def test_an_ne2000_that_is_plugged_in_pings(guest: Linux, tmp_path: Path) -> None:
+    guest.load()
+    wire = tmp_path / "wire"
+
+    def round_trip() -> None:
+        with SocketPeer(wire) as peer:
+            guest.machine.plug(f"ne2k,to=socket:{wire},id=ne")
+            guest.shell(f"{WAIT.format('[ -e /sys/class/net/eth1 ]')}; ip addr add 10.0.1.2/24 dev eth1")
+            guest.shell("ip link set eth1 up && ping -c 2 -w 30 10.0.1.1 >/dev/null")
+            assert peer.sent >= 3, "ARP and the echoes"
+            unplug(guest, "ne")
+        guest.shell("[ ! -e /sys/class/net/eth1 ]")
+
+    flat(guest, round_trip)

@@ -85,6 +85,7 @@ def running(cpus: int = 1, max_cpus: int = 4, keep: int = 0, **more: object) -> 
     with board("cpus", parameters={"rounds": FOREVER, "keep": keep}, cpus=cpus, max_cpus=max_cpus, **more) as machine:
         now = Running(machine)
         machine.start()
+        now.until(lambda: machine.board.acpi_pm.acpi_enabled)
         for cpu in range(1, cpus):
             now.says(f"+{cpu}\n")
             now.runs(cpu)
@@ -230,7 +231,7 @@ def test_a_reset_keeps_them_and_ends_what_was_asked_for() -> None:
 
 
 def test_a_snapshot_has_the_cpus_that_there_were(tmp_path: Path) -> None:
-    """In memory one goes back where they are the same; in a file they are there too."""
+    """Going back puts them in and takes them out; in a file they are there too."""
     with running(cpus=2) as now:
         machine = now.machine
         two = machine.snapshot()
@@ -238,14 +239,14 @@ def test_a_snapshot_has_the_cpus_that_there_were(tmp_path: Path) -> None:
         three = machine.snapshot()
         three.save(tmp_path / "saved")
         now.unplug(1)
-        with pytest.raises(UserError, match="cpu3 was not there when the snapshot was taken: unplug it first"):
-            machine.restore(two)
-        with pytest.raises(UserError, match="cpu1 was there when the snapshot was taken: plug in cpu,id=cpu1 first"):
-            now.unplug(3)
-            machine.restore(two)
-        for snapshot, wanted, there in ((two, "cpu,id=cpu1", (0, 1)), (three, "cpu,id=cpu3", (0, 1, 3))):
-            now.plug(wanted)
+        for snapshot, there, told in (
+            (two, (0, 1), [("plugged", "cpu1"), ("unplugged", "cpu3")]),
+            (three, (0, 1, 3), [("plugged", "cpu3")]),
+            (three, (0, 1, 3), []),
+        ):
+            now.events.clear()
             machine.restore(snapshot)
+            assert [event for event in now.events if "plug" in event[0]] == told
             assert now.present == there
             assert [thread.vcpu.id for thread in machine.life.cpus.seated] == list(there)
             for cpu in there[1:]:
@@ -302,6 +303,38 @@ def test_without_memory_for_its_thread_nothing_comes(monkeypatch: pytest.MonkeyP
                 now.machine.plug("cpu")
         assert now.present == (0,) and "plugged" not in dict(now.events)
         assert now.plug() == 1
+
+
+def test_without_memory_for_its_thread_nobody_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To a snapshot with a CPU whose thread has not begun: it was taken out before the start."""
+
+    def refuse(thread: threading.Thread, hears: object = ()) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with board("cpus", cpus=1, max_cpus=2) as machine:
+        machine.plug("cpu")
+        snapshot = machine.snapshot()
+        assert machine.unplug("cpu1") is True
+        now = Running(machine)
+        machine.start()
+        now.until(lambda: machine.board.acpi_pm.acpi_enabled)
+        with monkeypatch.context() as patched:
+            patched.setattr("pyvmm.threads.start", refuse)
+            with pytest.raises(UserError, match="this host has no memory for the thread of a CPU"):
+                machine.restore(snapshot)
+        assert now.present == (0,) and machine.board.acpi_pm.acpi_enabled and now.events == [("started", "")]
+        machine.restore(snapshot)
+        assert set(now.present) == {0, 1} and ("plugged", "cpu1") in now.events
+
+
+def test_a_guest_without_acpi_gets_none() -> None:
+    with board("keyboard", max_cpus=2) as machine:
+        machine.start()
+        with pytest.raises(
+            UserError, match=r"device cpu: its guest has not turned on ACPI \(SCI_EN\), which would tell"
+        ):
+            machine.plug("cpu")
+        assert machine.board.sockets.present == (0,) and machine.life.cpus.threads[1].parked
 
 
 def test_more_than_this_kvm_runs_is_said_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

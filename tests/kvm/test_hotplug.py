@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from pyvmm import Machine, MachineConfig
-from pyvmm.devices.pci_hotplug import PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
+from pyvmm.devices.pci_hotplug import D0, D3HOT, PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
 from pyvmm.errors import UserError
 from pyvmm.pci import regs
+from pyvmm.pci.testdev import PciTestdev
 from pyvmm.virtio.rng import VirtioRng
 from tests.rig.hotplug_driver import HotplugDriver
 
@@ -216,6 +217,101 @@ def test_a_paused_machine_hears_of_it_when_it_goes_on() -> None:
             assert now.machine.unplug("r1") is False
             assert now.machine.unplug("r2", force=True) is True
         assert now.read(PCI_DOWN_BASE) == now.read(PCI_UP_BASE) == 1 << 1
+
+
+def test_what_no_guest_would_find_does_not_come() -> None:
+    """On bus 0, where a guest has looked and is told of nothing; one that boots looks later, and is told later."""
+    with running() as now:
+        now.machine.plug("virtio-rng,id=r1")
+        assert 1 in now.look(), "it comes before the guest looks"
+
+        def held() -> tuple[object, ...]:
+            return dict(now.machine.parts), now.machine.board.pci.all_functions(), now.read(PCI_UP_BASE)
+
+        assert now.read(PCI_UP_BASE) == 1 << 1, "which clears it"
+        before = held()
+        for place, slot in (("", 2), (",slot=9", 9)):
+            with pytest.raises(UserError) as refused:
+                now.machine.plug(f"virtio-rng,id=r2{place}")
+            assert str(refused.value) == (
+                f"device virtio-rng,id=r2{place}: its guest has found slot {slot} empty and has not turned on ACPI "
+                "(SCI_EN), which would tell it: wait until it has, or say port=0 where there are --root-ports"
+            )
+        assert held() == before
+        now.machine.plug("virtio-rng,id=r3,port=0")
+        snapshot = now.machine.snapshot()
+        now.turn_acpi_on()
+        now.machine.plug("virtio-rng,id=r2")
+        assert now.take_event() and now.read(PCI_UP_BASE) == 1 << 2
+        assert not now.machine.unplug("r2")
+        now.machine.reset()
+        now.machine.plug("virtio-rng,id=r4,slot=9")
+        assert {1, 9} <= set(now.look()), "after a reset it looks again"
+        with pytest.raises(UserError, match="found slot 2 empty"):
+            now.machine.plug("virtio-rng")
+        now.turn_acpi_on()
+        assert not now.machine.unplug("r4")
+        now.write(PCI_EJ_BASE, 1 << 9)
+        assert now.gone("r4")
+        now.machine.restore(snapshot)
+        with pytest.raises(UserError, match="found slot 9 empty"):
+            now.machine.plug("virtio-rng,slot=9")
+
+
+def test_while_a_snapshot_is_taken_nothing_comes_and_while_it_is_saved_it_may(tmp_path: Path) -> None:
+    with running() as now:
+        refused: list[str] = []
+
+        def too_early(done: int, total: int) -> None:
+            if not refused:
+                with pytest.raises(UserError) as error:
+                    now.machine.plug("virtio-rng,id=r1,port=0")
+                refused.append(str(error.value))
+
+        def in_time(done: int, total: int) -> None:
+            if "r1" not in now.machine.parts:
+                now.machine.plug("virtio-rng,id=r1,port=0")
+
+        snapshot = now.machine.snapshot(too_early)
+        assert refused[0].startswith("plug() waits for the machine") and "r1" not in now.machine.parts
+        snapshot.save(tmp_path / "saved", in_time)
+        assert "r1" in now.machine.parts
+    with Machine.restored(tmp_path / "saved") as other:
+        assert "r1" not in other.parts and other.plug("virtio-rng,id=r1,port=0")
+
+
+def test_a_slot_in_d3hot_has_a_device_that_answers_in_configuration_space_alone() -> None:
+    with running(devices=("pci-testdev,id=t1",)) as now:
+        now.turn_acpi_on()
+        function = next(one for one in now.machine.board.pci.all_functions() if isinstance(one, PciTestdev))
+        bar = function.bars[0]
+
+        def answers() -> int:
+            mmio = now.machine.board.mmio
+            return now.machine.call(lambda: mmio.read(bar.address(function.config), 1))
+
+        now.machine.call(lambda: function.config_write(regs.PCI_COMMAND, 2, 6))
+        assert answers() == 0 and function.bus_master
+        awake = now.machine.snapshot()
+        now.write(D3HOT, 1 << 1)
+        assert answers() == 0xFF and not function.bus_master
+        assert now.machine.call(lambda: function.config_read(regs.PCI_COMMAND, 2)) == 6
+        asleep = now.machine.snapshot()
+        for snapshot, value in ((awake, 0), (asleep, 0xFF), (asleep, 0xFF), (awake, 0)):
+            now.machine.restore(snapshot)
+            assert (answers(), function.bus_master) == (value, not value)
+        now.write(D3HOT, 1 << 1)
+        now.write(D0, 1 << 1)
+        assert answers() == 0 and function.bus_master
+        now.write(D3HOT, 1 << 1)
+        assert not now.machine.unplug("t1")
+        now.write(PCI_EJ_BASE, 1 << 1)
+        assert now.gone("t1")
+        now.machine.plug("pci-testdev,id=t1,slot=1")
+        assert now.read(D0) == 1 << 1
+        now.write(D3HOT, 1 << 1)
+        now.machine.reset()
+        assert now.read(D0) == 1 << 1 and now.read(D3HOT) == 0
 
 
 def test_a_reset_ends_what_was_asked_for_and_keeps_the_rest() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import Machine, MachineConfig, QmpServer
+from pyvmm import Machine, MachineConfig, QmpServer, plain
 from pyvmm.board import layout, memory_banks
 from pyvmm.board.dimm import Dimm
 from pyvmm.cli.arguments import main
@@ -20,6 +20,7 @@ from pyvmm.devices.ost import OST_EJECT_REQUEST
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.saved import Saved
+from pyvmm.machine.snapshot_file import SnapshotFile, write
 from pyvmm.memory import Region
 from pyvmm.units import GIB, MIB
 from pyvmm.virtio.pci import VirtioPci
@@ -144,14 +145,50 @@ def test_snapshots_from_before_and_after_it_came() -> None:
         assert machine.value("written") == 2
 
 
-def test_no_file_has_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [{}, {"memory_shared": True}], ids=["anonymous", "shared"])
+def test_a_file_has_it(kind: dict[str, object], tmp_path: Path) -> None:
+    """In the order of addresses, not that in which it came; and though it has gone when the file is written."""
+    with running(2, devices=("virtio-rng,id=here",), **kind) as machine:
+        machine.plug("memory,size=256M,id=m2,address=0x108000000,slot=3")
+        expect(machine, b"w")
+        machine.plug(Dimm("128M"))
+        expect(machine, b"ww")
+        machine.memory.write_int(FIRST + BLOCK + APART, 8, 7)
+        snapshot = machine.snapshot()
+        machine.memory.write_int(FIRST + BLOCK + APART, 8, 8)
+        machine.unplug("Dimm")
+        expect(machine, b"wwe")
+        snapshot.save(tmp_path / "saved")
+    saved = Saved(str(tmp_path / "saved"))
+    saved.file.check()
+    assert saved.file.ram.length == 16 * MIB + 3 * BLOCK
+    with Board(saved.config, saved=saved) as machine:
+        assert {name: (machine.parts[name].address, machine.parts[name].slot) for name in ("m2", "Dimm")} == {
+            "m2": (FIRST + BLOCK, 3),
+            "Dimm": (FIRST, 0),
+        }
+        numbers = {at: machine.memory.read_int(FIRST + at, 8) for at in range(0, 3 * BLOCK, APART)}
+        assert numbers == {at: FIRST + at for at in numbers} | {BLOCK + APART: 7}
+        before = machine.snapshot()
+        machine.memory.write_int(FIRST + APART, 8, 7)
+        machine.restore(before)
+        assert machine.memory.read_int(FIRST + APART, 8) == FIRST + APART
+        before.save(tmp_path / "again")
+        machine.memory.write_int(FIRST + BLOCK + APART, 8, FIRST + BLOCK + APART)  # the guest looks as it lets go
+        machine.unplug("Dimm")
+        expect(machine, b"e")
+        machine.unplug("m2")
+        assert machine.finish() == OK
+        assert bytes(machine.output) == b"ee"
+    again = Saved(str(tmp_path / "again"), ["virtio-rng,id=there"])
+    with Board(again.config, saved=again) as machine:
+        assert machine.parts.keys() >= {"there", "m2", "Dimm"}, "the memory is the file's"
+        assert machine.memory.read_int(FIRST + BLOCK + APART, 8) == 7
+
+
+def test_memory_that_comes_to_a_machine_from_a_file(tmp_path: Path) -> None:
     with running() as machine:
         machine.snapshot().save(tmp_path / "before")
-        dimm = "device m1 is memory that was plugged in, which no file has: unplug it first"
-        machine.plug("memory,size=128M,id=m1")
-        expect(machine, b"w")
-        with pytest.raises(UserError, match=dimm):
-            machine.snapshot().save(tmp_path / "with")
     saved = Saved(str(tmp_path / "before"))
     with Board(saved.config, saved=saved) as machine:
         before = machine.snapshot()
@@ -166,6 +203,22 @@ def test_no_file_has_it(tmp_path: Path) -> None:
         assert machine.finish() == OK
     with Saved(str(tmp_path / "again")).file as file:
         file.check()
+        assert file.ram.length == 16 * MIB
+
+
+@pytest.mark.parametrize("size", ["size=256M", "size=129M", "size=", "address=0x100000000", "size=1,size=2"])
+def test_a_file_whose_memory_is_not_its_configurations(size: str, tmp_path: Path) -> None:
+    with running() as machine:
+        machine.plug("memory,size=128M,id=m1")
+        expect(machine, b"w")
+        machine.snapshot().save(tmp_path / "saved")
+    with SnapshotFile(str(tmp_path / "saved")) as file:
+        state, length = file.state, file.ram.length
+        config = plain.encode(file.config).replace(b"size=128M", size.encode().ljust(9, b","))
+    write(str(tmp_path / "other"), plain.decode(config), state, length, [])
+    with pytest.raises(UserError, match=r"^\S+/other: .*") as refused:
+        Saved(str(tmp_path / "other"))
+    assert "\n" not in str(refused.value)
 
 
 def test_a_guest_that_does_not_let_go_is_heard() -> None:
@@ -338,9 +391,14 @@ def test_a_listener_that_refuses_it_leaves_nothing() -> None:
 
 
 def test_a_guest_without_acpi_is_not_asked() -> None:
-    with board("keyboard", memory_slots=1, max_memory=GIB) as machine:
+    with board("keyboard", memory_slots=2, max_memory=GIB) as machine:
         machine.plug("memory,size=128M,id=m1")
         machine.start()
+        regions = machine.memory.regions
+        for device in ("memory,size=128M,id=m2", Dimm("128M")):
+            with pytest.raises(UserError, match=r"its guest has not turned on ACPI \(SCI_EN\), which would tell it"):
+                machine.plug(device)
+        assert machine.memory.regions == regions and machine.parts.keys().isdisjoint(("m2", "Dimm"))
         with pytest.raises(UserError, match="device m1: its guest does not use ACPI"):
             machine.unplug("m1")
         with pytest.raises(UserError, match="only the guest can let go of: leave force away"):

@@ -318,8 +318,10 @@ def memory_hotplug(now: int) -> Twin:
 
 def pci_hotplug(now: int) -> Twin:
     told = list[object]()
-    part = PciHotplug(lambda: 0x1234, lambda: told.append("event"), told.append)
-    hands = [lambda n: part.plugged(n & 31), lambda n: part.unplugged(n & 31), lambda n: part.ask_to_eject(n & 31)]
+    part = PciHotplug(lambda: 0x1234, lambda: told.append("event"), told.append, told.append)
+    part.slots = 0x1FFE
+    calls = (part.plugged, part.unplugged, part.ask_to_eject, part.found_empty)
+    hands = [lambda n, call=call: call(n & 31) for call in calls]
     return Twin(part, FakeClock(now), [(part, PCI_HOTPLUG_LENGTH)], hands, told=told)
 
 

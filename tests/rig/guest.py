@@ -48,10 +48,10 @@ def system_ram(iomem: str) -> list[int]:
 
 LABS_OWN = (
     re.compile(r"Unstable clock detected(.|\n)*?on the kernel command line"),
-    re.compile(r"(?<=\] )(clocksource: |hrtimer: interrupt took ).*"),
+    re.compile(r"(?<=\] )(clocksource: |hrtimer: interrupt took |sched: RT throttling ).*"),
 )
 """Warnings that the lab's processor is to blame for, not the machine under test: on a busy host the time between two
-looks at a clock is long."""
+looks at a clock is long, and so is that which an interrupt's thread takes."""
 
 
 def warnings(log: str) -> list[str]:

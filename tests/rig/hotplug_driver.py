@@ -31,6 +31,15 @@ class HotplugDriver:
 
         self.machine.call(turn_on)
 
+    def look(self) -> list[int]:
+        """Into all slots of bus 0, as an OS or firmware does that looks for devices; those that have one."""
+
+        def scan() -> list[int]:
+            ecam = self.machine.board.pci.ecam
+            return [slot for slot in range(32) if ecam.read(regs.pci_devfn(slot, 0) << 12, 4) != 0xFFFFFFFF]
+
+        return self.machine.call(scan)
+
     def take_event(self) -> bool:
         """Whether the general-purpose event has come since."""
 

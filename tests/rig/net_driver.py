@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import Any, Self
 
+from pyvmm.backends.stream import LENGTH
 from pyvmm.backends.wire import VNET_HEADER, Wire
 from pyvmm.machine.machine import Machine
 from pyvmm.testing.pci import Board
@@ -91,6 +94,46 @@ class PeerWire(FakeWire):
         else:
             return
         self.give(frame[6:12] + self.MAC + kind + answer)
+
+
+class SocketPeer(PeerWire):
+    """The same as 10.0.1.1, and as a program of its own: it listens at *path* and has the first that connects, inside
+    `with`."""
+
+    IP = bytes((10, 0, 1, 1))
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._sockets = [socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)]
+        self._thread = Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        try:
+            connection, _ = self._sockets[0].accept()
+        except OSError:  # __exit__()
+            return
+        self._sockets.append(connection)
+        with connection.makefile("rb") as stream:
+            while length := stream.read(LENGTH):
+                self.send(stream.read(int.from_bytes(length, "big")))
+
+    def give(self, frame: bytes) -> None:
+        self._sockets[1].sendall(len(frame).to_bytes(LENGTH, "big") + frame)
+
+    def __enter__(self) -> Self:
+        self._sockets[0].bind(str(self._path))
+        self._sockets[0].listen()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for one in self._sockets:
+            one.shutdown(socket.SHUT_RDWR)  # which ends what the thread waits for
+        self._thread.join()
+        for one in self._sockets:
+            one.close()
+        self._path.unlink()
 
 
 class FakeOffloadWire(FakeWire):

@@ -204,6 +204,19 @@ def test_receive(running: Card) -> None:
     assert running.read_1(CURR) == START + 1 + 1 + 1 + 1 + 2 + 6
 
 
+def test_a_command_that_neither_starts_nor_stops_it(running: Card) -> None:
+    """As Linux gives for another page, while frames come."""
+    running.outb(0, 0x60)
+    running.chip.receive(frame(size=60))
+    running.outb(0, 0x20)
+    running.chip.receive(frame(size=100))
+    assert [len(running.take()) for _ in range(2)] == [64, 104]
+    running.outb(0, 0x21)
+    running.outb(0, 0x20)
+    running.chip.receive(frame(size=60))
+    assert running.inb(ISR) & RST and running.read_1(CURR) == START + 3
+
+
 def test_a_short_frame_is_padded(running: Card) -> None:
     running.chip.receive(frame(size=20))
     assert running.take()[:60] == frame(size=20).ljust(60, b"\0")

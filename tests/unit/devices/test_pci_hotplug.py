@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.devices.pci_hotplug import (
+    D0,
+    D3HOT,
     PCI_DOWN_BASE,
     PCI_EJ_BASE,
     PCI_HOTPLUG_LENGTH,
@@ -29,7 +31,9 @@ class Bench:
         self.there: set[int] = set()
         self.events = 0
         self.ejected: list[int] = []
-        self.chip = PciHotplug(lambda: sum(1 << slot for slot in self.there), self._event, self._eject)
+        self.power: dict[int, bool] = {}
+        """Of each slot that it was told to have changed."""
+        self.chip = PciHotplug(lambda: sum(1 << slot for slot in self.there), self._event, self._eject, self._look)
         self.chip.slots = 0x3FE
 
     def _event(self) -> None:
@@ -39,6 +43,10 @@ class Bench:
         self.ejected.append(slot)
         self.there.discard(slot)
         self.chip.unplugged(slot)
+
+    def _look(self, slot: int) -> None:
+        assert slot in self.there and self.power.get(slot, True) != self.chip.is_powered(slot)
+        self.power[slot] = self.chip.is_powered(slot)
 
     def plug(self, slot: int) -> None:
         self.there.add(slot)
@@ -79,6 +87,34 @@ def test_what_went_before_anybody_looked_is_not_told_to_have_come() -> None:
     assert (bench.dword(PCI_UP_BASE), bench.dword(PCI_DOWN_BASE)) == (0, 0)
 
 
+def test_the_guest_puts_slots_into_d3hot_and_back() -> None:
+    bench = Bench()
+    for slot in (0, 3, 4):
+        bench.plug(slot)
+    bench.chip.write(D3HOT, 4, 1 << 0 | 1 << 3 | 1 << 5)
+    assert bench.power == {3: False}, "slot 0 is none of those that come and go, and 5 is empty"
+    assert (bench.dword(D0), bench.dword(D3HOT)) == (1 << 4, 1 << 3)
+    bench.chip.write(D3HOT, 4, 0)
+    bench.chip.write(D0, 4, 1 << 4)
+    assert (bench.dword(D0), bench.dword(D3HOT)) == (1 << 4, 1 << 3), "zeros, and what is so already, change nothing"
+    bench.chip.write(D0, 4, 0xFFFFFFFF)
+    assert bench.power == {3: True} and bench.dword(D3HOT) == 0
+    bench.chip.write(D3HOT + 0, 1, 1 << 4)
+    assert bench.power == {3: True, 4: False}
+    bench.chip.reset()
+    assert bench.power == {3: True, 4: True}
+
+
+def test_what_comes_next_is_in_d0() -> None:
+    bench = Bench()
+    bench.plug(3)
+    bench.chip.write(D3HOT, 4, 1 << 3)
+    bench.chip.ask_to_eject(3)
+    bench.chip.write(PCI_EJ_BASE, 4, 1 << 3)
+    bench.plug(3)
+    assert bench.chip.is_powered(3) and bench.dword(D0) == 1 << 3
+
+
 def test_there_is_one_bus() -> None:
     bench = Bench()
     bench.plug(3)
@@ -86,9 +122,18 @@ def test_there_is_one_bus() -> None:
     bench.chip.write(PCI_SEL_BASE, 4, 1)
     bench.chip.write(PCI_EJ_BASE, 4, 8)
     assert bench.ejected == []
-    assert [bench.dword(at) for at in range(0, PCI_HOTPLUG_LENGTH, 4)] == [0, 0, 0, 0, 1, 0]
+    assert [bench.dword(at) for at in range(0, PCI_HOTPLUG_LENGTH, 4)] == [0, 0, 0, 0, 1, 0, 0, 0]
     bench.chip.write(PCI_SEL_BASE, 4, 0)
     assert bench.dword(PCI_UP_BASE) == 8
+
+
+def test_what_the_guest_has_found_empty_is_known_until_the_reset() -> None:
+    bench = Bench()
+    bench.chip.found_empty(3)
+    bench.plug(3)
+    assert [slot for slot in range(32) if bench.chip.was_found_empty(slot)] == [3]
+    bench.chip.reset()
+    assert not bench.chip.was_found_empty(3)
 
 
 def test_a_reset_forgets_what_nobody_has_taken_notice_of() -> None:
@@ -97,7 +142,7 @@ def test_a_reset_forgets_what_nobody_has_taken_notice_of() -> None:
     bench.chip.ask_to_eject(3)
     bench.chip.write(PCI_SEL_BASE, 1, 7)
     bench.chip.reset()
-    assert [bench.dword(at) for at in range(0, PCI_HOTPLUG_LENGTH, 4)] == [0, 0, 0, 0x3FE, 0, 8]
+    assert [bench.dword(at) for at in range(0, PCI_HOTPLUG_LENGTH, 4)] == [0, 0, 0, 0x3FE, 0, 8, 8, 0]
     bench.chip.write(PCI_EJ_BASE, 4, 8)
     assert bench.ejected == []
 

@@ -15,6 +15,7 @@ from kvm_cffi import pages
 from pyvmm import plain
 from pyvmm.board.pages import PAGE, runs_of
 from pyvmm.config import MachineConfig
+from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError
 from pyvmm.machine.identity import Identity
 from pyvmm.machine.saved import Saved
@@ -147,6 +148,28 @@ def test_a_state_that_is_none(tmp_path: Path) -> None:
     written(path, {}, parts=[1])
     with pytest.raises(UserError, match="its state is not that of a machine"):
         Saved(str(path))
+
+
+@given(st.one_of(st.sampled_from(["size=1M", "size=128M", "size", "address=1,size=0"]), st.text(max_size=20)))
+def test_memory_of_whatever_description_is_that_of_the_file(
+    tmp_path_factory: pytest.TempPathFactory, text: str
+) -> None:
+    """Its size is the file's, less the RAM of the start; else it is refused in a line."""
+    path = tmp_path_factory.mktemp("memory") / "saved"
+    written(path, {})
+    with SnapshotFile(str(path)) as file:
+        identity, state = file.config, file.state
+    assert isinstance(identity, dict) and isinstance(identity["config"], dict)
+    identity["config"]["devices"] = (f"memory,{text}",)
+    write(str(path), identity, state, RAM + MIB, [])
+    try:
+        saved = Saved(str(path))
+    except UserError as error:
+        assert str(error).startswith(str(path)) and "\n" not in str(error)
+        assert text != "size=1M"
+        return
+    saved.close()
+    assert DeviceSpec.parse(f"memory,{text}").arguments
 
 
 def test_mutants(tmp_path: Path) -> None:

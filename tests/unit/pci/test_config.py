@@ -40,6 +40,22 @@ def test_a_scan_finds_the_same_by_ports_and_by_ecam(board: Board) -> None:
     assert scan(board.ecam) == expected
 
 
+@pytest.mark.parametrize("way", ["ports", "ecam"])
+def test_who_reads_where_nothing_is_has_found_that_slot_of_bus_0_empty(board: Board, way: str) -> None:
+    found: list[int] = []
+    board.host.found_empty = found.append
+    board.host.root.add(RootPort(), 4)
+    board.host.root.add(Toy(), 5)
+    access = getattr(board, way)
+    for bus, slot, function in ((0, 4, 0), (0, 5, 0), (1, 6, 0), (0, 7, 0), (0, 5, 1), (0, 31, 7)):
+        access(bus, slot, function).read(0, 4)
+    access(0, 8).write(0x10, 4, 0)
+    assert found == [7, 5, 31]
+    board.io_bus.write(0xCF8, 4, 0x00004800)
+    assert board.io_bus.read(0xCFC, 4) == 0xFFFFFFFF
+    assert len(found) == 3, "without the enable bit there is no access"
+
+
 def test_header_reads_right_at_every_width(board: Board) -> None:
     board.host.root.add(Toy(), 3)
     for config in (board.ports(0, 3), board.ecam(0, 3)):

@@ -46,7 +46,7 @@ class Bench:
 
     @property
     def line(self) -> bool:
-        return self.slot.lines[1].level
+        return self.slot.lines[2].level
 
     def card(self) -> Toy:
         card = Toy()

@@ -57,6 +57,30 @@ def test_bars_are_claims(slot: FakeSlot) -> None:
     assert slot.claims[0].spans == ()
 
 
+def test_in_d3hot_only_configuration_space_answers(slot: FakeSlot) -> None:
+    device = Copier()
+    device.connect(slot)
+    device.config_write(0x10, 4, 0xC0000000)
+    device.config_write(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+    device.interrupt.set_level(True)
+
+    def seen() -> tuple[object, ...]:
+        device.write(0, 4, 0x1000)
+        return slot.claims[0].spans, device.bus_master, slot.lines[2].level, device.failed
+
+    assert seen() == (((0xC0000000, 0xC0000010),), True, True, 0)
+    slot.powered = False
+    device.slot_power_changed()
+    assert seen() == ((), False, False, 1)
+    assert device.config_read(PCI_COMMAND, 2) == PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER
+    device.config_write(PCI_COMMAND, 2, PCI_COMMAND_MASTER)
+    assert seen() == ((), False, False, 2)
+    device.config_write(PCI_COMMAND, 2, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER)
+    slot.powered = True
+    device.slot_power_changed()
+    assert seen() == (((0xC0000000, 0xC0000010),), True, True, 2)
+
+
 def test_dma_only_while_the_guest_allows_it(slot: FakeSlot) -> None:
     device = Copier()
     with pytest.raises(GuestMemoryError):
