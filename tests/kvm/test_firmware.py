@@ -66,6 +66,27 @@ def test_no_boot_disk(tmp_path: Path) -> None:
         assert machine.screen.text()[0].rstrip() == f"No boot disk: {found}"
 
 
+GIVES_UP = "31c0 8ed8 ff060090 cd18"
+"""Counts its starts at 0000:9000, and calls INT 18h."""
+
+
+def test_a_boot_sector_that_gives_up_is_not_begun_again(tmp_path: Path) -> None:
+    with booted(tmp_path, boot_sector(GIVES_UP)) as machine:
+        outcome = machine.finish(60)
+        assert (outcome.end, outcome.status) == (End.NO_BOOT_DISK, 10)
+        assert outcome.message.startswith("drive 00h: none, drive 80h: gave up (INT 18h): ")
+        assert machine.memory.read_int(0x9000, 2) == 1
+
+
+def test_behind_a_floppy_that_gives_up_comes_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "floppy").write_bytes(boot_sector(GIVES_UP))
+    devices = (KINDS["floppy"].format(tmp_path / "floppy"), KINDS["virtio"].format(tmp_path / "disk.img"))
+    with booted(tmp_path, boot_sector(PRINT, "from the disk"), devices=devices) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.screen.text()[0].rstrip() == "from the disk"
+        assert machine.memory.read_int(0x9000, 2) == 1
+
+
 @pytest.mark.parametrize("kind", ["virtio", "floppy"])
 def test_a_disk_that_cannot_be_written_says_so(tmp_path: Path, kind: str) -> None:
     """INT 13h, AH=03h: AH=03h, no sector written, CF; AX and CF are at 0000:9000."""
