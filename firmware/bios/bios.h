@@ -132,6 +132,7 @@ void clock_init(void);
 void keyboard_init(void);
 void disk_init(void);
 int read_boot_sector(u8 drive);
+u32 low_end(void); /* where RAM below 4 GiB ends */
 void a20_open(void);
 void trace_init(void);
 

@@ -8,8 +8,7 @@
 #include "drive.h"
 #include "pci.h"
 
-enum { OK = 0x00, BAD_COMMAND = 0x01, BAD_ADDRESS = 0x04, NO_MEDIA = 0x31, FAILED = 0x20, WRITE_PROTECTED = 0x03,
-       NOT_READY = 0xAA };
+enum { OK = 0x00, BAD_COMMAND = 0x01, WRITE_PROTECTED = 0x03, BAD_ADDRESS = 0x04, BAD_BUFFER = 0x09, FAILED = 0x20 };
 #define FIRST_DISK 0x80
 #define CLASS_IDE 0x0101
 #define BOUNCE_FROM 0xA0000u /* above base memory a device does not reach everything that the processor does */
@@ -17,6 +16,7 @@ enum { OK = 0x00, BAD_COMMAND = 0x01, BAD_ADDRESS = 0x04, NO_MEDIA = 0x31, FAILE
 
 static struct drive drives[DRIVES];
 static u8 drive_count, floppies, disks;
+static u32 ram_end;
 static u8 bounce[SECTOR] __attribute__((aligned(4)));
 
 static const struct { u16 sectors; u8 cylinders, heads, sectors_a_track, type; } formats[] = {
@@ -87,6 +87,7 @@ void disk_init(void)
     struct drive *d;
     u16 bdf, ide = 0;
 
+    ram_end = low_end();
     for (bdf = pci_next(0); bdf; bdf = pci_next(bdf)) {
         if (drive_count < DRIVES && virtio_blk_find(&drives[drive_count], bdf))
             drive_count++;
@@ -132,6 +133,8 @@ static u8 transfer(struct drive *d, int write, u64 lba, u32 address, u16 count, 
         return WRITE_PROTECTED;
     if (!count)
         return OK; /* which to a drive means 65,536 */
+    if (address + count * SECTOR > ram_end)
+        return BAD_BUFFER; /* a virtio device would do nothing more */
     if (address + count * SECTOR <= BOUNCE_FROM || address >= BOUNCE_TO) {
         if (!d->transfer(d, write, lba, address, count))
             return FAILED;

@@ -97,6 +97,15 @@ def test_a_disk_that_cannot_be_written_says_so(tmp_path: Path, kind: str) -> Non
         assert machine.memory.read(0x9000, 3) == b"\x00\x03\x01"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_no_ram_is_nothing_is_read_to(tmp_path: Path, kind: str) -> None:
+    """INT 13h, AH=02h, to FFFF:0010, in a machine of 1 MiB: AX and CF are at 0000:9000."""
+    read = "31c0 8ed8 b8ffff 8ec0 b80102 bb1000 b90100 b600 cd13 a30090 0f92060290 b000 e6f4 f4"
+    with booted(tmp_path, boot_sector(read), kind, memory=MIB) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.memory.read(0x9000, 3) == b"\x00\x09\x01"
+
+
 @pytest.mark.parametrize(("kib", "sectors"), [(1440, 18), (720, 9), (2880, 36)])
 def test_the_floppy_parameter_table(tmp_path: Path, kib: int, sectors: int) -> None:
     """Vector 1Eh, which boot sectors copy from, and ES:DI of INT 13h, AH=08h, which is at 0000:9000."""
