@@ -114,7 +114,8 @@ void system_call(struct regs *r); /* INT 15h */
 void keyboard(struct regs *r);   /* INT 16h */
 void time_of_day(struct regs *r); /* INT 1Ah */
 void pci_bios(struct regs *r);   /* INT 1Ah, AH=B1h */
-void boot(void) __attribute__((noreturn)); /* INT 19h, 18h */
+void boot(void) __attribute__((noreturn)); /* INT 19h */
+void boot_next(void) __attribute__((noreturn)); /* INT 18h */
 
 void exception(struct regs *r);  /* vectors 00, 06, 07, 0C, 0D */
 
@@ -131,6 +132,7 @@ void clock_init(void);
 void keyboard_init(void);
 void disk_init(void);
 int read_boot_sector(u8 drive);
+u32 low_end(void); /* where RAM below 4 GiB ends */
 void a20_open(void);
 void trace_init(void);
 

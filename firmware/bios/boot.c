@@ -1,5 +1,6 @@
 /* INT 19h: the first sector of the floppy, else of the first disk, is read to 0000:7C00 and begun, if it ends with
-   55 AA. Where there is none, the screen says so, and so does the machine. */
+   55 AA. Where there is none, the screen says so, and so does the machine. One that gives up, by INT 18h, is left for
+   the next (BIOS Boot Specification 1.01, 6.7). */
 
 #include "bios.h"
 
@@ -10,7 +11,8 @@ static void why_not(u8 drive, int result)
 {
     print("drive ");
     print_hex(drive);
-    print(result == -1 ? "h: none" : result == -2 ? "h: cannot be read" : "h: no boot sector (55 AA)");
+    print(result == 1 ? "h: gave up (INT 18h)" : result == -1 ? "h: none" :
+          result == -2 ? "h: cannot be read" : "h: no boot sector (55 AA)");
 }
 
 static void begin(u8 drive)
@@ -21,22 +23,36 @@ static void begin(u8 drive)
     jump_to_boot_sector(drive);
 }
 
-void boot(void)
+/* Of the order of boot */
+static const u8 order[] = { 0x00, 0x80 };
+static u8 tried;
+static signed char results[sizeof order];
+
+void boot_next(void)
 {
-    int floppy = read_boot_sector(0x00), hard_disk;
+    u8 i;
 
     trace_init();
-    if (floppy == 1)
-        begin(0x00);
-    hard_disk = read_boot_sector(0x80);
-    if (hard_disk == 1)
-        begin(0x80);
+    while (tried < sizeof order) {
+        i = tried++;
+        results[i] = read_boot_sector(order[i]);
+        if (results[i] == 1)
+            begin(order[i]);
+    }
     print("No boot disk: ");
-    why_not(0x00, floppy);
-    print(", ");
-    why_not(0x80, hard_disk);
+    for (i = 0; i < sizeof order; i++) {
+        if (i)
+            print(", ");
+        why_not(order[i], results[i]);
+    }
     print("\n");
     outb(APM_COMMAND, NO_BOOT_DISK);
     for (;;)
         wait_for_interrupt();
+}
+
+void boot(void)
+{
+    tried = 0;
+    boot_next();
 }

@@ -8,8 +8,7 @@
 #include "drive.h"
 #include "pci.h"
 
-enum { OK = 0x00, BAD_COMMAND = 0x01, BAD_ADDRESS = 0x04, NO_MEDIA = 0x31, FAILED = 0x20, WRITE_PROTECTED = 0x03,
-       NOT_READY = 0xAA };
+enum { OK = 0x00, BAD_COMMAND = 0x01, WRITE_PROTECTED = 0x03, BAD_ADDRESS = 0x04, BAD_BUFFER = 0x09, FAILED = 0x20 };
 #define FIRST_DISK 0x80
 #define CLASS_IDE 0x0101
 #define BOUNCE_FROM 0xA0000u /* above base memory a device does not reach everything that the processor does */
@@ -17,12 +16,18 @@ enum { OK = 0x00, BAD_COMMAND = 0x01, BAD_ADDRESS = 0x04, NO_MEDIA = 0x31, FAILE
 
 static struct drive drives[DRIVES];
 static u8 drive_count, floppies, disks;
+static u32 ram_end;
 static u8 bounce[SECTOR] __attribute__((aligned(4)));
 
 static const struct { u16 sectors; u8 cylinders, heads, sectors_a_track, type; } formats[] = {
     { 320, 40, 1, 8, 1 },    { 360, 40, 1, 9, 1 },    { 640, 40, 2, 8, 1 },    { 720, 40, 2, 9, 1 },
     { 1440, 80, 2, 9, 3 },   { 2400, 80, 2, 15, 2 },  { 2880, 80, 2, 18, 4 },  { 5760, 80, 2, 36, 6 },
 };
+
+/* Where vector 1Eh points: what a floppy controller is told, of 1.44 MB. Boot sectors and DOS copy it. */
+#define FLOPPY_PARAMETERS_VECTOR 0x1E
+static u8 floppy_parameters[11] = { 0xAF, 0x02, 0x25, 0x02, 18, 0x1B, 0xFF, 0x6C, 0xF6, 0x0F, 0x08 };
+enum { SECTORS_A_TRACK = 4 };
 
 /* The floppy whose size it is; another is the smallest of 1.44 MB or 2.88 MB that it fits on. */
 static u8 format_of(u64 sectors)
@@ -82,6 +87,7 @@ void disk_init(void)
     struct drive *d;
     u16 bdf, ide = 0;
 
+    ram_end = low_end();
     for (bdf = pci_next(0); bdf; bdf = pci_next(bdf)) {
         if (drive_count < DRIVES && virtio_blk_find(&drives[drive_count], bdf))
             drive_count++;
@@ -97,7 +103,11 @@ void disk_init(void)
             d->number = FIRST_DISK + disks++;
         set_geometry(d);
         tell(d);
+        if (d->number < FIRST_DISK)
+            floppy_parameters[SECTORS_A_TRACK] = d->sectors_a_track;
     }
+    poke16(0, FLOPPY_PARAMETERS_VECTOR * 4, (u16)(u32)floppy_parameters);
+    poke16(0, FLOPPY_PARAMETERS_VECTOR * 4 + 2, BIOS_SEG);
     poke8(BDA, BDA_DISKS, disks);
     if (floppies)
         poke16(BDA, BDA_EQUIPMENT, peek16(BDA, BDA_EQUIPMENT) | 1);
@@ -119,6 +129,12 @@ static u8 transfer(struct drive *d, int write, u64 lba, u32 address, u16 count, 
     *done = 0;
     if (lba >= d->sectors || count > d->sectors - lba)
         return BAD_ADDRESS;
+    if (write && d->readonly)
+        return WRITE_PROTECTED;
+    if (!count)
+        return OK; /* which to a drive means 65,536 */
+    if (address + count * SECTOR > ram_end)
+        return BAD_BUFFER; /* a virtio device would do nothing more */
     if (address + count * SECTOR <= BOUNCE_FROM || address >= BOUNCE_TO) {
         if (!d->transfer(d, write, lba, address, count))
             return FAILED;
@@ -186,6 +202,8 @@ static u8 parameters(struct drive *d, struct regs *r)
     r->al = 0;
     if (d->number < FIRST_DISK) {
         r->bx = formats[format_of(d->sectors)].type;
+        r->es = BIOS_SEG;
+        r->di = (u16)(u32)floppy_parameters;
         r->dl = floppies;
     } else {
         r->dl = disks;

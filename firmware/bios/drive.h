@@ -6,6 +6,7 @@
 struct drive {
     u8 number;     /* 00h, 80h ... */
     u8 kind;       /* of the enum */
+    u8 readonly;
     u8 heads, sectors_a_track;
     u16 cylinders;
     u64 sectors;

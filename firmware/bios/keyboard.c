@@ -142,8 +142,17 @@ void keyboard_irq(void)
         poke8(BDA, BDA_KEYBOARD_MODE, mode | AFTER_E0);
         return;
     }
-    poke8(BDA, BDA_KEYBOARD_MODE, mode & ~(AFTER_E0 | AFTER_E1));
-    if (code == 0xE1 || code == ACK)
+    if (code == 0xE1) {
+        poke8(BDA, BDA_KEYBOARD_MODE, mode | AFTER_E1);
+        return;
+    }
+    if (mode & AFTER_E1) { /* of Pause: E1 1D 45 E1 9D C5, which are not Ctrl and Num Lock */
+        if ((code & 0x7F) != 0x1D)
+            poke8(BDA, BDA_KEYBOARD_MODE, mode & ~AFTER_E1);
+        return;
+    }
+    poke8(BDA, BDA_KEYBOARD_MODE, mode & ~AFTER_E0);
+    if (code == ACK)
         return;
     released = code & 0x80;
     code &= 0x7F;

@@ -27,7 +27,7 @@ static u16 blocks_above_16m(void) { return cmos16(0x34); } /* of 64 KiB, below 4
 static u16 kib_above_1m(void) { return cmos16(0x30); }     /* at most 63 MiB */
 static u32 blocks_above_4g(void) { return cmos16(0x5B) | (u32)cmos_read(0x5D) << 16; }
 
-static u32 low_end(void)
+u32 low_end(void)
 {
     return blocks_above_16m() ? 0x1000000u + ((u32)blocks_above_16m() << 16) : 0x100000u + ((u32)kib_above_1m() << 10);
 }

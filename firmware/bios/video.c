@@ -205,17 +205,18 @@ static void write_characters(u8 page, u8 character, u16 count, int attribute)
 /* AH=13h: bit 0 of AL moves the cursor along, bit 1 says that each character has its attribute behind it. */
 static void write_string(struct regs *r)
 {
-    u16 before = cursor(r->bh), at = r->bp, left = r->cx;
+    u8 page = r->bh & 7;
+    u16 before = cursor(page), at = r->bp, left = r->cx;
 
-    set_cursor(r->bh, r->dx);
+    set_cursor(page, r->dx);
     for (; left; left--) {
         u8 character = peek8(r->es, at++);
         u8 attribute = r->al & 2 ? peek8(r->es, at++) : r->bl;
 
-        teletype(r->bh, character, attribute);
+        teletype(page, character, attribute);
     }
     if (!(r->al & 1))
-        set_cursor(r->bh, before);
+        set_cursor(page, before);
 }
 
 static void pixel(struct regs *r)

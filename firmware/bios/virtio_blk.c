@@ -21,6 +21,8 @@ enum { CAP_COMMON = 1, CAP_NOTIFY, CAP_ISR, CAP_DEVICE, CAP_PCI };
 #define ACCESS_OFFSET 8
 #define ACCESS_LENGTH 12
 #define ACCESS_DATA 16
+#define DEVICE_FEATURE_SELECT 0x00
+#define DEVICE_FEATURE 0x04
 #define DRIVER_FEATURE_SELECT 0x08
 #define DRIVER_FEATURE 0x0C
 #define STATUS 0x14
@@ -37,6 +39,7 @@ enum { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
 #define DESC_WRITE 2
 #define NO_INTERRUPT 1
 #define SLOTS 4
+#define F_READONLY (1 << 5)
 enum { READ = 0, WRITE = 1, GET_ID = 8 };
 #define ID_BYTES 20
 
@@ -141,6 +144,8 @@ static int start(struct drive *d, u16 bdf)
 #define SET(offset, length, value) set(bdf, at, part[CAP_COMMON], offset, length, value)
     SET(STATUS, 1, 0);
     SET(STATUS, 1, ACKNOWLEDGE | DRIVER);
+    SET(DEVICE_FEATURE_SELECT, 4, 0);
+    d->readonly = (get(bdf, at, part[CAP_COMMON], DEVICE_FEATURE, 4) & F_READONLY) != 0;
     SET(DRIVER_FEATURE_SELECT, 4, 1);
     SET(DRIVER_FEATURE, 4, 1); /* VIRTIO_F_VERSION_1, and nothing else */
     SET(STATUS, 1, ACKNOWLEDGE | DRIVER | FEATURES_OK);

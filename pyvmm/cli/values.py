@@ -60,6 +60,7 @@ class Memory(NamedTuple):
 def parse_memory(text: str) -> Memory:
     """SIZE[,shared][,hugetlb[=2M|1G]][,slots=N,max=SIZE]; ValueError says what is wrong."""
     size, *options = text.split(",")
+    _check_once(options)
     memory = Memory(parse_size(size))
     for option in options:
         match option:
@@ -79,6 +80,14 @@ def parse_memory(text: str) -> Memory:
                     "slots=N,max=SIZE"
                 )
     return memory
+
+
+def _check_once(options: list[str]) -> None:
+    """ValueError where a key is there twice, of which only the last would count."""
+    keys = [option.partition("=")[0] for option in options]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise ValueError(f"{key} is there twice")
 
 
 def _slots(text: str) -> int:
@@ -108,6 +117,7 @@ class Cpus(NamedTuple):
 def parse_cpus(text: str) -> Cpus:
     """N[,max=M]; ValueError says what is wrong."""
     present, *options = text.split(",")
+    _check_once(options)
     cpus = Cpus(parse_count(present))
     for option in options:
         key, _, value = option.partition("=")

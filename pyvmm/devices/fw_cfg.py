@@ -68,6 +68,9 @@ PIECE: Final = MIB
 _FILE: Final = struct.Struct(f">I H 2x {FW_CFG_MAX_FILE_PATH}s")
 _ACCESS: Final = struct.Struct(">I I Q")
 """struct fw_cfg_dma_access."""
+_GOING_ON: Final = struct.Struct(">Q I I Q")
+_REGISTERS: Final = struct.Struct(">H I I")
+"""What dma_access, and selected, offset and dma_high can hold."""
 _VMCOREINFO: Final = struct.Struct("<H H I Q")
 """struct fw_cfg_vmcoreinfo: host_format, guest_format, size, paddr."""
 
@@ -134,8 +137,12 @@ class FwCfg:
         self._names: dict[int, str] = {}
 
     def restored(self) -> None:
-        """After a load: an access that went on does so again."""
+        """After a load, perhaps of a file, which may have anything: an access that went on does so again. struct.error
+        where no guest has left it so."""
+        _REGISTERS.pack(self.selected, self.offset, self.dma_high)
+        _VMCOREINFO.unpack(self.vmcoreinfo)
         if self.dma_access is not None:
+            _GOING_ON.pack(*self.dma_access)
             self._defer(self._go_on)
 
     @property

@@ -84,6 +84,10 @@ class MemoryHotplug:
         self._inserting = self._removing = 0
         self._arriving = self._leaving = 0
 
+    def restored(self) -> None:
+        """What was loaded may be a file's, which has anything."""
+        self._selected &= 0xFFFFFFFF
+
     # What is done to the slots
 
     def plugged(self, slot: int) -> None:

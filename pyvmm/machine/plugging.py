@@ -40,6 +40,8 @@ class Plugger:
         """There are other devices than the configuration has."""
         self._devices: dict[str, str] | None = None
         """What devices() gave last: going back to a snapshot asks each time."""
+        self._restores = 0
+        """How often the state became that of a snapshot: what the guest has let go of before that, it has again."""
         board.hotplug.ejected = self._ejected
         if board.banks is not None:
             board.banks.ejected = self._memory_ejected
@@ -134,6 +136,10 @@ class Plugger:
                 if self._board.banks.leaving(dimm):
                     self._remove(name)
 
+    def restored(self) -> None:
+        """The board's state is another."""
+        self._restores += 1
+
     def _find(self, name: str) -> PciDevice:
         devices = self._board.devices
         if name not in devices:
@@ -165,11 +171,14 @@ class Plugger:
                 self._life.before_going_on(self._removing(name, function))
 
     def _removing(self, name: str, function: PciDevice) -> Callable[[], None]:
+        restores = self._restores
+
         def remove() -> None:
             self._life.loop.run_once(0)  # doorbells that have rung are still the device's
             with self._life.lock:
                 self._life.cpus.catch_up()
-                if self.slots is not None and self.slots.functions.get(name) is function:
+                there = self.slots is not None and self.slots.functions.get(name) is function
+                if there and restores == self._restores:
                     self._remove(name)
 
         return remove
@@ -181,9 +190,9 @@ class Plugger:
     def _memory_ejected(self, dimm: Dimm) -> None:
         name = self._name_of(dimm)
         if name is not None:
-            self._life.before_going_on(partial(self._remove_memory, name, dimm))
+            self._life.before_going_on(partial(self._remove_memory, name, dimm, self._restores))
 
-    def _remove_memory(self, name: str, dimm: Dimm) -> None:
+    def _remove_memory(self, name: str, dimm: Dimm, restores: int) -> None:
         """Now that no vCPU, thread or server in the kernel touches RAM; unless a device has a queue there, which it
         would go on with."""
         self._life.loop.run_once(0)
@@ -191,6 +200,8 @@ class Plugger:
             self._life.cpus.catch_up()
             banks, region = self._board.banks, dimm.region
             if self.slots is None or banks is None or region is None or self._name_of(dimm) != name:
+                return
+            if restores != self._restores:
                 return
             users = self.slots.users(region.gpa, dimm.size)
             if users:

@@ -21,6 +21,7 @@ from pyvmm.device_spec import DeviceSpec
 from pyvmm.devices.pc_testdev import FlushPage, IsaLines
 from pyvmm.errors import UserError
 from pyvmm.loop import Loop
+from pyvmm.machine.cpus import name as cpu_name
 from pyvmm.machine.loading import blaming
 from pyvmm.machine.registry import BoardDevice, Services, as_function, find, inner, make
 from pyvmm.pci.bridge import PciBridge
@@ -212,6 +213,10 @@ class Slots:
         if spec.id is not None:
             if spec.id in there:
                 raise UserError(f"device {spec}: there is a device {spec.id} already: give it another id")
+            if self._board.config.max_cpus is not None and spec.id in map(
+                cpu_name, range(self._board.sockets.possible)
+            ):
+                raise UserError(f"device {spec}: {spec.id} is what a CPU is called: give it another id")
             return spec.id
         name, number = spec.kind, 1
         while name in there:

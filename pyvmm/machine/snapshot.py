@@ -160,6 +160,7 @@ class Snapshots:
         self._life.clock.set(state.now)
         self._board.parts.load(state.parts)
         self._life.cpus.load(state.vcpus)
+        self._plugger.restored()
         self._time.load(state.time)
         self._verdicts.fell_asleep_before()
 

@@ -217,6 +217,9 @@ EXTENSIONS: Final = [
     Call(
         "extended read of the last", 0x13, 0x4200, edx=0x80, packet=dap(1, DISK // 512 - 1), same=("ah", "cf", "buffer")
     ),
+    Call("extended read of nothing", 0x13, 0x4200, edx=0x80, packet=dap(0, 5), same=("ah", "cf", "buffer")),
+    Call("extended write of nothing", 0x13, 0x4300, edx=0x80, packet=dap(0, 5), same=("ah", "cf", "buffer")),
+    Call("and the drive goes on", 0x13, 0x4200, edx=0x80, packet=dap(1, 5), same=("ah", "cf", "buffer")),
     Call("behind the end", 0x13, 0x4200, edx=0x80, packet=dap(1, DISK // 512), same=("ah", "cf", "buffer")),
     Call("far behind the end", 0x13, 0x4200, edx=0x80, packet=dap(1, 1 << 40), same=("ah", "cf", "buffer")),
     Call("beyond the end", 0x13, 0x4200, edx=0x80, packet=dap(3, DISK // 512 - 2), same=("cf",)),

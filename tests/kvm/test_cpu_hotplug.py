@@ -362,6 +362,8 @@ def test_what_cannot_come_or_go_is_said_in_a_line() -> None:
 
         assert "no CPU that could come is called so, but cpu1" in refused(lambda: machine.plug("cpu,id=cpu2"))
         assert "no CPU that could come is called so, but cpu1" in refused(lambda: machine.plug("cpu,id=cpu9"))
+        taken = "device virtio-rng,id=cpu1: cpu1 is what a CPU is called: give it another id"
+        assert refused(lambda: machine.plug("virtio-rng,id=cpu1")) == taken
         assert "a CPU takes an id, cpu1 and up, and no other key" in refused(lambda: machine.plug("cpu,slot=1"))
         now.plug()
         assert "all CPUs that there may be, 3, are there: unplug one first" in refused(lambda: machine.plug("cpu"))

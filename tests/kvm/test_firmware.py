@@ -66,6 +66,59 @@ def test_no_boot_disk(tmp_path: Path) -> None:
         assert machine.screen.text()[0].rstrip() == f"No boot disk: {found}"
 
 
+GIVES_UP = "31c0 8ed8 ff060090 cd18"
+"""Counts its starts at 0000:9000, and calls INT 18h."""
+
+
+def test_a_boot_sector_that_gives_up_is_not_begun_again(tmp_path: Path) -> None:
+    with booted(tmp_path, boot_sector(GIVES_UP)) as machine:
+        outcome = machine.finish(60)
+        assert (outcome.end, outcome.status) == (End.NO_BOOT_DISK, 10)
+        assert outcome.message.startswith("drive 00h: none, drive 80h: gave up (INT 18h): ")
+        assert machine.memory.read_int(0x9000, 2) == 1
+
+
+def test_behind_a_floppy_that_gives_up_comes_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "floppy").write_bytes(boot_sector(GIVES_UP))
+    devices = (KINDS["floppy"].format(tmp_path / "floppy"), KINDS["virtio"].format(tmp_path / "disk.img"))
+    with booted(tmp_path, boot_sector(PRINT, "from the disk"), devices=devices) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.screen.text()[0].rstrip() == "from the disk"
+        assert machine.memory.read_int(0x9000, 2) == 1
+
+
+@pytest.mark.parametrize("kind", ["virtio", "floppy"])
+def test_a_disk_that_cannot_be_written_says_so(tmp_path: Path, kind: str) -> None:
+    """INT 13h, AH=03h: AH=03h, no sector written, CF; AX and CF are at 0000:9000."""
+    write = "31c0 8ed8 8ec0 b80103 bb007c b90200 b600 cd13 a30090 0f92060290 b000 e6f4 f4"
+    devices = (f"{KINDS[kind].format(tmp_path / 'disk.img')},readonly",)
+    with booted(tmp_path, boot_sector(write).ljust(1024, b"\0"), devices=devices) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.memory.read(0x9000, 3) == b"\x00\x03\x01"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_no_ram_is_nothing_is_read_to(tmp_path: Path, kind: str) -> None:
+    """INT 13h, AH=02h, to FFFF:0010, in a machine of 1 MiB: AX and CF are at 0000:9000."""
+    read = "31c0 8ed8 b8ffff 8ec0 b80102 bb1000 b90100 b600 cd13 a30090 0f92060290 b000 e6f4 f4"
+    with booted(tmp_path, boot_sector(read), kind, memory=MIB) as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        assert machine.memory.read(0x9000, 3) == b"\x00\x09\x01"
+
+
+@pytest.mark.parametrize(("kib", "sectors"), [(1440, 18), (720, 9), (2880, 36)])
+def test_the_floppy_parameter_table(tmp_path: Path, kib: int, sectors: int) -> None:
+    """Vector 1Eh, which boot sectors copy from, and ES:DI of INT 13h, AH=08h, which is at 0000:9000."""
+    code = "31c0 8ed8 b408 b200 cd13 893e0090 8c060290 b000 e6f4 f4"
+    with booted(tmp_path, boot_sector(code).ljust(kib << 10, b"\0"), "floppy") as machine:
+        assert machine.finish(60).end is End.DEBUG_EXIT
+        pointer = machine.memory.read(0x1E * 4, 4)
+        assert machine.memory.read(0x9000, 4) == pointer
+        offset, segment = int.from_bytes(pointer[:2], "little"), int.from_bytes(pointer[2:], "little")
+        table = machine.memory.read((segment << 4) + offset, 11)
+        assert table == bytes([0xAF, 2, 0x25, 2, sectors, 0x1B, 0xFF, 0x6C, 0xF6, 0x0F, 8])
+
+
 @pytest.mark.parametrize(
     ("code", "what"),
     [

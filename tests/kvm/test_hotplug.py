@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm import Machine, MachineConfig
+from pyvmm.board import layout
 from pyvmm.devices.pci_hotplug import D0, D3HOT, PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
 from pyvmm.errors import UserError
 from pyvmm.pci import regs
@@ -358,6 +359,25 @@ def test_a_snapshot_is_of_the_devices_that_there_were(tmp_path: Path) -> None:
         other.keyboard.type("echo restored\n")
         assert other.wait(lambda: "restored" in other.screen, 60)
         assert other.unplug("r1", force=True)
+
+
+def test_what_the_guest_let_go_of_before_a_restore_stays() -> None:
+    """It ejects the device, and the restore comes before that has gone."""
+    with running() as now:
+        machine = now.machine
+        now.turn_acpi_on()
+        machine.plug("virtio-rng,id=r1")
+        snapshot = machine.snapshot()
+        machine.unplug("r1")
+
+        def eject() -> None:
+            machine.life.queue(lambda: machine.snapshots.go_back(snapshot))
+            machine.board.pio.write(layout.PCI_HOTPLUG + PCI_EJ_BASE, 4, 1 << 1)
+
+        with machine.paused():
+            machine.call(eject)
+            assert machine.wait(lambda: ("restored", "") in now.events, 60)
+        assert "r1" in machine.parts and ("unplugged", "r1") not in now.events
 
 
 def test_a_keyboard_that_is_gone_holds_no_keys() -> None:

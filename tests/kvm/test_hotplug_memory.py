@@ -114,6 +114,28 @@ def test_back_to_a_snapshot_with_the_same_memory() -> None:
         assert machine.outcome == OK
 
 
+def test_what_the_guest_let_go_of_before_a_restore_stays() -> None:
+    """It ejects the memory, and the restore comes before that has gone."""
+    with running() as machine:
+        told = events(machine)
+        machine.plug("memory,size=128M,id=m1")
+        expect(machine, b"w")
+        snapshot = machine.snapshot()
+
+        def eject() -> None:
+            machine.life.queue(lambda: machine.snapshots.go_back(snapshot))
+            machine.board.pio.write(layout.MEMORY_HOTPLUG + SELECTOR, 4, 0)
+            machine.board.pio.write(layout.MEMORY_HOTPLUG + CONTROL, 1, EJECT)
+
+        with machine.paused():
+            machine.unplug("m1")
+            machine.call(eject)
+            assert machine.wait(lambda: ("restored", "") in told, 60)
+        assert ("unplugged", "m1") not in told and machine.memory.read_int(FIRST, 8) == FIRST
+        machine.unplug("m1")
+        assert machine.finish() == OK
+
+
 def test_snapshots_from_before_and_after_it_came() -> None:
     """Each is gone back to with what was plugged in then; memory that was gone meanwhile is what it was."""
     with running(rounds=9) as machine:

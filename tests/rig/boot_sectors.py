@@ -689,6 +689,21 @@ KEYS: Final = {
         library
 """,
     ),
+    "Pause is neither Ctrl nor Num Lock": (
+        ("pause", "a"),
+        """
+        movb    $'K', %al
+        outb    %al, $0xE9
+        movb    $0x10, %ah
+        int     $0x16
+        call    print_word
+        movb    $0x12, %ah
+        int     $0x16
+        call    print_word
+        end
+        library
+""",
+    ),
     "a hook for keys": (
         ("a", "b"),
         """

@@ -83,6 +83,11 @@ def test_cpus(text: str, cpus: tuple[int, int | None]) -> None:
     assert parse_cpus(text) == cpus
 
 
+def test_the_most_cpus_are_said_once() -> None:
+    with pytest.raises(ValueError, match="max is there twice"):
+        parse_cpus("1,max=4,max=5")
+
+
 @given(st.text(max_size=8) | st.floats().map(str))
 def test_any_text_is_a_time_or_one_line(text: str) -> None:
     try:
@@ -222,9 +227,10 @@ def test_slots_for_memory() -> None:
 
 
 NOTHING = ["2G,", "2G,share", "2G,hugetlb=4M", "2G,hugetlb=", ",shared", "2G,slots=0,max=4G", "2G,slots=x,max=4G"]
+TWICE = ["2G,shared,shared", "2G,hugetlb,hugetlb=1G", "2G,slots=1,slots=2,max=4G", "2G,slots=1,max=3G,max=4G"]
 
 
-@pytest.mark.parametrize("text", [*NOTHING, "2G,slots=33,max=4G", "2G,slots=1,max=", "2G,slots=\u0663,max=4G"])
+@pytest.mark.parametrize("text", [*NOTHING, *TWICE, "2G,slots=33,max=4G", "2G,slots=1,max=", "2G,slots=\u0663,max=4G"])
 def test_nothing_to_say_of_memory(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         config("-m", text)

@@ -6,7 +6,7 @@ import os
 import random
 import struct
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -216,6 +216,35 @@ def test_it_goes_on_after_a_load() -> None:
     state.load(other.device, state.save(guest.device))
     other.later.pop()()
     assert other.control() == 0 and other.memory.read(PIECE, 2 * PIECE) == b"x" * 2 * PIECE
+
+
+anything = st.one_of(st.none(), st.text(max_size=2), st.integers(-(1 << 70), 1 << 70), st.integers(-5, 300))
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "selected": anything | st.integers(0x19, 0x24),
+            "offset": anything,
+            "dma_high": anything,
+            "dma_access": anything | st.lists(anything, min_size=3, max_size=5).map(tuple),
+            "vmcoreinfo": st.binary(max_size=17),
+        }
+    )
+)
+def test_whatever_a_file_has(saved: Any) -> None:
+    """It is refused, or what the guest does then is no trouble."""
+    guest = Guest({"a": b"b"})
+    try:
+        state.load(guest.device, saved)
+    except (struct.error, state.StateError, TypeError):
+        return
+    for _ in range(3):
+        if guest.later:
+            guest.later.pop()()
+    assert 0 <= guest.device.read(1, 1) <= 0xFF
+    guest.start(NOWHERE)
+    assert guest.device.vmcoreinfo_note is None or guest.device.vmcoreinfo_note.size >= 0
 
 
 def test_linux_says_where_its_vmcoreinfo_is() -> None:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm import state
 from pyvmm.devices.memory_hotplug import (
     BASE_HIGH,
     BASE_LOW,
@@ -179,6 +180,22 @@ def test_a_slot_that_there_is_not_is_empty(slot: int) -> None:
     bench.control(0xFF)
     bench.tell(OST_EJECT_REQUEST, IN_USE)
     assert (bench.ejected, bench.refused) == ([], [])
+
+
+@given(
+    st.lists(st.integers(-40, 40) | st.integers(-(1 << 70), 1 << 70), min_size=6, max_size=6),
+    st.lists(ACCESS, max_size=20),
+)
+def test_whatever_a_file_has(values: list[int], accesses: list[tuple[bool, int, int, int]]) -> None:
+    bench = Bench()
+    bench.there = set(range(-40, MAX_SLOTS))
+    state.load(bench.chip, dict(zip(MemoryHotplug.STATE, values, strict=True)))
+    for is_write, offset, size, value in accesses:
+        if is_write:
+            bench.chip.write(offset, size, value & (1 << 8 * size) - 1)
+        else:
+            assert 0 <= bench.chip.read(offset, size) < 1 << 8 * size
+    assert len(bench.image()) == MEMORY_HOTPLUG_LENGTH // 4
 
 
 @given(st.lists(st.one_of(SLOT, ACCESS), max_size=60), st.sets(SLOT))
