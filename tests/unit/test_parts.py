@@ -17,7 +17,7 @@ from tests.rig.twins import Access, Twin, random_accesses, undeclared
 PARTS: dict[str, Callable[[int], Twin]] = {**CHIPS, **FUNCTIONS}
 START = 1_000_000_000_000
 
-RING = {"SplitRing", "PackedRing", "OffloadedRing", "Chain"}
+RING = {"SplitRing", "PackedRing", "OffloadedRing", "RingFiller", "Chain"}
 NOT_STATE = {
     **dict.fromkeys(("FwCfg._files", "FwCfg._names"), "made again of what is on the board"),
     "VgaText._generation": "says that the picture has changed; a load makes another",
