@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvm_cffi.rings import PackedFiller, SplitFiller
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio.net import MAX_PIECES, NUM_BUFFERS_AT
 from pyvmm.virtio.packed import PackedRing
@@ -16,7 +15,7 @@ from pyvmm.virtio.queue import FakeTransport, VirtQueue
 from pyvmm.virtio.ring import Chain, QueueError
 from pyvmm.virtio.split import SplitRing
 from tests.rig.net_driver import PACKED, FakeOffloadWire, NetDriver, frame
-from tests.rig.virtio_driver import AVAIL, INDIRECT, NEXT, USED, WRITE, Driver, PackedDriver, SplitDriver
+from tests.rig.virtio_driver import AVAIL, INDIRECT, NEXT, USED, WRITE, Driver, PackedDriver, SplitDriver, fill_in_c
 
 SIZE, BASE, BUFFERS = 8, 0x1000, 0x10000
 LOW, HIGH = 0x20000, 0x8000
@@ -33,11 +32,6 @@ def memory(fills: bool = True) -> GuestMemory:
     found = GuestMemory([(0, memoryview(bytearray(LOW))), (END, memoryview(bytearray(HIGH)))])
     fill_in_c(found, fills)
     return found
-
-
-def fill_in_c(ram: GuestMemory, wanted: bool) -> None:
-    ram.make_split_filler = SplitFiller if wanted else None
-    ram.make_packed_filler = PackedFiller if wanted else None
 
 
 def ring_in(ram: GuestMemory, kind: str, event_idx: bool = False) -> tuple[Driver, SplitRing | PackedRing]:
