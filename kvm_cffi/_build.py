@@ -162,6 +162,8 @@ struct kvm_cffi_ram { uint64_t gpa, size; char *memory; };
 int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, char *used, uint32_t entries,
     uint16_t avail_at, uint16_t used_at, const struct kvm_cffi_ram *ram, size_t pieces, const char *data, size_t size,
     uint32_t most, int count_at);
+int kvm_cffi_packed_fill(char *desc, uint32_t entries, uint32_t avail_at, uint32_t used_at,
+    const struct kvm_cffi_ram *ram, size_t pieces, const char *data, size_t size, uint32_t most, int count_at);
 
 enum { KVM_CFFI_ERRNO, KVM_CFFI_PIO_OUT, KVM_CFFI_PIO_IN, KVM_CFFI_MMIO_WRITE, KVM_CFFI_MMIO_READ, KVM_CFFI_OTHER,
        KVM_CFFI_PIO_INS };

@@ -235,8 +235,44 @@ struct kvm_cffi_ram {
     char *memory;
 };
 
+/* Where *length* bytes of guest memory are here; NULL where they are not wholly in one piece of RAM, or none. */
+static char *find_ram(const struct kvm_cffi_ram *ram, size_t pieces, uint64_t address, uint32_t length)
+{
+    for (; pieces; pieces--, ram++)
+        if (address >= ram->gpa && address - ram->gpa < ram->size && length <= ram->size - (address - ram->gpa))
+            return length ? ram->memory + (address - ram->gpa) : NULL;
+    return NULL;
+}
+
 #define RING_MOST 1024
 #define RING_WRITE 2 /* VRING_DESC_F_WRITE, alone: no chain goes on, none is indirect */
+
+/* A chain of one descriptor, and how many bytes are written to it. */
+struct ring_chain {
+    char *to;
+    uint32_t id, length;
+};
+
+/* Spread *size* bytes over *chains*, which have room for them; with count_at >= 0 *count* is stored there in the first. 0, and
+ * nothing written, where there is no room for that. */
+static uint32_t spread(struct ring_chain *chains, uint32_t count, const char *data, size_t size, int count_at)
+{
+    uint16_t told = (uint16_t)count;
+    uint32_t i;
+
+    if (count == 0 || (count_at >= 0 && chains[0].length < (uint32_t)count_at + 2))
+        return 0;
+    for (i = 0; i < count; i++) {
+        if (size < chains[i].length)
+            chains[i].length = (uint32_t)size;
+        memcpy(chains[i].to, data, chains[i].length);
+        data += chains[i].length;
+        size -= chains[i].length;
+    }
+    if (count_at >= 0)
+        memcpy(chains[0].to + count_at, &told, sizeof(told));
+    return count;
+}
 
 /* Spread *size* bytes over what a driver has made available in a split virtqueue of *entries* (virtio 1.2, section 2.7), from
  * index *avail_at* on, in chains of one descriptor that the device may write, *most* of them at most; then their used elements,
@@ -248,10 +284,10 @@ static int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, 
                               uint32_t most, int count_at)
 {
     struct { uint64_t address; uint32_t length; uint16_t flags, next; } one; /* struct vring_desc */
-    struct { char *to; uint32_t head, length; } chains[RING_MOST];
+    struct ring_chain chains[RING_MOST];
     uint16_t ready = avail[1] - avail_at;
     uint32_t count = 0, i, element[2];
-    size_t room = 0, piece, part, done = 0;
+    size_t room = 0;
 
     if (most > RING_MOST)
         most = RING_MOST;
@@ -260,35 +296,85 @@ static int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, 
     for (; room < size; count++) {
         if (count >= ready || count >= most)
             return 0;
-        chains[count].head = avail[2 + (uint16_t)(avail_at + count) % entries];
-        if (chains[count].head >= entries)
+        chains[count].id = avail[2 + (uint16_t)(avail_at + count) % entries];
+        if (chains[count].id >= entries)
             return 0;
-        memcpy(&one, desc + sizeof(one) * chains[count].head, sizeof(one));
-        if (one.flags != RING_WRITE || one.length == 0)
+        memcpy(&one, desc + sizeof(one) * chains[count].id, sizeof(one));
+        if (one.flags != RING_WRITE)
             return 0;
-        for (piece = 0; piece < pieces; piece++)
-            if (one.address >= ram[piece].gpa && one.address - ram[piece].gpa < ram[piece].size &&
-                one.length <= ram[piece].size - (one.address - ram[piece].gpa))
-                break;
-        if (piece == pieces)
+        chains[count].to = find_ram(ram, pieces, one.address, one.length);
+        if (!chains[count].to)
             return 0;
-        chains[count].to = ram[piece].memory + (one.address - ram[piece].gpa);
         chains[count].length = one.length;
         room += one.length;
     }
-    if (count == 0 || (count_at >= 0 && chains[0].length < (uint32_t)count_at + 2))
-        return 0;
+    count = spread(chains, count, data, size, count_at);
     for (i = 0; i < count; i++) {
-        part = size - done < chains[i].length ? size - done : chains[i].length;
-        memcpy(chains[i].to, data + done, part);
-        done += part;
-        element[0] = chains[i].head;
-        element[1] = (uint32_t)part;
+        element[0] = chains[i].id;
+        element[1] = chains[i].length;
         memcpy(used + 4 + 8 * ((uint16_t)(used_at + i) % entries), element, sizeof(element));
     }
-    if (count_at >= 0) {
-        ready = (uint16_t)count;
-        memcpy(chains[0].to + count_at, &ready, sizeof(ready));
+    return (int)count;
+}
+
+#define RING_AVAIL 0x0080u /* 1 << VRING_PACKED_DESC_F_AVAIL */
+#define RING_USED 0x8000u  /* 1 << VRING_PACKED_DESC_F_USED */
+#define RING_WRAP 0x8000u  /* of an index: 1 << VRING_PACKED_EVENT_F_WRAP_CTR, the wrap counter that goes with it */
+
+struct packed_desc { /* struct vring_packed_desc */
+    uint64_t address;
+    uint32_t length;
+    uint16_t id, flags;
+};
+
+/* The index after *at*, with its wrap counter, in a packed ring of *entries*. */
+static uint32_t after(uint32_t at, uint32_t entries)
+{
+    return (at & ~RING_WRAP) + 1 < entries ? at + 1 : (at & RING_WRAP) ^ RING_WRAP;
+}
+
+/* As kvm_cffi_ring_fill, in a packed virtqueue of *entries* (section 2.8): both indices have their wrap counter in bit 15. Each
+ * descriptor but the first is marked as used; the driver, which looks at them in order, sees none until the caller marks that. */
+static int kvm_cffi_packed_fill(char *desc, uint32_t entries, uint32_t avail_at, uint32_t used_at, const struct kvm_cffi_ram *ram,
+                                size_t pieces, const char *data, size_t size, uint32_t most, int count_at)
+{
+    struct packed_desc *ring = (struct packed_desc *)desc, *one;
+    struct ring_chain chains[RING_MOST];
+    uint32_t count = 0, i;
+    uint64_t address;
+    uint16_t flags;
+    size_t room = 0;
+
+    if (most > RING_MOST)
+        most = RING_MOST;
+    if ((avail_at & ~RING_WRAP) >= entries || (used_at & ~RING_WRAP) >= entries)
+        return 0;
+    if (most > entries)
+        most = entries; /* a driver that makes them available as fast as we look brings us no further than once round */
+    for (; room < size; count++) {
+        if (count >= most)
+            return 0;
+        one = &ring[avail_at & ~RING_WRAP];
+        flags = __atomic_load_n(&one->flags, __ATOMIC_ACQUIRE); /* what else it has is there once this says so */
+        if (flags != (RING_WRITE | (avail_at & RING_WRAP ? RING_AVAIL : RING_USED)))
+            return 0;
+        address = __atomic_load_n(&one->address, __ATOMIC_RELAXED); /* each once: it may change while it is judged */
+        chains[count].length = __atomic_load_n(&one->length, __ATOMIC_RELAXED);
+        chains[count].id = __atomic_load_n(&one->id, __ATOMIC_RELAXED);
+        chains[count].to = find_ram(ram, pieces, address, chains[count].length);
+        if (!chains[count].to)
+            return 0;
+        room += chains[count].length;
+        avail_at = after(avail_at, entries);
+    }
+    count = spread(chains, count, data, size, count_at);
+    for (i = 0; i < count; i++, used_at = after(used_at, entries)) {
+        one = &ring[used_at & ~RING_WRAP];
+        one->length = chains[i].length;
+        one->id = (uint16_t)chains[i].id;
+        flags = RING_WRITE | (used_at & RING_WRAP ? RING_AVAIL | RING_USED : 0);
+        if (i)
+            __atomic_store_n(&one->flags, flags, __ATOMIC_RELEASE);
     }
     return (int)count;
 }

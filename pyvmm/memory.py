@@ -51,17 +51,23 @@ class Listener(Protocol):
 
 
 class Filler(Protocol):
-    """Moves bytes to where a driver's split ring says, without Python (kvm_cffi.rings.SplitFiller)."""
+    """Moves bytes to where a driver's ring says, without Python (kvm_cffi.rings)."""
 
     def fill(self, avail_at: int, used_at: int, data: bytes, most: int, count_at: int) -> int: ...
 
 
-class MakeFiller(Protocol):
-    """Makes one, of a ring's three parts, its size, and the regions of RAM."""
+class MakeSplitFiller(Protocol):
+    """Makes one, of a split ring's three parts, its size, and the regions of RAM."""
 
     def __call__(
         self, desc: memoryview, avail: memoryview, used: memoryview, size: int, ram: Sequence[tuple[int, memoryview]], /
     ) -> Filler: ...
+
+
+class MakePackedFiller(Protocol):
+    """Makes one, of a packed ring, its size, and the regions of RAM."""
+
+    def __call__(self, desc: memoryview, size: int, ram: Sequence[tuple[int, memoryview]], /) -> Filler: ...
 
 
 class GuestMemory:
@@ -82,8 +88,9 @@ class GuestMemory:
         """Some of RAM was written meanwhile, and nobody knows which pages."""
         self.lasting: set[int] = set()
         """Page numbers that lasting views were ever given of."""
-        self.make_filler: MakeFiller | None = None
-        """None: rings are walked in Python alone."""
+        self.make_split_filler: MakeSplitFiller | None = None
+        self.make_packed_filler: MakePackedFiller | None = None
+        """None: such rings are walked in Python alone."""
         self.layout = 0
         """Another number whenever RAM has come or gone."""
         self._starts: tuple[int, ...] = ()
@@ -147,11 +154,18 @@ class GuestMemory:
         self._buffers = tuple(region.buffer for region in ram)
         self.layout += 1
 
-    def filler(self, desc: memoryview, avail: memoryview, used: memoryview, size: int) -> Filler | None:
-        """For a ring of *size* entries, good as long as `layout` is what it is; None where there is none."""
-        if self.make_filler is None:
-            return None
-        return self.make_filler(desc, avail, used, size, list(zip(self._starts, self._buffers, strict=True)))
+    def split_filler(self, desc: memoryview, avail: memoryview, used: memoryview, size: int) -> Filler | None:
+        """For a split ring of *size* entries, good as long as `layout` is what it is; None where there is none."""
+        make = self.make_split_filler
+        return None if make is None else make(desc, avail, used, size, self._pieces())
+
+    def packed_filler(self, desc: memoryview, size: int) -> Filler | None:
+        """For a packed ring of *size* descriptors, likewise."""
+        make = self.make_packed_filler
+        return None if make is None else make(desc, size, self._pieces())
+
+    def _pieces(self) -> list[tuple[int, memoryview]]:
+        return list(zip(self._starts, self._buffers, strict=True))
 
     @classmethod
     def of_size(cls, size: int, gpa: int = 0) -> GuestMemory:

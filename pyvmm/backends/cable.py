@@ -45,6 +45,7 @@ class Cable:
         self._host = host
         self._dump = dump
         self._receive: Callable[[bytes], bool] | None = None
+        self._caught_up: Callable[[], None] | None = None
         self._kept: bytes | None = None
         """For which the card had no room."""
         self._fd = -1
@@ -93,8 +94,8 @@ class Cable:
         if self._dump is not None:
             self._show(frame)
 
-    def listen(self, receive: Callable[[bytes], bool] | None) -> None:
-        self._receive = receive
+    def listen(self, receive: Callable[[bytes], bool] | None, caught_up: Callable[[], None] | None = None) -> None:
+        self._receive, self._caught_up = receive, caught_up
         if receive is None and self._kept is not None:
             self._kept = None
             self.dropped += 1
@@ -108,6 +109,7 @@ class Cable:
         else:
             frame, self._kept = self._kept, None
             self._deliver(frame)
+            self._tell_caught_up()
             self._watch()
 
     def close(self) -> None:
@@ -115,7 +117,7 @@ class Cable:
             return
         self.closed = True
         self._clock.cancel()
-        self._receive = None
+        self._receive = self._caught_up = None
         self._let_go()
         if self._dump is not None:
             self._dump.close()
@@ -129,6 +131,10 @@ class Cable:
                 self._show(frame)
         else:
             self._kept = frame
+
+    def _tell_caught_up(self) -> None:
+        if self._caught_up is not None:
+            self._caught_up()
 
     def _show(self, frame: bytes | bytearray | memoryview) -> None:
         assert self._dump is not None
@@ -185,6 +191,7 @@ class Cable:
         for _ in range(BURST):
             if self._kept is not None or self._fd < 0 or not self._take():
                 break
+        self._tell_caught_up()
         if self._dump is not None:
             self._dump.flush()
         self._watch()

@@ -30,10 +30,11 @@ class Wire(Protocol):
         """Put *frame* on the wire. Never blocks: what the back end does not take is dropped and counted. With *more*
         another comes before the lock is let go, and this one may wait for it."""
 
-    def listen(self, receive: Callable[[bytes], bool] | None) -> None:
+    def listen(self, receive: Callable[[bytes], bool] | None, caught_up: Callable[[], None] | None = None) -> None:
         """Give *receive* one frame a call, in the loop under the machine lock; None: nobody listens.
 
-        It returns False where it has no room now: the wire keeps that frame and reads no more until ready().
+        It returns False where it has no room now: the wire keeps that frame and reads no more until ready(). After the
+        last of several calls, before the lock is let go, comes one of *caught_up*.
         """
 
     def ready(self) -> None:

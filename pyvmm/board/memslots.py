@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from kvm_cffi import KvmError, Vm, drop_translations, map_memory
-from kvm_cffi.rings import SplitFiller
+from kvm_cffi.rings import PackedFiller, SplitFiller
 from pyvmm.board.layout import (
     HIGH_MEMORY,
     HOLE_END,
@@ -143,7 +143,8 @@ class Ram:
         self.regions = [Region(gpa, whole[start:end], fd, start) for gpa, start, end in pieces if end > start]
         """What of it the guest sees at first; RAM behind the VGA window is not used."""
         self.memory = GuestMemory(self.regions)
-        self.memory.make_filler = SplitFiller
+        self.memory.make_split_filler = SplitFiller
+        self.memory.make_packed_filler = PackedFiller
 
     @property
     def bounds(self) -> list[tuple[int, int]]:

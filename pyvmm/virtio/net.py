@@ -30,6 +30,7 @@ from pyvmm.backends.wire import (
 )
 from pyvmm.errors import UserError, printable
 from pyvmm.trace import OFF, Channel
+from pyvmm.units import KIB
 from pyvmm.virtio.abi import VIRTIO_ID_NET, VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC
 from pyvmm.virtio.device import RING_FEATURES, SPLIT_RING_FEATURES, VirtioDevice
 from pyvmm.virtio.net_filter import ETH_ALEN, Filter
@@ -76,6 +77,9 @@ RECEIVE, TRANSMIT, CONTROL = range(3)
 """Of a card with one pair of queues; of another, those of pair N are 2N on, and that for commands is behind all."""
 MAX_PIECES: Final = 1024
 """Descriptors that a frame is spread over; a driver with buffers of a page needs 17."""
+LONG: Final = 16 * KIB
+"""Bytes of a frame that the driver is shown by itself, so that it takes that while the next is on its way; shorter
+ones together, once the wire has no more."""
 MAX_COMMAND: Final = 1 << 16
 """Bytes of a command that are read: tables of some ten thousand addresses."""
 FEATURES: Final = (
@@ -246,27 +250,36 @@ class VirtioNet(VirtioDevice):
         if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
             return True
         merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
-        if queue.fill(data, MAX_PIECES if merge else 1, NUM_BUFFERS_AT):
+        if not queue.fill(data, MAX_PIECES if merge else 1, NUM_BUFFERS_AT):
+            chains = self._room_for(queue, len(data), merge)
+            if chains is None:
+                return False
+            if not chains:
+                self._wires[pair].dropped += 1
+                return True
+            self._fill(queue, chains, data)
+        if len(data) >= LONG:
             queue.notify()
-            return True
+        return True
+
+    def _room_for(self, queue: VirtQueue, size: int, merge: bool) -> list[Chain] | None:
+        """Chains with room for *size* bytes; None while there are too few, none where there will never be enough."""
         chains: list[Chain] = []
         room = slots = pieces = 0
-        while room < len(data):
+        while room < size:
             chain = queue.pop_or_ask()
             if chain is None:
                 queue.put_back(chains)
-                return False
+                return None
             chains.append(chain)
             room += chain.writable_size
             slots += chain.slots
             pieces += chain.descriptors
             most = not merge or slots >= queue.size or pieces >= MAX_PIECES
-            if most and room < len(data):  # such a driver can never hold it
+            if most and room < size:  # such a driver can never hold it
                 queue.put_back(chains)
-                self._wires[pair].dropped += 1
-                return True
-        self._fill(queue, chains, data)
-        return True
+                return []
+        return chains
 
     def _fill(self, queue: VirtQueue, chains: list[Chain], data: bytes) -> None:
         whole = bytearray(data)
@@ -282,7 +295,6 @@ class VirtioNet(VirtioDevice):
                 if not rest:
                     break
             queue.push(chain, written)
-        queue.notify()
 
     # Commands
 
@@ -359,7 +371,10 @@ class VirtioNet(VirtioDevice):
             self._queued.use(self.pairs)
         for pair, wire in enumerate(self._wires):
             mine = self.driver_ok and pair < self.pairs and not self._served
-            wire.listen(partial(self._receive, pair) if mine else None)
+            if mine:
+                wire.listen(partial(self._receive, pair), self.queues[2 * pair].notify)
+            else:
+                wire.listen(None)
         self._follow()
 
     def _follow(self) -> None:

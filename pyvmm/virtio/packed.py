@@ -21,7 +21,16 @@ from pyvmm.virtio.abi import (
     VRING_PACKED_EVENT_FLAG_DISABLE,
     VRING_PACKED_EVENT_FLAG_ENABLE,
 )
-from pyvmm.virtio.ring import DESCRIPTOR, Chain, ChainBuilder, QueueError, memory_barrier, ring_area, walk_indirect
+from pyvmm.virtio.ring import (
+    DESCRIPTOR,
+    Chain,
+    ChainBuilder,
+    QueueError,
+    RingFiller,
+    memory_barrier,
+    ring_area,
+    walk_indirect,
+)
 
 _LEN_ID: Final = struct.Struct("<IH")
 _AVAIL_USED: Final = VRING_PACKED_DESC_F_AVAIL | VRING_PACKED_DESC_F_USED
@@ -49,6 +58,8 @@ class PackedRing:
         self._words = self._desc.cast("H")
         self._driver = ring_area(memory, "driver event", driver, 4, 4).cast("I")
         self._device = ring_area(memory, "device event", device, 4, 4).cast("H")
+        ring = self._desc
+        self._filler = RingFiller(memory, lambda: memory.packed_filler(ring, size))
         self._indirect = indirect
         self._event_idx = event_idx
         self._next_avail = 0
@@ -64,11 +75,14 @@ class PackedRing:
         if flags & _AVAIL_USED != expected:
             return None
         chain = self._walk(self._next_avail)
-        self._next_avail += chain.slots
+        self._took(chain.slots)
+        return chain
+
+    def _took(self, slots: int) -> None:
+        self._next_avail += slots
         if self._next_avail >= self.size:
             self._next_avail -= self.size
             self._avail_wrap ^= 1
-        return chain
 
     def _walk(self, index: int) -> Chain:
         builder = ChainBuilder(self._memory)
@@ -87,16 +101,27 @@ class PackedRing:
 
     def push(self, chain: Chain, written: int) -> None:
         _LEN_ID.pack_into(self._desc, 16 * self._next_used + 8, written, chain.id)
-        flags = _AVAIL_USED if self._used_wrap else 0
-        self._pushed.append((8 * self._next_used + 7, flags | VRING_DESC_F_WRITE if written else flags))
-        self._pushed_slots += chain.slots
-        self._next_used += chain.slots
+        self._gave(chain.slots, VRING_DESC_F_WRITE if written else 0)
+
+    def _gave(self, slots: int, flags: int) -> None:
+        """The next *slots* descriptors are used; the first one's flags wait for the flush."""
+        self._pushed.append((8 * self._next_used + 7, flags | _AVAIL_USED if self._used_wrap else flags))
+        self._pushed_slots += slots
+        self._next_used += slots
         if self._next_used >= self.size:
             self._next_used -= self.size
             self._used_wrap ^= 1
 
     def fill(self, data: bytes, most: int, count_at: int) -> int:
-        return 0
+        filler = self._filler.get()
+        if filler is None:
+            return 0
+        avail_at, used_at = self._next_avail | self._avail_wrap << 15, self._next_used | self._used_wrap << 15
+        count = filler.fill(avail_at, used_at, data, most, count_at)
+        if count:
+            self._took(count)
+            self._gave(count, VRING_DESC_F_WRITE)
+        return count
 
     def flush(self) -> bool:
         if not self._pushed:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
-from pyvmm.memory import GuestMemory, GuestMemoryError
+from pyvmm.memory import Filler, GuestMemory, GuestMemoryError
 from pyvmm.virtio.abi import VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE
 
 MAX_INDIRECT: Final = 1024
@@ -117,6 +117,26 @@ class Ring(Protocol):
 
     def go_on_at(self, progress: tuple[int, ...]) -> None:
         """Be as far as another ring was."""
+
+
+class RingFiller:
+    """The Filler of one ring, made anew by *make* when RAM has come or gone; None while Python has to do it."""
+
+    def __init__(self, memory: GuestMemory, make: Callable[[], Filler | None]) -> None:
+        self._memory = memory
+        self._make = make
+        self._filler: Filler | None = None
+        self._layout = 0
+        """Of memory, for which that is good."""
+
+    def get(self) -> Filler | None:
+        memory = self._memory
+        if memory.written is not None:  # somebody asks which pages
+            return None
+        if self._layout != memory.layout:
+            self._filler = self._make()
+            self._layout = memory.layout
+        return self._filler
 
 
 class ChainBuilder:

@@ -11,14 +11,23 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from pyvmm.memory import Filler, GuestMemory
+from pyvmm.memory import GuestMemory
 from pyvmm.virtio.abi import (
     VRING_AVAIL_F_NO_INTERRUPT,
     VRING_DESC_F_INDIRECT,
     VRING_DESC_F_NEXT,
     VRING_USED_F_NO_NOTIFY,
 )
-from pyvmm.virtio.ring import DESCRIPTOR, Chain, ChainBuilder, QueueError, memory_barrier, ring_area, walk_indirect
+from pyvmm.virtio.ring import (
+    DESCRIPTOR,
+    Chain,
+    ChainBuilder,
+    QueueError,
+    RingFiller,
+    memory_barrier,
+    ring_area,
+    walk_indirect,
+)
 
 _USED_ELEMENT: Final = struct.Struct("<II")
 
@@ -46,14 +55,13 @@ class SplitRing:
         self._avail = ring_area(memory, "available ring", avail, 4 + 2 * size + event, 2).cast("H")
         self._used_bytes = ring_area(memory, "used ring", used, 4 + 8 * size + event, 4)
         self._used = self._used_bytes.cast("H")
+        parts = self._desc, self._avail, self._used_bytes
+        self._filler = RingFiller(memory, lambda: memory.split_filler(*parts, size))
         self._indirect = indirect
         self._event_idx = event_idx
         self._next_avail = 0
         self._next_used = 0
         self._shown = 0
-        self._filler: Filler | None = None
-        self._layout = 0
-        """Of memory, for which that is good."""
 
     def pop(self) -> Chain | None:
         ready = (self._avail[1] - self._next_avail) & 0xFFFF
@@ -90,15 +98,10 @@ class SplitRing:
         self._next_used = (self._next_used + 1) & 0xFFFF
 
     def fill(self, data: bytes, most: int, count_at: int) -> int:
-        memory = self._memory
-        if memory.written is not None:  # somebody asks which pages
+        filler = self._filler.get()
+        if filler is None:
             return 0
-        if self._layout != memory.layout:
-            self._filler = memory.filler(self._desc, self._avail, self._used_bytes, self.size)
-            self._layout = memory.layout
-        if self._filler is None:
-            return 0
-        count = self._filler.fill(self._next_avail, self._next_used, data, most, count_at)
+        count = filler.fill(self._next_avail, self._next_used, data, most, count_at)
         self._next_avail = (self._next_avail + count) & 0xFFFF
         self._next_used = (self._next_used + count) & 0xFFFF
         return count

@@ -42,6 +42,7 @@ class FakeWire:
         self.waiting: list[bytes] = []
         """What there was no room for yet."""
         self.receive: Callable[[bytes], bool] | None = None
+        self.caught_up: Callable[[], None] | None = None
         self.connected = True
         self.link_changed: Callable[[], None] = lambda: None
         self.closed = False
@@ -51,8 +52,8 @@ class FakeWire:
         self.out.append(bytes(frame))
         self.more.append(more)
 
-    def listen(self, receive: Callable[[bytes], bool] | None) -> None:
-        self.receive = receive
+    def listen(self, receive: Callable[[bytes], bool] | None, caught_up: Callable[[], None] | None = None) -> None:
+        self.receive, self.caught_up = receive, caught_up
 
     def give(self, frame: bytes) -> None:
         self.waiting.append(frame)
@@ -62,6 +63,8 @@ class FakeWire:
         while self.waiting and self.receive is not None and self.receive(self.waiting[0]):
             del self.waiting[0]
             self.received += 1
+        if self.caught_up is not None:
+            self.caught_up()
 
     def connect(self, connected: bool) -> None:
         self.connected = connected

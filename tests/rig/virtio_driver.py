@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvm_cffi.rings import PackedFiller, SplitFiller
 from pyvmm.machine.machine import Machine
 from pyvmm.memory import GuestMemory
 from pyvmm.pci.doorbell import FakeDoorbells
@@ -180,6 +181,12 @@ class PackedDriver:
 
 
 Driver = SplitDriver | PackedDriver
+
+
+def fill_in_c(ram: GuestMemory, wanted: bool) -> None:
+    """Whether C spreads what a device has for the driver, or Python."""
+    ram.make_split_filler = SplitFiller if wanted else None
+    ram.make_packed_filler = PackedFiller if wanted else None
 
 
 class BoardOf(Board):

@@ -17,7 +17,7 @@ from tests.rig.twins import Access, Twin, random_accesses, undeclared
 PARTS: dict[str, Callable[[int], Twin]] = {**CHIPS, **FUNCTIONS}
 START = 1_000_000_000_000
 
-RING = {"SplitRing", "PackedRing", "OffloadedRing", "Chain"}
+RING = {"SplitRing", "PackedRing", "OffloadedRing", "RingFiller", "Chain"}
 NOT_STATE = {
     **dict.fromkeys(("FwCfg._files", "FwCfg._names"), "made again of what is on the board"),
     "VgaText._generation": "says that the picture has changed; a load makes another",
@@ -42,7 +42,7 @@ NOT_STATE = {
     "Offload.server": "another after a load",
     "VirtioVsock._server": "another after a load",
     "VirtioVsock._used": "the server is to be another after a load",
-    "FakeWire.receive": "who listens, as driver_ok says",
+    **dict.fromkeys(("FakeWire.receive", "FakeWire.caught_up"), "who listens, as driver_ok says"),
     "FixedPorts.decoded": "what the registers say, by place_bars()",
     "Bar.claim": "BARs are placed as configuration space says",
     "PciTestdev.current": "kept as _running",

@@ -64,7 +64,9 @@ class Card:
     def __init__(self, wire: Wire, room: int = 1 << 30) -> None:
         self.wire, self.room = wire, room
         self.frames: list[bytes] = []
-        wire.listen(self.receive)
+        self.batches: list[int] = []
+        """How many frames had come whenever the wire had no more."""
+        wire.listen(self.receive, lambda: self.batches.append(len(self.frames)))
 
     def receive(self, frame: bytes) -> bool:
         if self.room:
@@ -305,6 +307,19 @@ def test_without_room_nothing_is_read_and_nothing_lost(rig: Rig, path: Path) -> 
         peer.wire.ready()
         rig.turn()
     assert card.frames == sent and peer.wire.received == len(sent) and peer.wire.dropped == 0
+
+
+def test_the_card_hears_when_it_has_what_came_together(rig: Rig, path: Path) -> None:
+    peer = Peer(rig, path)
+    card = Card(peer.wire, room=2)
+    peer.socket.send(framed(*frames(60, 61, 62, 63)))
+    rig.turn()
+    assert card.batches[-1] == 2, "and no room for more"
+    card.batches.clear()
+    card.room = 2
+    peer.wire.ready()
+    rig.turn()
+    assert card.batches == [3, 4]
 
 
 def test_while_nobody_listens_frames_are_lost(rig: Rig, path: Path) -> None:

@@ -13,7 +13,7 @@ from pyvmm import state
 from pyvmm.backends.mac import parse_mac
 from pyvmm.errors import UserError
 from pyvmm.memory import GuestMemory
-from pyvmm.virtio.net import CONTROL, MAX_PIECES, RECEIVE, TRANSMIT, VirtioNet
+from pyvmm.virtio.net import CONTROL, LONG, MAX_PIECES, RECEIVE, TRANSMIT, VirtioNet
 from pyvmm.virtio.net_filter import MAX_ADDRESSES
 from tests.rig.net_driver import (
     EVENT_IDX,
@@ -28,6 +28,7 @@ from tests.rig.net_driver import (
     frame,
 )
 from tests.rig.vhost import FakeVhost
+from tests.rig.virtio_driver import fill_in_c
 
 RAM = GuestMemory.of_size(0x1000)
 MRG_RXBUF, CTRL_RX, ANNOUNCE = 1 << 15, 1 << 18, 1 << 21
@@ -51,6 +52,25 @@ def test_identity_and_configuration() -> None:
     words = {"to": "user", "headers": True, "name": "tap7", "forward": "x", "mtu": 9000, "dump": None}
     assert card.networks.asked == words | {"queues": 1, "lend": False}
     assert 3 not in bits(NetDriver().virtio.offered())
+
+
+@pytest.mark.parametrize("features", [0, PACKED])
+@pytest.mark.parametrize("fills", [False, True])
+def test_the_driver_is_interrupted_once_for_what_comes_together_and_for_each_long_frame(
+    features: int, fills: bool
+) -> None:
+    wire = FakeWire()
+    card = NetDriver(wire, features=features)
+    fill_in_c(card.ram, fills)
+    card.virtio.msix()
+    for _ in range(60):
+        card.offer(4096, kick=False)
+    for length, interrupts in ((60, 1), (1500, 1), (LONG, 3)):
+        given = [frame(length + n) for n in range(3)]
+        wire.waiting += given
+        wire.ready()
+        assert card.frames() == given
+        assert len(card.virtio.messages) == interrupts
 
 
 def test_the_wire_hears_which_frame_of_a_kick_is_the_last() -> None:
