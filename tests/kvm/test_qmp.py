@@ -244,6 +244,27 @@ def test_who_goes_on_talking_is_left_all_the_same(tmp_path: Path) -> None:
     assert refused.is_set(), "the server has waited until the client was done"
 
 
+def test_what_a_slow_reader_has_asked_for_does_not_keep_it(tmp_path: Path) -> None:
+    """The answers fill the socket; what is still to be answered when the server closes is not."""
+    asked = REQUEST_LIMIT // 2
+    path = str(tmp_path / "qmp")
+    with Machine(MachineConfig(guest="keyboard")) as machine:
+        server = QmpServer(machine, path)
+        raw = Raw(path)
+        raw.socket.sendall(b"{}" * asked)
+        raw.answer()  # it has begun
+        closer = threading.Thread(target=server.close)
+        closer.start()
+        while not server._closing:
+            time.sleep(0)
+        answered = 1
+        while raw._lines.readline():
+            answered += 1
+        closer.join()
+        raw.close()
+    assert answered < asked
+
+
 async def _is_served(client: QMPClient) -> None:
     assert await ask(client, "query-status") == {"status": "running", "running": True}
 
