@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import threading
+import time
 from types import TracebackType
 from typing import Final, Self
 
@@ -14,7 +15,7 @@ from pyvmm import threads
 SEND_TIMEOUT: Final = 10.0
 """Seconds: a client that reads nothing for so long is gone."""
 GOODBYE: Final = 1.0
-"""Seconds that it gets to hear the last."""
+"""Seconds that it gets to hear the last, whatever it still sends."""
 
 
 class Listening:
@@ -89,6 +90,8 @@ class Listening:
 def say_goodbye(client: socket.socket) -> None:
     """Let it read what was said last: a socket that is closed with something unread is reset."""
     client.shutdown(socket.SHUT_WR)
-    client.settimeout(GOODBYE)
-    while client.recv(65536):
-        pass
+    until = time.monotonic() + GOODBYE
+    while (left := until - time.monotonic()) > 0:
+        client.settimeout(left)
+        if not client.recv(65536):
+            return

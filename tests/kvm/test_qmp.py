@@ -9,6 +9,8 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -219,6 +221,48 @@ def test_hostile_clients(tmp_path: Path, request: pytest.FixtureRequest) -> None
         talk(path, lambda client: _is_served(client))
         machine.keyboard.type("echo still there\n")
         assert machine.wait(lambda: "still there" in machine.screen, 60)
+
+
+def test_who_goes_on_talking_is_left_all_the_same(tmp_path: Path) -> None:
+    """The server ends while a client sends a space now and then, each sooner than it may be waited for."""
+    refused = threading.Event()
+
+    def talk_on(raw: Raw) -> None:
+        with suppress(OSError):
+            for _ in range(600):
+                raw.socket.sendall(b" ")
+                time.sleep(0.05)
+            return
+        refused.set()
+
+    with served(tmp_path) as (_, path):
+        raw = Raw(path)
+        talker = threading.Thread(target=talk_on, args=(raw,))
+        talker.start()
+    talker.join()
+    raw.close()
+    assert refused.is_set(), "the server has waited until the client was done"
+
+
+def test_what_a_slow_reader_has_asked_for_does_not_keep_it(tmp_path: Path) -> None:
+    """The answers fill the socket; what is still to be answered when the server closes is not."""
+    asked = REQUEST_LIMIT // 2
+    path = str(tmp_path / "qmp")
+    with Machine(MachineConfig(guest="keyboard")) as machine:
+        server = QmpServer(machine, path)
+        raw = Raw(path)
+        raw.socket.sendall(b"{}" * asked)
+        raw.answer()  # it has begun
+        closer = threading.Thread(target=server.close)
+        closer.start()
+        while not server._closing:
+            time.sleep(0)
+        answered = 1
+        while raw._lines.readline():
+            answered += 1
+        closer.join()
+        raw.close()
+    assert answered < asked
 
 
 async def _is_served(client: QMPClient) -> None:

@@ -18,16 +18,22 @@ MOST_ITEMS: Final = 4096
 """That one line may ask for."""
 _SIZES: Final = {"b": 1, "h": 2, "w": 4, "g": 8}
 _A_ROW: Final = {1: 8, 2: 8, 4: 4, 8: 2}
-_NUMBER: Final = r"(0[xX][0-9a-fA-F]{1,16}|[0-9]{1,20})"
+_NUMBER: Final = r"(0[xX][0-9a-fA-F]{1,16}|0[0-7]{0,22}|[1-9][0-9]{0,19})"
+"""As C spells it: 010 is 8."""
 _XP: Final = re.compile(rf"xp\s*(?:/([0-9]{{0,5}})x?([bhwg]?))?\s+{_NUMBER}")
 _GPA2HVA: Final = re.compile(rf"gpa2hva\s+{_NUMBER}")
 NAME: Final = "ram"
 
 
+def _number(text: str) -> int:
+    """What _NUMBER matches; int() alone refuses a leading zero."""
+    return int(text, 8 if text[1:2].isdigit() and text[0] == "0" else 0)
+
+
 def _xp(machine: Machine, match: re.Match[str]) -> str:
     """/NxS ADDRESS: N items of size S (b, h, w, g: 1, 2, 4, 8 bytes), hexadecimal, from a guest physical address."""
     count = min(int(match[1] or 1), MOST_ITEMS)
-    return "".join(_rows(machine.memory, int(match[3], 0), count, _SIZES[match[2] or "w"]))
+    return "".join(_rows(machine.memory, _number(match[3]), count, _SIZES[match[2] or "w"]))
 
 
 def _rows(memory: GuestMemory, address: int, count: int, size: int) -> list[str]:
@@ -53,7 +59,7 @@ def _mtree(machine: Machine, match: re.Match[str]) -> str:
 
 
 def _gpa2hva(machine: Machine, match: re.Match[str]) -> str:
-    address = int(match[1], 0)
+    address = _number(match[1])
     found = locate(machine.memory, address)
     if found is None:
         return f"No memory is mapped at address {address:#x}\r\n"

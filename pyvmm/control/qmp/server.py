@@ -92,6 +92,8 @@ class QmpServer(Listening):
                 if not data:
                     return
                 for request in reader.feed(data):
+                    if self._closing:  # there may be thousands, whose answers it reads at its leisure
+                        break
                     client.sendall(self._answer(request))
                     if isinstance(request, Garbage) and request.last:
                         say_goodbye(client)
