@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 
 @contextmanager
 def new_file(path: str) -> Iterator[int]:
-    """A descriptor of a file beside *path*, which becomes *path* when the block ends; where it raises, *path* stays as
-    it was. Raises OSError."""
+    """A descriptor of a file beside *path*, which becomes *path* when the block ends, or what that links to; where it
+    raises, *path* stays as it was. Raises OSError, also for a device or a folder: for who is root, it would be gone."""
     import tempfile  # with all that it can do; reading wants none of it
 
+    path = os.path.realpath(path)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise OSError(errno.EINVAL, "it is there, and no regular file", path)
     fd, name = tempfile.mkstemp(prefix=".pyvmm-", dir=os.path.dirname(path) or ".")
     try:
         try:
