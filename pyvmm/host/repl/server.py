@@ -105,11 +105,13 @@ class PromptSession:
     def close(self) -> None:
         """The machine has ended: say so, and let go; of who reads nothing too."""
         try:
-            if not self._gate.acquire(timeout=GOODBYE):
-                self._client.shutdown(socket.SHUT_RDWR)  # what is being sent fails
+            if self._gate.acquire(timeout=GOODBYE):
+                try:
+                    self._client.settimeout(GOODBYE)
+                finally:
+                    self._gate.release()
             else:
-                self._client.settimeout(GOODBYE)
-                self._gate.release()
+                self._client.shutdown(socket.SHUT_RDWR)  # what is being sent fails
         except OSError:  # he has gone
             pass
         self._show_ready(None)
