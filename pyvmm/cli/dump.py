@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pyvmm.control.qmp.client import QmpClient
+from pyvmm.cli.machine_socket import connected
 from pyvmm.errors import printable
 from pyvmm.units import KIB
 
@@ -13,7 +13,7 @@ from pyvmm.units import KIB
 def dump(path: str, file: Path) -> int:
     """Ask the machine behind socket *path* for an ELF core file, here; the exit status. Raises UserError."""
     where = os.path.abspath(file)
-    with QmpClient(path) as client:
+    with connected(path) as client:
         client.execute("dump-guest-memory", paging=True, protocol=f"file:{where}")
     shown = printable(str(file))
     try:

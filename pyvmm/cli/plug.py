@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from pyvmm.cli.machine_socket import connected
 from pyvmm.cli.stdio import complain
-from pyvmm.control.qmp.client import QmpClient
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, printable
 
@@ -16,7 +16,7 @@ def plug(path: str, device: str) -> int:
     spec = DeviceSpec.parse(device)
     name = spec.name if spec.file is None else f"{os.path.abspath(spec.file)}:{spec.kind}"
     places = {key: getattr(spec, key) for key in ("id", "port", "slot") if getattr(spec, key) is not None}
-    with _connected(path) as client:
+    with connected(path) as client:
         client.execute("device_add", driver=name, **dict(spec.arguments), **places)
     return 0
 
@@ -24,7 +24,7 @@ def plug(path: str, device: str) -> int:
 def unplug(path: str, name: str, force: bool) -> int:
     """Ask it to do without device *name*, and wait until its guest has let go of that; the exit status. Raises
     UserError, and where the guest does not."""
-    with _connected(path) as client:
+    with connected(path) as client:
         client.execute("device_del", id=name, **({"force": True} if force else {}))
         if not force:
             complain(f"pyvmm: waiting for the guest to let go of {name} (Ctrl-C: do not wait)")
@@ -32,9 +32,3 @@ def unplug(path: str, name: str, force: bool) -> int:
     if event["event"] != "DEVICE_DELETED":
         raise UserError(f"{name}: {printable(str(event['data'].get('reason')))}")
     return 0
-
-
-def _connected(path: str) -> QmpClient:
-    return QmpClient(
-        path, lambda: complain(f"pyvmm: another client is at socket {printable(path)}: waiting for its end")
-    )

@@ -10,13 +10,16 @@ import stat
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pyvmm import Machine, MachineConfig
 from pyvmm.host.repl.server import PromptServer
+from pyvmm.host.repl.wire import LINE, packed
 from tests.rig.board import board, count, counting
 from tests.rig.console import Console
 
@@ -271,3 +274,20 @@ def test_who_speaks_something_else_is_let_go(tmp_path: Path, garbage: bytes) -> 
 def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
     ran = subprocess.run([PYVMM, *arguments], capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stderr) == (2, f"pyvmm: {line}\n")
+
+
+def test_who_reads_nothing_does_not_keep_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More is printed than the socket takes: the server ends all the same, however long it would wait for a user."""
+    monkeypatch.setattr("pyvmm.host.repl.server.SEND_TIMEOUT", 600.0)
+    path = str(tmp_path / "prompt")
+    with Machine(MachineConfig(guest="keyboard")) as machine, socket.socket(socket.AF_UNIX) as user:
+        server = PromptServer(machine, path)
+        user.connect(path)
+        user.sendall(packed(LINE, "print('x' * (1 << 24))"))
+        user.recv(1)
+        while user.recv(1) != b"x":
+            pass
+        closer = threading.Thread(target=server.close, daemon=True)
+        closer.start()
+        closer.join(60)
+        assert not closer.is_alive()

@@ -15,6 +15,8 @@ GREETING_S: Final = 1.0
 """Seconds after which a server that has not greeted has somebody else to serve."""
 LINE_LIMIT: Final = 1 << 20
 """Bytes of one answer."""
+_OBJECTS: Final = ("data", "error")
+"""Members of a message that are objects where they are there."""
 Message = dict[str, Any]
 
 
@@ -57,11 +59,13 @@ class QmpClient:
         try:
             line = self._lines.readline(LINE_LIMIT)
             message = json.loads(line) if line.endswith(b"\n") else None
+        except OSError:  # it ended before it had read what was sent
+            line, message = b"", None
         except (ValueError, RecursionError):
             message = None
         if not line:
             raise self._error("the machine has ended")
-        if not isinstance(message, dict):
+        if not isinstance(message, dict) or not all(isinstance(message.get(key, {}), dict) for key in _OBJECTS):
             raise self._error("whoever is there does not speak QMP")
         return message
 

@@ -97,25 +97,25 @@ def _text(said: str | bytes) -> str:
 
 def _packets(file: BinaryIO) -> Iterator[tuple[int, bytes | None]]:
     """(where, a packet's bytes) one after another; None for what is not whole, which is the last then."""
-    at = 0
+    at = 0  # counted, and not asked of the file: a pipe does not know
     while tag := file.read(1):
-        length = _varint(file) if tag == TAG else None
+        length, size = _varint(file) if tag == TAG else (None, 0)
         data = file.read(length) if length is not None and length <= LONGEST else b""
         if length is None or len(data) != length:
             yield at, None
             return
         yield at, data
-        at = file.tell()
+        at += len(TAG) + size + length
 
 
-def _varint(file: BinaryIO) -> int | None:
-    """A length of at most four bytes; None where it is longer, or the file ends."""
+def _varint(file: BinaryIO) -> tuple[int | None, int]:
+    """A length, and of how many bytes: four at most; None where it is longer, or the file ends."""
     value = 0
-    for shift in range(0, 28, 7):
+    for size in range(1, 5):
         byte = file.read(1)
         if not byte:
-            return None
-        value |= (byte[0] & 0x7F) << shift
+            return None, size
+        value |= (byte[0] & 0x7F) << 7 * (size - 1)
         if byte[0] < 0x80:
-            return value
-    return None
+            return value, size
+    return None, size

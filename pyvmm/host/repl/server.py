@@ -31,6 +31,8 @@ from pyvmm.machine.machine import Machine
 
 SEND_TIMEOUT: Final = 10.0
 """Seconds that a user who reads nothing gets."""
+GOODBYE: Final = 1.0
+"""Seconds that he gets when the machine has ended."""
 CLIENTS: Final = 16
 GREETING: Final = "machine is the machine; Ctrl-D leaves, and the guest goes on\n"
 
@@ -47,6 +49,8 @@ class PromptSession:
 
     def _send(self, kind: str, text: str = "") -> None:
         with self._gate:
+            if self._gone.is_set():  # each more would be waited for as long again
+                return
             try:
                 self._client.sendall(packed(kind, text))
             except OSError:  # he is gone, or reads nothing
@@ -99,7 +103,17 @@ class PromptSession:
             self._statements.complete(text, lambda found: self._send(COMPLETIONS, "\n".join(found)))
 
     def close(self) -> None:
-        """The machine has ended: say so, and let go."""
+        """The machine has ended: say so, and let go; of who reads nothing too."""
+        try:
+            if self._gate.acquire(timeout=GOODBYE):
+                try:
+                    self._client.settimeout(GOODBYE)
+                finally:
+                    self._gate.release()
+            else:
+                self._client.shutdown(socket.SHUT_RDWR)  # what is being sent fails
+        except OSError:  # he has gone
+            pass
         self._show_ready(None)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,18 @@ def test_what_is_written_is_read_back(tmp_path: Path, made: list[Record]) -> Non
         TraceEvent(track, categories(track), name, began, None if ended == POINT else ended, through, ending)
         for track, began, ended, name, _, through, ending in made
     ]
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    """As `zcat timeline.gz | pyvmm timeline /dev/stdin` has it."""
+    made: list[Record] = [("vCPU 0", 1 << 40, (1 << 40) + 5, "KVM_EXIT_HLT", NO_VALUE, (), ()) for _ in range(3)]
+    file, pipe = tmp_path / "timeline", tmp_path / "pipe"
+    file.write_bytes(written(made))
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(file.read_bytes(),))
+    writer.start()
+    assert list(events(pipe)) == list(events(file)) != []
+    writer.join()
 
 
 def test_it_is_a_trace_as_perfetto_reads_it() -> None:
