@@ -17,7 +17,10 @@ def new_file(path: str) -> Iterator[int]:
 
     path = os.path.realpath(path)
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is there, and no regular file", path)
     fd, name = tempfile.mkstemp(prefix=".pyvmm-", dir=os.path.dirname(path) or ".")
     try:
