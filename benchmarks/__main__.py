@@ -22,6 +22,7 @@ from benchmarks import (
     document,
     doorbell,
     exits,
+    grub,
     host,
     keys,
     net_lab,
@@ -54,6 +55,7 @@ IN_LAB: Final[dict[str, Callable[[int], str]]] = {
     "pio-lab": lambda rounds: pio.measure(rounds, pio.Load(5000, 2000), goal=2.0),
     "boot-lab": boot.measure,
     "boot-exits": exits.measure,
+    "grub-lab": grub.measure,
     "virtio-lab": virtio.measure,
     "blk-lab": blk_lab.measure,
     "net-lab": net_lab.measure,
@@ -63,6 +65,7 @@ IN_LAB: Final[dict[str, Callable[[int], str]]] = {
 PREPARE: Final[dict[str, Callable[[], None]]] = {
     "virtio-lab": virtio.prepare,
     "blk-lab": blk_lab.prepare,
+    "grub-lab": grub.prepare,
     "net-lab": net_lab.prepare,
     "vfio-lab": vfio.prepare,
 }

@@ -47,17 +47,19 @@ def commands(disk: Path) -> dict[str, list[str]]:
     return {BIOS: [*ours, "bios"], SEABIOS: [*ours, "seabios"], QEMU: qemu}
 
 
+def measure_until(line: bytes, made: dict[str, list[str]], rounds: int, what: str) -> str:
+    """The table of how long each of the commands *made* takes from exec to *line*, which is *what*."""
+    for name, command in made.items():
+        say(f"{name}, not counted, for the page cache: {run_until(command, line).seconds:.2f}")
+    contenders = {name: (lambda command=command: run_until(command, line).seconds) for name, command in made.items()}
+    seconds = in_turn(contenders, rounds, say)
+    head = ["", f"exec to {what}, s (least–most)", "its time, times that of our BIOS"]
+    rows = [[name, spread(runs, 2), f"{paired_ratio(runs, seconds[BIOS]):.2f}"] for name, runs in seconds.items()]
+    return table(head, rows)
+
+
 def measure(rounds: int) -> str:
     with tempfile.TemporaryDirectory() as directory:
         disk = Path(directory) / "disk.img"
         write_disk(disk)
-        made = commands(disk)
-        for name, command in made.items():
-            say(f"{name}, not counted, for the page cache: {run_until(command, LINE).seconds:.2f}")
-        contenders = {
-            name: (lambda command=command: run_until(command, LINE).seconds) for name, command in made.items()
-        }
-        seconds = in_turn(contenders, rounds, say)
-    head = ["", "exec to the boot sector, s (least–most)", "its time, times that of our BIOS"]
-    rows = [[name, spread(runs, 2), f"{paired_ratio(runs, seconds[BIOS]):.2f}"] for name, runs in seconds.items()]
-    return table(head, rows)
+        return measure_until(LINE, commands(disk), rounds, "the boot sector")
