@@ -98,7 +98,7 @@ class AtaDrive:
     def __init__(self, medium: Medium, model: str, serial: str, firmware: str, trace: Channel = OFF) -> None:
         self._medium = medium
         self._identity = DriveIdentity(model, serial, firmware, medium.sectors)
-        self._trace = trace
+        self.trace = trace
         self.number = 0
         """0 or 1, by its place on the cable."""
         self.changed: Callable[[], None] = lambda: None
@@ -224,8 +224,8 @@ class AtaDrive:
             self.changed()  # at once: the next one is another edge
         self.error = 0
         self._command = code
-        if self._trace.enabled:
-            self._trace(f"command {code:#04x} registers {bytes(self.now[1:7]).hex(' ')}")
+        if self.trace.enabled:
+            self.trace(f"command {code:#04x} registers {bytes(self.now[1:7]).hex(' ')}", ("command",))
         transfer = TRANSFERS.get(code)
         if transfer is not None:
             self._begin(transfer)
@@ -363,6 +363,8 @@ class AtaDrive:
             sectors = self._filled // SECTOR
             self._sector += sectors
             self._left -= sectors
+            if self.trace.enabled:
+                self.trace(f"{self._filled} bytes of data are read", ("answer", int(self._left <= 0)))
             if self._left > 0:
                 self._fetch()
             else:

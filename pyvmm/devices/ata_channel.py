@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pyvmm.devices.ata import AtaDrive
-from pyvmm.devices.ata_abi import COMMAND, DEVICE, DEVICE_DEV, STATUS
+from pyvmm.devices.ata_abi import BSY, COMMAND, DEVICE, DEVICE_DEV, DRQ, STATUS
 from pyvmm.irq import Irq
 
 SRST, NIEN, HOB = 0x04, 0x02, 0x80
@@ -29,7 +29,9 @@ class AtaChannel:
 
     STATE = ("drives", "control", "_selected", "intrq")
 
-    def __init__(self, line: Irq) -> None:
+    def __init__(self, line: Irq, number: int = 0) -> None:
+        """*number*: 0 for the primary channel, 1 for the secondary one; what the trace says."""
+        self.number = number
         self.drives: list[AtaDrive] = []
         self.command_block = CommandBlock(self)
         self.control_block = ControlBlock(self)
@@ -71,6 +73,8 @@ class AtaChannel:
         level = drive is not None and drive.pending and not self.control & NIEN
         rose = level and not self.intrq
         self.intrq = level
+        if rose and drive is not None and drive.trace.enabled:
+            drive.trace("INTRQ", ("intrq", self.number))
         self._line.set_level(level)
         if rose:
             self.rose()
@@ -85,6 +89,9 @@ class AtaChannel:
         if drive is None:
             return 0
         if drive.pending:
+            if drive.trace.enabled:
+                over = not drive.status & (BSY | DRQ)
+                drive.trace(f"read of the status returns {drive.status:#04x}", ("answer", int(over)))
             drive.pending = False
             self.update()
         return drive.status

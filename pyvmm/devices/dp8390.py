@@ -222,6 +222,8 @@ class Dp8390:
         elif offset in (TBCR0, TBCR1):
             self.tbcr = _with_byte(self.tbcr, offset - TBCR0, value)
         elif offset == ISR:
+            if self.trace.enabled and self.isr & value & ISR_PTX:
+                self.trace("PTX is cleared", ("acknowledged",))
             self.isr &= ~value | ISR_RST
         elif offset in (RSAR0, RSAR1):
             self.rsar = _with_byte(self.rsar, offset - RSAR0, value)
@@ -299,7 +301,15 @@ class Dp8390:
             self._remote = self.pstart * PAGE
         self._remaining = max(0, self._remaining - width)
         if not self._remaining:
+            if self.trace.enabled and self.cr & CR_RD == RD_READ:
+                self._trace_read()
             self._raise(ISR_RDC)
+
+    def _trace_read(self) -> None:
+        """A remote DMA is over: drivers read the header of a frame, then what is behind it, or both at once."""
+        page, offset = divmod(self.rsar, PAGE)
+        beyond = offset + self.rbcr > HEADER_SIZE
+        self.trace(f"remote DMA has read {self.rbcr} bytes at {self.rsar:#06x}", ("fetched", page, int(beyond)))
 
     def _width(self, size: int) -> int:
         """Bytes of RAM that an access of *size* moves: in word mode a byte has the lower half of a word."""
@@ -339,7 +349,7 @@ class Dp8390:
         else:
             self.tsr = TSR_PTX
             if self.trace.enabled:
-                self.trace(f"sends {len(frame)} bytes: {frame[:14].hex(' ')}")
+                self.trace(f"sends {len(frame)} bytes: {frame[:14].hex(' ')}", ("sent",))
             self._send(frame)
         self._raise(ISR_PTX)
 
@@ -389,9 +399,10 @@ class Dp8390:
         first = (self.pstop - self.curr) * PAGE
         self._store(self.curr * PAGE, data[:first])
         self._store(self.pstart * PAGE, data[first:])
-        self.curr = following
+        page, self.curr = self.curr, following
         if self.trace.enabled:
-            self.trace(f"received {len(frame)} bytes: {frame[:14].hex(' ')}, next page {following:#x}")
+            said = f"received {len(frame)} bytes: {frame[:14].hex(' ')}, next page {following:#x}"
+            self.trace(said, ("received", page))
         self._raise(ISR_PRX)
 
     def _miss(self) -> None:

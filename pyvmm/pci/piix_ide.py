@@ -169,7 +169,7 @@ class PiixIde(PciDevice):
         self.channels: list[AtaChannel] = []
         self.disks: list[AtaDisk] = []
         for number, line in enumerate(lines):
-            channel = AtaChannel(line)
+            channel = AtaChannel(line, number)
             self.channels.append(channel)
             self.masters.append(BusMaster(self, channel))
             self.config.define(IDETIM + 2 * number, 2, IDETIM_IDE, 0xFFFF)

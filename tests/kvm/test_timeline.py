@@ -16,9 +16,11 @@ from pyvmm.control.timeline.timeline import Timeline
 from pyvmm.errors import UserError
 from pyvmm.input.codes import KEY_E
 from pyvmm.machine.outcome import End, Outcome
+from pyvmm.pci.ne2000 import Ne2000
 from pyvmm.units import MIB
 from pyvmm.virtio.pci import VirtioPci
 from tests.rig.board import Board, board, counting
+from tests.rig.net_driver import PEER, FakeWire, OneWire
 from tests.rig.timeline import ended, flows, said, trace_of
 from tests.rig.virtio_driver import Virtio
 
@@ -142,6 +144,48 @@ def test_a_disk_request_is_one_flow(path: Path, tmp_path: Path, depth: int) -> N
             assert re.match("MSI by GSI|KVM_SIGNAL_MSI: ", rest[4])
             told += 1
     assert told
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_an_ata_request_is_one_flow_from_the_command_to_the_guests_read_of_the_data(
+    path: Path, tmp_path: Path, irqchip: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.write_bytes(bytes(MIB))
+    device = f"ata-disk,path={disk}"
+    with board("ata", devices=(device,), parameters={"lba": 3}, irqchip=irqchip) as machine, Timeline(machine, path):
+        assert machine.finish() == Outcome(End.DEBUG_EXIT, 0)
+    seen = trace_of(path)
+    (way,) = ended(seen)
+    command, intrq, *interrupts, status, data = way
+    assert command == ("ata-disk", "command 0x20 registers 00 01 03 00 00 e0") and intrq == ("ata-disk", "INTRQ")
+    assert status == ("ata-disk", "read of the status returns 0x58")
+    assert data == ("ata-disk", "512 bytes of data are read")
+    assert interrupts and all(track == "interrupts" for track, _ in interrupts)
+    assert all(re.search(r"\b(IRQ|pin) 14\b", name) for _, name in interrupts)
+    (whole,) = flows(seen).values()
+    exits = [event.name for event in whole if event.track == "vCPU 0"]
+    assert exits[0] == "ide: out port 0x1f0+0x7" and exits[-1].startswith("ide: in port 0x1f0")
+
+
+@pytest.mark.parametrize("irqchip", ["kernel", "split", "user"])
+def test_frames_of_an_ne2000_are_one_flow_each(path: Path, irqchip: str) -> None:
+    """What the guest sends ends with its acknowledgement, what it gets with its remote DMA."""
+    wire = FakeWire()
+    card = Ne2000("user", OneWire(wire))
+    with board("ne2k", devices=(card,), irqchip=irqchip) as machine, Timeline(machine, path):
+        machine.start()
+        assert machine.wait(lambda: machine.value("step") == 5, 60)
+        machine.call(lambda: wire.give(wire.out[0][6:12] + PEER + wire.out[0][12:]))
+        assert machine.finish(60) == Outcome(End.DEBUG_EXIT, 0)
+    sent, received = ended(trace_of(path))
+    for way in (sent, received):
+        interrupts = [name for track, name in way if track == "interrupts"]
+        assert interrupts and all(re.search(r"\b(IRQ|pin) 1\d\b", name) for name in interrupts)
+        assert {track for track, _ in way} == {"interrupts", "Ne2000"}
+    assert sent[0][1].startswith("sends 60 bytes: ff ff ff ff ff ff ") and sent[-1][1] == "PTX is cleared"
+    assert received[0][1].startswith("received 60 bytes: ")
+    assert received[-1][1] == "remote DMA has read 64 bytes at 0x4700", "the frame with its header"
 
 
 def test_every_exit_is_there_once_with_its_device(path: Path) -> None:

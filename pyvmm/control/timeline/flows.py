@@ -2,6 +2,9 @@
 
     key         router -> PS/2 keyboard -> i8042's output buffer -> IRQ 1 -> the guest's read of port 0x60
                 router -> virtio-input's event, used -> interrupt -> the guest's read of the ISR status
+    ATA         command -> (INTRQ -> IRQ 14 or 15) -> the read of the last data, or of the status once there are none
+    NE2000      a frame in the ring -> interrupt -> the end of the remote DMA that reads it
+                transmit command, frame sent -> interrupt -> the write of the ISR that clears PTX
     doorbell    kick -> chain -> (a disk's request) -> used -> interrupt -> the guest's read of the ISR status
 
 Each channel says what it does in steps (trace.Step). Keys and scan codes are matched by their values, in order; what
@@ -18,7 +21,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Final, NamedTuple, TypeVar
 
-from pyvmm.board.layout import PCI_GSIS, PCI_IRQS
+from pyvmm.board.layout import IRQ_IDE, PCI_GSIS, PCI_IRQS
 from pyvmm.devices.scancodes import BREAK, BREAK_BIT, TRANSLATION
 from pyvmm.trace import Step
 
@@ -28,9 +31,12 @@ KEYS: Final = 64
 """Keys under way: the router holds more, for a guest that does not read them."""
 CHAINS: Final = 4096
 QUEUES: Final = 256
+DRIVES: Final = 256
+PAGES: Final = 4096
+"""Pages of rings that a frame begins in and that the driver has not read yet; one chip has 64."""
 PCI_LINES: Final = frozenset((*PCI_GSIS, *PCI_IRQS))
 WAITING: Final = 64
-"""Chains that were used and that the driver is not told of yet, a queue."""
+"""Chains that were used and that the driver is not told of yet, a queue; frames sent, a chip."""
 EV_KEY: Final = 1
 VIRTIO_PCI_ISR_QUEUE: Final = 1
 
@@ -93,6 +99,11 @@ class Flows:
         """Keys that are in buffers of virtio-input, whose interrupt is next."""
         self._irq: dict[int, int] = {}
         """What raises an ISA IRQ next."""
+        self._commands: dict[str, int] = {}
+        self._received: dict[tuple[str, int], int] = {}
+        self._sent: dict[str, deque[int]] = {}
+        self._frame: tuple[int, ...] = ()
+        """The frame whose interrupt is next, by a line."""
         self._teller = ""
         """Whose interrupt is next, and"""
         self._message: tuple[int, ...] = ()
@@ -103,6 +114,7 @@ class Flows:
         if step is None:
             return NO_LINKS
         message, self._message = self._message, ()
+        frame, self._frame = self._frame, ()
         word, *numbers = step
         match word, numbers:
             case "key", (code, value):
@@ -114,11 +126,25 @@ class Flows:
             case "read", (data,):
                 return self._read(data)
             case "irq", (irq, level):
-                return self._raise(irq, level, message)
+                return self._raise(irq, level, message, frame)
             case "msi", ():
                 if message:
                     self._told.pop(self._teller, None)
                 return Links(ending=message)
+            case "command", ():
+                return self._command(channel)
+            case "intrq", (number,):
+                return self._intrq(channel, number)
+            case "answer", (last,):
+                return self._answer(channel, last)
+            case "received", (page,):
+                return self._receive(channel, page)
+            case "fetched", (page, beyond):
+                return self._fetch(channel, page, beyond)
+            case "sent", ():
+                return self._send(channel)
+            case "acknowledged", ():
+                return Links(ending=tuple(self._sent.pop(channel, ())))
             case "event", (kind, code, value):
                 return self._event(kind, code, value)
             case "kick", (queue,):
@@ -182,13 +208,62 @@ class Flows:
 
     # Interrupts
 
-    def _raise(self, irq: int, level: int, message: tuple[int, ...]) -> Links:
+    def _raise(self, irq: int, level: int, message: tuple[int, ...], frame: tuple[int, ...]) -> Links:
         if not level:
             return NO_LINKS
-        if message and irq in PCI_LINES:
-            self._message = message  # a line of a PCI function has two ends, each of which is told
-            return Links(message)
+        if (message or frame) and irq in PCI_LINES:
+            self._message, self._frame = message, frame  # a line of a PCI function has two ends, each of which is told
+            return Links(message + frame)
         return self._of(self._irq.pop(irq, None))
+
+    # ATA
+
+    def _command(self, channel: str) -> Links:
+        flow = next(self._numbers)
+        _keep(self._commands, channel, flow, DRIVES)  # the last command has ended, or was given up
+        return self._of(flow)
+
+    def _intrq(self, channel: str, number: int) -> Links:
+        flow, irq = self._commands.get(channel), IRQ_IDE[0] + number
+        self._irq.pop(irq, None)
+        if flow is not None:
+            _keep(self._irq, irq, flow, QUEUES)
+        return self._of(flow)
+
+    def _answer(self, channel: str, last: int) -> Links:
+        if not last:
+            return self._of(self._commands.get(channel))
+        flow = self._commands.pop(channel, None)
+        if flow is None:
+            return NO_LINKS
+        for irq in [irq for irq, raises in self._irq.items() if raises == flow]:
+            del self._irq[irq]  # the driver has not waited for it
+        return Links(ending=(flow,))
+
+    # NE2000
+
+    def _receive(self, channel: str, page: int) -> Links:
+        flow = next(self._numbers)
+        _keep(self._received, (channel, page), flow, PAGES)
+        self._frame = (flow,)
+        return self._of(flow)
+
+    def _fetch(self, channel: str, page: int, beyond: int) -> Links:
+        """*beyond* its header, which the driver reads first, or with the frame."""
+        if not beyond:
+            return self._of(self._received.get((channel, page)))
+        flow = self._received.pop((channel, page), None)
+        return NO_LINKS if flow is None else Links(ending=(flow,))
+
+    def _send(self, channel: str) -> Links:
+        flow = next(self._numbers)
+        sent = self._sent.get(channel)
+        if sent is None:
+            sent = deque(maxlen=WAITING)
+            _keep(self._sent, channel, sent, DRIVES)
+        sent.append(flow)
+        self._frame = (flow,)
+        return self._of(flow)
 
     # Queues
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyvmm.clock import FakeClock
-from pyvmm.control.timeline.flows import CHAINS, KEYS, NO_LINKS, QUEUES, Flows, Links
+from pyvmm.control.timeline.flows import CHAINS, DRIVES, KEYS, NO_LINKS, PAGES, QUEUES, Flows, Links
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.ps2_keyboard import Ps2Keyboard
 from pyvmm.input import codes as ic
@@ -144,6 +144,43 @@ def test_an_interrupt_of_somebody_else_is_not_theirs() -> None:
     assert flows.links("irq", ("irq", 0, 1)) == NO_LINKS
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_an_ata_command_from_its_write_to_the_last_data(number: int) -> None:
+    flows = Flows()
+    assert steps(flows, "ata", ("command",), ("intrq", number)) == [Links((1,))] * 2
+    assert steps(flows, "irq", ("irq", 15 - number, 1), ("irq", 14 + number, 1)) == [NO_LINKS, Links((1,))]
+    answers = steps(flows, "ata", ("answer", 0), ("answer", 0), ("answer", 1), ("answer", 1))
+    assert answers == [Links((1,)), Links((1,)), Links(ending=(1,)), NO_LINKS]
+
+
+def test_an_ata_command_that_is_polled_leaves_no_interrupt() -> None:
+    flows = Flows()
+    assert steps(flows, "ata", ("command",), ("intrq", 0), ("answer", 1))[-1] == Links(ending=(1,))
+    assert flows.links("irq", ("irq", 14, 1)) == NO_LINKS
+
+
+def test_an_ata_command_that_is_given_up_is_followed_by_another() -> None:
+    flows = Flows()
+    steps(flows, "ata", ("command",))
+    assert steps(flows, "ata", ("command",), ("answer", 1)) == [Links((2,)), Links(ending=(2,))]
+
+
+def test_a_frame_from_the_ring_to_its_remote_read() -> None:
+    flows = Flows()
+    assert flows.links("ne2k", ("received", 0x46)) == Links((1,))
+    assert steps(flows, "irq", ("irq", 16, 1), ("irq", 11, 1)) == [Links((1,))] * 2
+    assert flows.links("ne2k", ("received", 0x47)) == Links((2,))  # the line is up
+    read = steps(flows, "ne2k", ("fetched", 0x46, 0), ("fetched", 0x46, 1), ("fetched", 0x46, 1), ("fetched", 0x47, 1))
+    assert read == [Links((1,)), Links(ending=(1,)), NO_LINKS, Links(ending=(2,))]
+
+
+def test_frames_that_are_sent_end_with_what_the_driver_clears() -> None:
+    flows = Flows()
+    assert steps(flows, "ne2k", ("sent",), ("sent",)) == [Links((1,)), Links((2,))]
+    assert flows.links("irq", ("irq", 11, 1)) == Links((2,))
+    assert steps(flows, "ne2k", ("acknowledged",), ("acknowledged",)) == [Links(ending=(1, 2)), NO_LINKS]
+
+
 NUMBER = st.integers(0, 1 << 16)
 STEP = st.one_of(
     st.tuples(st.just("key"), NUMBER, st.integers(0, 1)),
@@ -151,7 +188,11 @@ STEP = st.one_of(
     st.tuples(st.just("output"), st.integers(0, 255), st.sampled_from([1, 12])),
     st.tuples(st.just("read"), st.integers(0, 255)),
     st.tuples(st.just("irq"), st.integers(0, 23), st.integers(0, 1)),
-    st.just(("msi",)),
+    st.sampled_from([("msi",), ("command",), ("sent",), ("acknowledged",)]),
+    st.tuples(st.just("intrq"), st.integers(0, 1)),
+    st.tuples(st.just("answer"), st.integers(0, 1)),
+    st.tuples(st.just("received"), st.integers(0x46, 0x48)),
+    st.tuples(st.just("fetched"), st.integers(0x46, 0x48), st.integers(0, 1)),
     st.tuples(st.just("event"), st.integers(0, 4), NUMBER, NUMBER),
     st.tuples(st.sampled_from(["kick", "interrupt", "isr"]), NUMBER),
     st.tuples(st.sampled_from(["chain", "request", "used"]), NUMBER, NUMBER),
@@ -173,7 +214,8 @@ def test_a_guest_that_finishes_nothing_takes_no_memory() -> None:
     flows = Flows()
     for number in range(3 * CHAINS):
         steps(flows, "disk", ("kick", number), ("chain", number, number), ("interrupt", number))
-        steps(flows, f"disk{number}", ("interrupt", 0), ("key", number, 1))
+        steps(flows, f"disk{number}", ("interrupt", 0), ("key", number, 1), ("command",), ("received", 7), ("sent",))
     assert len(flows._chains) == CHAINS
     assert len(flows._kicked) <= QUEUES and len(flows._told) <= QUEUES and len(flows._used) <= QUEUES
+    assert len(flows._commands) == len(flows._sent) == DRIVES and len(flows._received) == PAGES
     assert len(flows._pressed) == KEYS
