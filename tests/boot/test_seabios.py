@@ -16,7 +16,7 @@ from pyvmm.config import FwCfgFile, MachineConfig
 from pyvmm.machine.outcome import End
 from tests.rig.boot_disks import extlinux_disk, grub_disk, hybrid_iso
 from tests.rig.guest import USERSPACE, Guest, warnings
-from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+from tests.rig.lab import CLOUD_KERNEL, DEBIAN, INITRAMFS_CLOUD
 
 MIB = 1 << 20
 GRUB_CFG = """set timeout=1
@@ -151,3 +151,19 @@ def test_memtest_from_a_hybrid_iso(linux: list[Linux], tmp_path: Path) -> None:
     guest.expect(shown("ISOLINUX"))
     guest.expect_screen("Memtest86+")
     guest.expect_screen("Status: Testing")
+
+
+def test_debian(linux: list[Linux]) -> None:
+    """A disk of Debian's packages: by GRUB and Debian's own initial ramdisk to the login, a command, power off."""
+    linux.append(Linux(firmware="seabios", devices=(f"virtio-blk,path={DEBIAN},temporary",)))
+    guest = linux[0]
+    guest.expect(shown("GNU GRUB"))
+    guest.expect("debian login: ")
+    guest.send("root\n")
+    guest.expect("root@debian:~# ")
+    assert guest.shell(". /etc/os-release; echo $ID-$VERSION_ID").strip() == "debian-12"
+    assert guest.shell("findmnt -no SOURCE,FSTYPE,OPTIONS /").split()[:2] == ["/dev/vda1", "ext4"]
+    assert guest.shell("touch /root/written; sync; stat -c %n /root/written").strip() == "/root/written"
+    assert guest.shell("cat /proc/1/comm").strip() == "init"
+    guest.send("poweroff\n")
+    assert guest.wait().end is End.POWER_OFF
