@@ -17,6 +17,7 @@ from pyvmm.machine.outcome import End
 from tests.rig.boot_disks import extlinux_disk, grub_disk, hybrid_iso
 from tests.rig.guest import USERSPACE, Guest, warnings
 from tests.rig.lab import CLOUD_KERNEL, DEBIAN, INITRAMFS_CLOUD
+from tests.rig.netboot import CLIENT, NetbootServer
 
 MIB = 1 << 20
 GRUB_CFG = """set timeout=1
@@ -34,6 +35,10 @@ LABEL linux
 """
 MEMTEST = Path("/boot/memtest86+x64.bin")
 """Of Debian's memtest86+."""
+IPXE = Path("/usr/lib/ipxe/ipxe.iso")
+"""Of Debian's ipxe."""
+PROGRAM = bytes.fromhex("fa 31c0 8ed8 fc be167c baf803 ac ee 84c0 75fa f4 ebfd").ljust(0x16, b"\x90")
+"""At 0000:7C00 it sends what is behind it to COM1, whose transmitter is always ready here, and halts."""
 ISOLINUX_CFG = """DEFAULT memtest
 LABEL memtest
     LINUX /boot/memtest
@@ -167,3 +172,22 @@ def test_debian(linux: list[Linux]) -> None:
     assert guest.shell("cat /proc/1/comm").strip() == "init"
     guest.send("poweroff\n")
     assert guest.wait().end is End.POWER_OFF
+
+
+def test_the_network_by_debians_ipxe(linux: list[Linux], tmp_path: Path) -> None:
+    """Its ISO as a disk: it drives the virtio card, has its address by DHCP and a program by TFTP, which runs."""
+    assert IPXE.exists(), f"{IPXE} is missing: scripts/test installs it"
+    script = b"#!ipxe\necho A script at ${net0/ip}\nchain program\n"
+    program = PROGRAM + b"The program has been fetched.\0"
+    # Of three blocks, the last one empty.
+    server = NetbootServer(tmp_path / "wire", "script", {"script": script, "program": program.ljust(1024, b"\0")})
+    try:
+        devices = (f"virtio-blk,path={IPXE},readonly", f"virtio-net,to=socket:{tmp_path}/wire")
+        linux.append(Linux(firmware="seabios", memory=64 * MIB, devices=devices))
+        guest = linux[0]
+        guest.expect("The program has been fetched.")
+        guest.expect_screen(f"A script at {CLIENT}")
+        assert (server.leased, server.sent) == (1, ["script", "program"])
+        linux.pop().close()
+    finally:
+        server.close()
