@@ -16,7 +16,8 @@ from pyvmm.config import FwCfgFile, MachineConfig
 from pyvmm.machine.outcome import End
 from tests.rig.boot_disks import extlinux_disk, grub_disk, hybrid_iso
 from tests.rig.guest import USERSPACE, Guest, warnings
-from tests.rig.lab import CLOUD_KERNEL, INITRAMFS_CLOUD
+from tests.rig.lab import CLOUD_KERNEL, DEBIAN, INITRAMFS_CLOUD
+from tests.rig.netboot import CLIENT, NetbootServer
 
 MIB = 1 << 20
 GRUB_CFG = """set timeout=1
@@ -34,6 +35,10 @@ LABEL linux
 """
 MEMTEST = Path("/boot/memtest86+x64.bin")
 """Of Debian's memtest86+."""
+IPXE = Path("/usr/lib/ipxe/ipxe.iso")
+"""Of Debian's ipxe."""
+PROGRAM = bytes.fromhex("fa 31c0 8ed8 fc be167c baf803 ac ee 84c0 75fa f4 ebfd").ljust(0x16, b"\x90")
+"""At 0000:7C00 it sends what is behind it to COM1, whose transmitter is always ready here, and halts."""
 ISOLINUX_CFG = """DEFAULT memtest
 LABEL memtest
     LINUX /boot/memtest
@@ -151,3 +156,38 @@ def test_memtest_from_a_hybrid_iso(linux: list[Linux], tmp_path: Path) -> None:
     guest.expect(shown("ISOLINUX"))
     guest.expect_screen("Memtest86+")
     guest.expect_screen("Status: Testing")
+
+
+def test_debian(linux: list[Linux]) -> None:
+    """A disk of Debian's packages: by GRUB and Debian's own initial ramdisk to the login, a command, power off."""
+    linux.append(Linux(firmware="seabios", devices=(f"virtio-blk,path={DEBIAN},temporary",)))
+    guest = linux[0]
+    guest.expect(shown("GNU GRUB"))
+    guest.expect("debian login: ")
+    guest.send("root\n")
+    guest.expect("root@debian:~# ")
+    assert guest.shell(". /etc/os-release; echo $ID-$VERSION_ID").strip() == "debian-12"
+    assert guest.shell("findmnt -no SOURCE,FSTYPE,OPTIONS /").split()[:2] == ["/dev/vda1", "ext4"]
+    assert guest.shell("touch /root/written; sync; stat -c %n /root/written").strip() == "/root/written"
+    assert guest.shell("cat /proc/1/comm").strip() == "init"
+    guest.send("poweroff\n")
+    assert guest.wait().end is End.POWER_OFF
+
+
+def test_the_network_by_debians_ipxe(linux: list[Linux], tmp_path: Path) -> None:
+    """Its ISO as a disk: it drives the virtio card, has its address by DHCP and a program by TFTP, which runs."""
+    assert IPXE.exists(), f"{IPXE} is missing: scripts/test installs it"
+    script = b"#!ipxe\necho A script at ${net0/ip}\nchain program\n"
+    program = PROGRAM + b"The program has been fetched.\0"
+    # Of three blocks, the last one empty.
+    server = NetbootServer(tmp_path / "wire", "script", {"script": script, "program": program.ljust(1024, b"\0")})
+    try:
+        devices = (f"virtio-blk,path={IPXE},readonly", f"virtio-net,to=socket:{tmp_path}/wire")
+        linux.append(Linux(firmware="seabios", memory=64 * MIB, devices=devices))
+        guest = linux[0]
+        guest.expect("The program has been fetched.")
+        guest.expect_screen(f"A script at {CLIENT}")
+        assert (server.leased, server.sent) == (1, ["script", "program"])
+        linux.pop().close()
+    finally:
+        server.close()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ EXTLINUX_MBR: Final = Path("/usr/lib/EXTLINUX/mbr.bin")
 ISOLINUX: Final = Path("/usr/lib/ISOLINUX")
 SYSLINUX_MODULES: Final = Path("/usr/lib/syslinux/modules/bios")
 """Of Debian's isolinux and syslinux-common."""
+BLOCK: Final = 64 << 10
+"""Bytes of a partition that are copied at a time."""
 CODE: Final = 440
 """Bytes of an MBR that are code."""
 GRUB_MODULES: Final = ("biosdisk", "part_msdos", "ext2", "normal", "linux", "echo", "sleep", "reboot", "minicmd")
@@ -44,8 +48,14 @@ def grub_disk(path: Path, config: str, files: dict[str, Path]) -> Path:
     tree = _tree(path, files)
     (tree / "boot" / "grub").mkdir()
     (tree / "boot" / "grub" / "grub.cfg").write_text(config)
-    partition, core = path.with_suffix(".ext2"), path.with_suffix(".core")
+    partition = path.with_suffix(".ext2")
     _ext2(tree, partition)
+    return grub_before(path, partition)
+
+
+def grub_before(path: Path, partition: Path) -> Path:
+    """A disk that GRUB boots as /boot/grub/grub.cfg of *partition*, the image of an ext2 or ext4, says."""
+    core = path.with_suffix(".core")
     run("grub-mkimage", "-O", "i386-pc", "-p", "(hd0,msdos1)/boot/grub", "-o", core, *GRUB_MODULES)
     image = bytearray(core.read_bytes())
     # The last entry of the list of blocks that its first sector loads: all others of it, from the next sector on.
@@ -101,7 +111,10 @@ def _assemble(path: Path, mbr: bytes, behind: bytes, partition: Path) -> None:
         disk.write(bytes(48) + b"\x55\xaa" + behind)
         disk.seek(START)
         with partition.open("rb") as source:
-            shutil.copyfileobj(source, disk, MIB)
+            while block := source.read(BLOCK):
+                # What is empty stays a hole, as mke2fs leaves it.
+                disk.seek(len(block), os.SEEK_CUR) if not any(block) else disk.write(block)
+        disk.truncate(START + sectors * SECTOR)
 
 
 def hybrid_iso(path: Path, config: str, files: dict[str, Path]) -> Path:
@@ -118,3 +131,8 @@ def hybrid_iso(path: Path, config: str, files: dict[str, Path]) -> Path:
     words += ["-boot-info-table", "-isohybrid-mbr", str(ISOLINUX / "isohdpfx.bin")]
     run("xorriso", "-as", "mkisofs", "-quiet", "-o", path, *words, tree)
     return path
+
+
+if __name__ == "__main__":
+    # scripts/guest-images makes a disk of the partition that it has made.
+    grub_before(Path(sys.argv[2]), Path(sys.argv[1]))

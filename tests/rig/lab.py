@@ -24,6 +24,8 @@ INITRAMFS_NET = CACHE / "guest" / "initramfs-net.gz"  # and virtio_net
 INITRAMFS_LEGACY = CACHE / "guest" / "initramfs-legacy.gz"  # generic's, with ata_piix, sd, ext4 and ne2k-pci
 INITRAMFS_PASSTHROUGH = CACHE / "guest" / "initramfs-passthrough.gz"  # generic's, for what the lab gives away
 
+DEBIAN = CACHE / "guest" / "debian.img"  # a disk with Debian 12, its cloud kernel and GRUB; root has no password
+
 PATIENT = "lpj=10000000"
 """For Linux 2.6 with an IO-APIC: each delay is some four times as long. It panics unless it sees four timer
 ticks in 10 ms, and the lab on a busy host is slower."""
