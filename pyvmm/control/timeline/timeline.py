@@ -120,8 +120,8 @@ class Timeline:
                     self._make_some()
             self._finish()
         except OSError as error:  # the machine goes on without
-            self.error = self._failed(error)
             self._switch_off()
+            self.error = self._failed(error)  # now: who sees it finds the timeline off
 
     def _put_aside(self) -> int:
         """Take out what was recorded up to now; how much that was."""
