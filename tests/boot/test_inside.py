@@ -17,9 +17,10 @@ from drgn.helpers.linux.percpu import per_cpu
 from drgn.helpers.linux.pid import find_task, for_each_task
 from drgn.helpers.linux.printk import get_dmesg
 
-from pyvmm import MachineConfig, QmpServer, core_program, machine_program, vcpu_trace, write_core
+from pyvmm import GdbServer, MachineConfig, QmpServer, core_program, machine_program, vcpu_trace, write_core
 from pyvmm.units import MIB
-from tests.rig.guest import USERSPACE, Guest
+from tests.rig.guest import USERSPACE, Guest, warnings
+from tests.rig.ide import Ide
 from tests.rig.lab import CLOUD_KERNEL, DRIVER, INITRAMFS, ROOT
 
 TASK_COMM_LEN = 15
@@ -130,6 +131,47 @@ def test_a_module_that_comes_later(linux: Guest, program: Program) -> None:
     linux.shell("rmmod doubler")
     with pytest.raises(LookupError):
         program.symbol("doubler_probe")
+
+
+def test_gdb_in_a_drivers_probe(linux: Guest, program: Program, tmp_path: Path) -> None:
+    """A break, who called, steps, a variable that is watched; the driver then works as if nobody had been there."""
+    driver = "/sys/bus/pci/drivers/doubler"
+    log = "dmesg -r | grep '^<[0-4]>'"
+    linux.shell("insmod /doubler.ko")
+    known = linux.shell(log, status=None)
+    place = linux.shell(f"cd {driver}; echo 0000:*").strip()
+    text, data = linux.shell("cd /sys/module/doubler/sections; cat .text .data").split()
+    linux.shell(f"echo {place} >{driver}/unbind")
+    with DRIVER.open("rb") as archive:
+        subprocess.run(["cpio", "-i", "--quiet", "doubler.ko"], stdin=archive, cwd=tmp_path, check=True)
+    with GdbServer(linux.machine, str(tmp_path / "gdb")) as server, Ide(server.address) as gdb:
+        gdb.stopped()
+        gdb.said(f"add-symbol-file {tmp_path}/doubler.ko -s .text {text} -s .data {data}")
+        gdb.do("-break-insert doubler_probe")
+        gdb.do("-exec-continue")
+        linux.send(f"echo {place} >{driver}/bind\n")
+        stop = gdb.stopped()
+        assert (stop["reason"], stop["frame"]["func"]) == ("breakpoint-hit", "doubler_probe")
+        caller = gdb.do("-stack-list-frames 1 1")["stack"][0]
+        assert program.symbol(int(caller["addr"], 16)).name == "local_pci_probe"
+
+        lines = [int(gdb.go("-exec-next")["frame"]["line"]) for _ in range(2)]
+        assert int(stop["frame"]["line"]) < lines[0] < lines[1]
+        source = (ROOT / "docs/examples/doubler_linux/doubler.c").read_text().splitlines()
+        mapped = next(n for n, line in enumerate(source, 1) if "doubler->registers = pcim_iomap_table" in line)
+        gdb.do(f"-break-insert doubler.c:{mapped}")
+        assert gdb.go("-exec-continue")["frame"]["line"] == str(mapped)
+        gdb.do("-break-watch doubler->registers")
+        stop = gdb.go("-exec-continue")
+        assert stop["reason"] == "watchpoint-trigger"
+        before, after = (int(stop["value"][which].split()[-1], 16) for which in ("old", "new"))
+        assert before == 0 and after >> 63, "BAR 0, in the half of the addresses that is the kernel's"
+        gdb.do("-break-delete")
+        gdb.do("-target-detach")
+    linux.expect("# ")
+    assert linux.shell("echo 21 >/dev/doubler; cat /dev/doubler") == "42\n"
+    assert warnings(linux.shell(log, status=None).removeprefix(known)) == []
+    linux.shell("rmmod doubler")
 
 
 def test_what_each_cpu_has_of_its_own_and_the_log(linux: Guest, program: Program) -> None:

@@ -15,12 +15,14 @@ from typing import Final
 from kvm_cffi import KvmError, System, Vcpu, constants, exits
 from kvm_cffi.exits import Debug
 from pyvmm.control.gdb.points import Point, Points
+from pyvmm.control.gdb.port_trap import OUT, PortTrap, may_stand
 from pyvmm.machine.event import MachineEvent
 from pyvmm.machine.machine import Machine
 from pyvmm.memory import GuestMemoryError
 from pyvmm.report.cpu import Cpu
 from pyvmm.units import PAGE_SIZE
 from pyvmm.vcpu.debugging import BP, DR6_BS, debug_registers, inject, probe
+from pyvmm.vcpu.sample import linear_rip
 
 SIGINT, SIGTRAP = 2, 5
 """Signals by gdb's own numbers (the gdb manual, E.15)."""
@@ -55,7 +57,12 @@ class Debugger:
             self.abilities = probe(system)
         self.current = 0
         """The vCPU that g, p, m and the like are about."""
-        self.points = Points(self.abilities, machine.memory, lambda linear: self._physical(self.cpu_now, linear))
+        self._port = PortTrap(machine.board.pio, self._at_port)
+        self._at_out: set[int] = set()
+        """The vCPUs that have executed one, and are to go back to it."""
+        self.points = Points(
+            self.abilities, machine.memory, lambda linear: self._physical(self.cpu_now, linear), self._port_trap
+        )
         self.running = False
         self._registers = debug_registers(())
         self._alone: int | None = None
@@ -84,6 +91,7 @@ class Debugger:
         self._arm()
         self._group.debugger = None
         self.machine.resume(REASON)
+        self.machine.call(self._port.unmap)
 
     def go(self, steps: Iterable[int], everyone: bool) -> None:
         """Let vCPUs *steps* execute one instruction each, and with *everyone* all the others run."""
@@ -168,8 +176,39 @@ class Debugger:
         else:
             self.machine.pause(REASON)
         self.running = False
+        self._go_back()
 
     # KVM's side
+
+    def _port_trap(self, linear: int) -> bool:
+        """Under the machine lock."""
+        try:
+            return may_stand(self.cpu(), linear) and self._port.map()
+        except KvmError:
+            return False
+
+    def _at_port(self) -> None:
+        thread = next((thread for thread in self._group.threads if thread.is_current), None)
+        if thread is None:
+            return
+        vcpu = thread.vcpu
+        pc = linear_rip(vcpu.get_regs(), vcpu.get_sregs())
+        # Some KVMs go on behind it when the exit is complete only.
+        if any(self.points.is_patch(self._physical(vcpu, at), OUT) for at in (pc, pc - len(OUT))):
+            self._at_out.add(vcpu.id)
+            self._stopped(Stop(vcpu.id, detail="swbreak:;"))
+
+    def _go_back(self) -> None:
+        """All stand still, and are behind the OUT that they have executed: to where the instruction is."""
+        for number in self._at_out:
+            vcpu = self._group.vcpus[number]
+            regs = vcpu.get_regs()
+            at = linear_rip(regs, vcpu.get_sregs()) - len(OUT)
+            if self.points.is_patch(self._physical(vcpu, at), OUT):
+                vcpu.set_regs(replace(regs, rip=regs.rip - len(OUT)))
+                # For go(), where it waits to be told.
+                self._stops = deque(replace(s, address=at) if s.vcpu == number else s for s in self._stops)
+        self._at_out.clear()
 
     def _control_of(self, number: int) -> int:
         control: int = constants.KVM_GUESTDBG_ENABLE
@@ -199,9 +238,12 @@ class Debugger:
         else:
             stop = self._meaning(vcpu, exit)
         if stop is not None:
-            self._stops.append(stop)
-            self._group.hold()
-            self._wake()
+            self._stopped(stop)
+
+    def _stopped(self, stop: Stop) -> None:
+        self._stops.append(stop)
+        self._group.hold()
+        self._wake()
 
     def _meaning(self, vcpu: Vcpu, exit: Debug) -> Stop | None:
         """None where the guest goes on: after an instruction that nobody waits for, or with an exception of its own."""

@@ -1,16 +1,17 @@
 """Breakpoints and watchpoints: which of the ways that a host's KVM has each of them takes.
 
-An instruction is watched for by an INT3 in its place, by a debug register, or by a look at RIP after each instruction,
-which is slow (every one of them is an exit), and works everywhere. Data is watched by a debug register or not at all:
-gdb then steps and compares by itself.
+An instruction is watched for by an INT3 in its place, or an OUT (port_trap.py), by a debug register, or by a look at
+RIP after each instruction, which is slow (every one of them is an exit), and works everywhere. Data is watched by a
+debug register or not at all: gdb then steps and compares by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
+from pyvmm.control.gdb.port_trap import OUT
 from pyvmm.memory import GuestMemory, GuestMemoryError
 from pyvmm.vcpu.debugging import DEBUG_REGISTERS, INT3, DebugAbilities, HardwarePoint, PointKind
 
@@ -34,16 +35,31 @@ class Unsupported(Exception):
     """Not by this host's KVM: gdb has ways of its own."""
 
 
-class Points:
-    """All of a client's. *memory* is guest RAM, *physical* where a linear address is in it, None for nowhere."""
+class Patch(NamedTuple):
+    """What stands in the guest's RAM in place of what."""
 
-    def __init__(self, abilities: DebugAbilities, memory: GuestMemory, physical: Callable[[int], int | None]) -> None:
+    code: bytes
+    original: bytes
+
+
+class Points:
+    """All of a client's. *memory* is guest RAM, *physical* where a linear address is in it, None for nowhere;
+    *port_trap* says whether OUT may stand at a linear address."""
+
+    def __init__(
+        self,
+        abilities: DebugAbilities,
+        memory: GuestMemory,
+        physical: Callable[[int], int | None],
+        port_trap: Callable[[int], bool] = lambda linear: False,
+    ) -> None:
         self._abilities = abilities
         self._memory = memory
         self._physical = physical
+        self._port_trap = port_trap
         self._points: dict[Point, None] = {}
-        self._patches: dict[int, bytes] = {}
-        """Guest physical address to the byte that was there."""
+        self._patches: dict[int, Patch] = {}
+        """By guest physical address."""
         self._patched: dict[Point, int] = {}
         self.hardware: list[HardwarePoint] = []
         """For DR0 to DR3, in their order."""
@@ -52,10 +68,11 @@ class Points:
 
     @property
     def patched(self) -> bool:
-        return bool(self._patches)
+        """Whether there is an INT3."""
+        return any(patch.code == INT3 for patch in self._patches.values())
 
-    def is_patch(self, gpa: int | None) -> bool:
-        return gpa in self._patches
+    def is_patch(self, gpa: int | None, code: bytes = INT3) -> bool:
+        return gpa is not None and gpa in self._patches and self._patches[gpa].code == code
 
     def has(self, address: int | None) -> bool:
         """Whether there is an instruction breakpoint at linear *address*."""
@@ -77,7 +94,9 @@ class Points:
             if not watched.possible or len(self._needs_register()) >= DEBUG_REGISTERS:
                 raise ValueError("no debug register for it")
         elif point.type == SOFTWARE and self._abilities.int3:
-            self._patch(point)
+            self._patch(point, INT3)
+        elif point.type == SOFTWARE and self._port_trap(point.address) and self._is_free(point.address):
+            self._patch(point, OUT)
         elif not self._abilities.execute and not self._abilities.step:
             raise Unsupported
         elif not self._abilities.step and len(self._needs_register()) >= DEBUG_REGISTERS:
@@ -104,31 +123,36 @@ class Points:
 
     def put_again(self) -> None:
         """The machine's RAM is another's: after a reset, which reads the kernel anew, or a restore."""
-        for gpa in list(self._patches):
-            found = self._read(gpa)
+        for gpa, (code, _) in list(self._patches.items()):
+            found = self._read(gpa, len(code))
             if found is None:
                 del self._patches[gpa]
-            elif found != INT3:
-                self._patches[gpa] = found
-                self._memory.write(gpa, INT3)
+            elif found != code:
+                self._patches[gpa] = Patch(code, found)
+                self._memory.write(gpa, code)
 
     def hide(self, gpa: int, data: bytes) -> bytes:
         """*data*, read at *gpa*, as it would be without us."""
         if not self._patches:
             return data
         out = bytearray(data)
-        for at, original in self._patches.items():
-            if gpa <= at < gpa + len(out):
-                out[at - gpa] = original[0]
+        for at, patch in self._patches.items():
+            for i, byte in enumerate(patch.original, at - gpa):
+                if 0 <= i < len(out):
+                    out[i] = byte
         return bytes(out)
 
     def write(self, gpa: int, data: bytes) -> None:
         """Write to RAM, under the patches. Raises GuestMemoryError."""
         self._memory.write(gpa, data)
-        for at in self._patches:
-            if gpa <= at < gpa + len(data):
-                self._patches[at] = data[at - gpa : at - gpa + 1]
-                self._memory.write(at, INT3)
+        for at, (code, original) in self._patches.items():
+            if gpa < at + len(code) and at < gpa + len(data):
+                under = bytearray(original)
+                for i in range(len(code)):
+                    if gpa <= at + i < gpa + len(data):
+                        under[i] = data[at + i - gpa]
+                self._patches[at] = Patch(code, bytes(under))
+                self._memory.write(at, code)
 
     def _needs_register(self) -> list[HardwarePoint]:
         """What has a debug register: data first, for nothing else watches it."""
@@ -145,23 +169,28 @@ class Points:
         code = {p.address for p in self._points if p.type in (SOFTWARE, HARDWARE) and p not in self._patched}
         self.stepped = frozenset(code - watched)
 
-    def _patch(self, point: Point) -> None:
+    def _is_free(self, address: int) -> bool:
+        """Whether an OUT there would lie over no other patch."""
+        gpa = self._physical(address)
+        return gpa is None or all(at == gpa or abs(at - gpa) >= len(OUT) for at in self._patches)
+
+    def _patch(self, point: Point, code: bytes) -> None:
         gpa = self._physical(point.address)
-        original = None if gpa is None else self._read(gpa)
+        original = None if gpa is None else self._read(gpa, len(code))
         if gpa is None or original is None:
             raise ValueError("no RAM is there")
         if gpa not in self._patches:
-            self._patches[gpa] = original
-            self._memory.write(gpa, INT3)
+            self._patches[gpa] = Patch(code, original)
+            self._memory.write(gpa, code)
         self._patched[point] = gpa
 
     def _restore(self, gpa: int) -> None:
-        original = self._patches.pop(gpa)
-        if self._read(gpa) == INT3:  # else the guest has put something else there
+        code, original = self._patches.pop(gpa)
+        if self._read(gpa, len(code)) == code:  # else the guest has put something else there
             self._memory.write(gpa, original)
 
-    def _read(self, gpa: int) -> bytes | None:
+    def _read(self, gpa: int, length: int) -> bytes | None:
         try:
-            return self._memory.read(gpa, 1)
+            return self._memory.read(gpa, length)
         except GuestMemoryError:
             return None
