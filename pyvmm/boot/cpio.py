@@ -54,7 +54,7 @@ class Archive:
 
     def _add(self, path: str, entry: Entry) -> None:
         name = _name(path)
-        if not name or "\0" in name or len(_bytes(name)) >= PATH_MAX:
+        if not name or "\0" in name or len(_bytes(name)) >= PATH_MAX or _bytes(name) == TRAILER:
             raise BootError(f"no path for a file in the guest: {path[:80]!r}")
         if len(entry.data) > MAX_FILE:
             raise BootError(f"{path}: {len(entry.data)} bytes, an initramfs has room for less than 4 GiB")

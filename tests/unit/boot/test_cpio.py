@@ -31,7 +31,7 @@ def test_what_goes_in_comes_out(steps: list[tuple[str, str, object, object]]) ->
         try:
             getattr(archive, what)(f"/{path}", *rest)
         except BootError as error:
-            assert "a directory in the guest" in str(error)
+            assert "a directory in the guest" in str(error) or path.split("/")[0] == "TRAILER!!!"
             continue
         assert path in archive and f"/{path}" in archive
         # What was a file where a folder is now is gone; what was in a folder that is a file now cannot be.
@@ -86,7 +86,7 @@ def test_bytes_of_a_name_that_are_no_text() -> None:
     assert b"a\xff\0" in bytes(archive)
 
 
-@pytest.mark.parametrize("path", ["", "/", "/.", "a\0b", "x" * 4096])
+@pytest.mark.parametrize("path", ["", "/", "/.", "a\0b", "x" * 4096, "/TRAILER!!!", "TRAILER!!!/file"])
 def test_no_path(path: str) -> None:
     with pytest.raises(BootError, match="no path for a file in the guest"):
         Archive().file(path, b"")
