@@ -154,6 +154,10 @@ def test_gdb_in_a_drivers_probe(linux: Guest, program: Program, tmp_path: Path) 
         assert (stop["reason"], stop["frame"]["func"]) == ("breakpoint-hit", "doubler_probe")
         caller = gdb.do("-stack-list-frames 1 1")["stack"][0]
         assert program.symbol(int(caller["addr"], 16)).name == "local_pci_probe"
+        program.create_loaded_modules()  # stacks go through the new one, and gdb's go on in drgn's
+        trace = names(vcpu_trace(linux.machine, program, int(stop["thread-id"]) - 1))
+        assert trace[:2] == ["doubler_probe", "local_pci_probe"], trace
+        assert {"really_probe", "bind_store", "ksys_write"} <= set(trace), trace
 
         lines = [int(gdb.go("-exec-next")["frame"]["line"]) for _ in range(2)]
         assert int(stop["frame"]["line"]) < lines[0] < lines[1]
