@@ -29,6 +29,7 @@ MIB: Final = 1 << 20
 MAC: Final = "52:54:00:12:34:56"
 PVPANIC: Final = f"{ROOT / 'docs' / 'examples' / 'pvpanic.py'}:PvPanic"
 KEYBOARD: Final = "Aero Virtio Keyboard"
+TOO_EARLY: Final = "block device autoloading is deprecated and will be removed."
 
 
 class Linux(Guest):
@@ -56,7 +57,7 @@ class Linux(Guest):
         self.machine.plug(f"virtio-blk,path={self.image},readonly,id={name}{place}")
 
     def reads_disk(self, node: str = "vda") -> None:
-        """The node is there a little before it can be opened."""
+        """The node is there a little before it can be opened; who opens it then makes Linux say TOO_EARLY."""
         wait = WAIT.format(f"sum=$(md5sum </dev/{node} 2>/dev/null)")
         assert self.shell(f"({wait}; echo $sum) 2>/dev/null").split()[0] == self.sum
 
@@ -139,7 +140,7 @@ def test_a_device_is_pulled_out(guest: Linux) -> None:
 def test_no_slot_is_short_of_anything_and_no_driver_complains(guest: Linux) -> None:
     log = guest.shell("dmesg -r")
     assert "no space" not in log and "failed to assign" not in log
-    assert warnings(log) == []
+    assert [line for line in warnings(log) if not line.endswith(TOO_EARLY)] == []
     assert set(guest.shell("ls /sys/bus/pci/slots").split()) == {*map(str, range(1, 10)), "32", "33"}
 
 
