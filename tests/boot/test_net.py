@@ -363,8 +363,9 @@ def test_vhost_carries_frames_in_two_pairs_of_queues(guest: Linux, servers: Serv
 
 @pytest.mark.parametrize("host", [GATEWAY, TAP_HOST])
 def test_five_megabytes_each_way(guest: Linux, servers: Servers, host: str) -> None:
-    for _ in range(TRANSFERS):
+    for number in range(1, TRANSFERS + 1):
         guest.exchange(host, servers, GIVE)
+        print(f"{host}: {number} of {TRANSFERS}", flush=True)
 
 
 def test_ipv6(guest: Linux, servers: Servers) -> None:
@@ -450,7 +451,7 @@ def test_restored_elsewhere_it_tells_the_network_where_it_is(guest: Linux, direc
     guest.machine.snapshot().save(file)
     guest.close()
     dice = random.Random(SEED)
-    for _ in range(BACK_ENDS):
+    for number in range(1, BACK_ENDS + 1):
         with Linux.restored(file) as other:
             other.send("\n")
             other.expect("# ")
@@ -458,6 +459,7 @@ def test_restored_elsewhere_it_tells_the_network_where_it_is(guest: Linux, direc
                 text = other.shell(f"nc {host} {GIVE_LITTLE} {OPEN} | md5sum")
                 assert text.split()[0] == hashlib.md5(LITTLE).hexdigest()
             end_back_ends(other, directory / "wire", dice)
+        print(f"ends: {number} of {BACK_ENDS}", flush=True)
         assert passts() == []
         make_taps()
     arp = bytes.fromhex("52540000000708060001080006040001525400000007") + socket.inet_aton(TAP_GUEST)
