@@ -22,6 +22,7 @@ from functools import partial
 from typing import Final, Generic, TypeVar
 
 from pyvmm import threads
+from pyvmm.backends.polling import AdaptivePolling
 from pyvmm.errors import UserError
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class Worker(Generic[T]):
         self._watched: dict[int, Callable[[], None]] = {}
         self._epoll: select.epoll | None = None
         """What a thread waits for that has nothing to do; each ring wakes one of them."""
+        self._polling = AdaptivePolling()
         self._looking = False
         """A thread calls what it watches, and then does what that submits."""
         self._ended: deque[T] = deque()
@@ -141,7 +143,7 @@ class Worker(Generic[T]):
     def _wait(self) -> None:
         """For a ring."""
         assert self._epoll is not None
-        for fd, _ in self._epoll.poll(maxevents=1):
+        for fd, _ in self._polling.wait(self._epoll.poll):
             try:
                 os.eventfd_read(fd)
             except BlockingIOError:  # another thread has come before
