@@ -13,6 +13,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from pyvmm.backends.accepting import ONCE
 from pyvmm.backends.cable import Cable, Host
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME
@@ -212,7 +213,7 @@ class SocketCable(StreamCable):
         status = self._path.stat()
         self._made = status.st_dev, status.st_ino
         self._listener = listener
-        self._host.loop.add(listener.fileno(), self._accept)
+        self._host.loop.add(listener.fileno(), self._accept, ONCE)
         return True
 
     def _accept(self) -> None:
@@ -230,7 +231,7 @@ class SocketCable(StreamCable):
             return
         try:
             if self._listener is not None:
-                self._host.loop.add(self._listener.fileno(), self._accept)
+                self._host.loop.add(self._listener.fileno(), self._accept, ONCE)
             else:
                 self._listen(remove=not self._somebody_listens())
         except OSError:

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
+from pyvmm.backends.accepting import ONCE
 from pyvmm.backends.byte_stream import StreamEnd, Waiting
 from pyvmm.backends.unix_socket import listen
 
@@ -36,7 +37,7 @@ class StreamSocket:
         self._listener = listen(path)
         end.output = self._write
         end.on_room = self._feed
-        loop.add(self._listener.fileno(), self._accept)
+        loop.add(self._listener.fileno(), self._accept, ONCE)
 
     def _accept(self) -> None:
         try:
@@ -154,7 +155,7 @@ class StreamSocket:
         self._gone = False
         self._end.release()
         self._end.hang_up()
-        self._loop.add(self._listener.fileno(), self._accept)
+        self._loop.add(self._listener.fileno(), self._accept, ONCE)
 
     def begin_again(self) -> None:
         """The device is another: who was connected to the one before has to come anew."""

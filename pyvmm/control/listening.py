@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -12,11 +11,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from pyvmm import threads
+from pyvmm.backends.accepting import accept
 
 SEND_TIMEOUT: Final = 10.0
 """Seconds: a client that reads nothing for so long is gone."""
-SHORTAGE: Final = 0.2
-"""Seconds until a client for whom there was no descriptor is looked at again."""
 GOODBYE: Final = 1.0
 """Seconds that it gets to hear the last, whatever it still sends."""
 
@@ -77,13 +75,8 @@ class Listening:
                 self._accept()
 
     def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError as error:  # it has gone again, or there are no descriptors: the next one may come
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
-                wake = select.poll()
-                wake.register(self._wake_fd, select.POLLIN)
-                wake.poll(SHORTAGE * 1000)  # it waits at the socket meanwhile
+        client = accept(self._listener, self._wake_fd)
+        if client is None:
             return
         with client:
             client.settimeout(SEND_TIMEOUT)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from pyvmm import threads
+from pyvmm.backends.accepting import accept
 from pyvmm.backends.unix_socket import listen
 from pyvmm.errors import UserError
 from pyvmm.host.repl.statements import FIRST, Statements
@@ -137,9 +138,8 @@ class PromptServer:
         poll.register(self._listener, select.POLLIN)
         poll.register(self._wake, select.POLLIN)
         while self._wake not in dict(poll.poll()):
-            try:
-                client, _ = self._listener.accept()
-            except OSError:  # it has gone again
+            client = accept(self._listener, self._wake)
+            if client is None:
                 continue
             self._sessions = {thread: one for thread, one in self._sessions.items() if thread.is_alive()}
             if len(self._sessions) >= CLIENTS:
