@@ -140,6 +140,16 @@ def test_the_life_of_a_machine(tmp_path: Path) -> None:
     assert not (tmp_path / "qmp").exists()
 
 
+def test_what_came_of_a_command_is_told_before_its_answer(tmp_path: Path) -> None:
+    with served(tmp_path) as (_, path):
+        client = Raw(path)
+        assert client.ask('{"execute": "qmp_capabilities"}') == {"return": {}}
+        for command, name in (("stop", "STOP"), ("cont", "RESUME")) * 3:
+            assert client.ask(f'{{"execute": "{command}"}}')["event"] == name
+            assert client.answer() == {"return": {}}
+        client.close()
+
+
 @pytest.mark.parametrize(
     ("outcome", "told"),
     [

@@ -94,7 +94,10 @@ class QmpServer(Listening):
                 for request in reader.feed(data):
                     if self._closing:  # there may be thousands, whose answers it reads at its leisure
                         break
-                    client.sendall(self._answer(request))
+                    negotiated, answer = self._events is not None, self._answer(request)
+                    if negotiated:
+                        self._tell(client)  # what came of it comes before its answer, as QEMU has it
+                    client.sendall(answer)
                     if isinstance(request, Garbage) and request.last:
                         say_goodbye(client)
                         return
