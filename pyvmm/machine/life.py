@@ -157,16 +157,10 @@ class Life:
                 finally:
                     self._instead = None
         wrap = self.wrap.get(threading.current_thread())
-        if wrap is not None:
-            function = wrap(function)
+        wrapped = function if wrap is None else wrap(function)
         future: Future[T] = _future()
-
-        def run() -> None:
-            if future.set_running_or_notify_cancel():
-                _settle(future, function)
-
-        self.loop.post(run)
-        return self._result(future, timeout)
+        self.loop.post(lambda: _settle(future, wrapped))
+        return self._result(future, timeout, lambda: self.call(function))
 
     def change(self, function: Callable[[], T]) -> T:
         """Run *function* in the loop's thread between two callbacks, without the lock, and wait for it."""
@@ -174,14 +168,15 @@ class Life:
             return function()
         future: Future[T] = _future()
         self.queue(lambda: _settle(future, function))
-        return self._result(future, None)
+        return self._result(future, None, function)
 
     def queue(self, function: Callable[[], object]) -> None:
         """As change(), and nobody waits."""
         self._changes.append(function)  # type: ignore[arg-type]
         self.loop.post(_nothing)
 
-    def _result(self, future: Future[T], timeout: float | None) -> T:
+    def _result(self, future: Future[T], timeout: float | None, instead: Callable[[], T]) -> T:
+        """Of what the loop was asked to do; of *instead*, where that came after the last that it did."""
         while not future.done():
             try:
                 return future.result(LOOK_S * 50 if timeout is None else timeout)
@@ -191,8 +186,8 @@ class Life:
                 if timeout is not None:
                     future.cancel()  # or it would run later, when nobody waits
                     raise
-                if self._gone.is_set() and not future.done():
-                    raise UserError("the machine has ended") from None
+                if self._gone.is_set() and future.cancel():
+                    return instead()
             except BaseException:
                 future.cancel()  # of what was asked for, or of who asks: then nobody waits for it
                 raise
@@ -495,6 +490,8 @@ def _future() -> Future[Any]:
 
 
 def _settle(future: Future[T], function: Callable[[], T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
     try:
         future.set_result(function())
     except BaseException as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import mmap
 import re
+import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -330,6 +332,35 @@ def test_wait_serves_the_machine_until_a_condition() -> None:
         machine.board.com1.receive(b"q")
         assert not machine.wait(lambda: False, 60), "the guest has ended"
         assert machine.finish() == Outcome(End.POWER_OFF)
+
+
+@pytest.mark.parametrize("ask", ["call", "change"])
+def test_what_is_asked_of_a_loop_that_has_done_its_last_is_done_all_the_same(ask: str) -> None:
+    asked, answers = threading.Event(), []
+
+    with Machine(MachineConfig(guest="hlt")) as machine:
+        life = machine.life
+        post, gone = life.loop.post, life._gone.set
+        who = threading.Thread(target=lambda: answers.append(getattr(life, ask)(lambda: 42)))
+
+        def posted(callback: Callable[[], None]) -> None:
+            post(callback)
+            if threading.current_thread() is who:
+                asked.set()
+
+        def last() -> None:
+            life._gone.set = gone  # type: ignore[method-assign]
+            life.loop.post = posted  # type: ignore[method-assign]
+            who.start()
+            asked.wait()
+            gone()
+
+        life._gone.set = last  # type: ignore[method-assign]
+        machine.start()
+        machine.end(Outcome(End.QUIT))
+        machine.run()
+        who.join()
+    assert answers == [42]
 
 
 def test_the_report_of_an_internal_error() -> None:
