@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from pyvmm.backends.accepting import ONCE
+from pyvmm.backends.accepting import Door
 from pyvmm.backends.cable import Cable, Host
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME
@@ -160,6 +160,7 @@ class SocketCable(StreamCable):
         super().__init__(f"net socket:{printable(str(path))}", host, dump)
         self._path = path
         self._listener: socket.socket | None = None
+        self._door: Door | None = None
         self._made: tuple[int, int] | None = None
         """Which file is ours to remove."""
         self._met = self._received_before = 0
@@ -217,25 +218,17 @@ class SocketCable(StreamCable):
         status = self._path.stat()
         self._made = status.st_dev, status.st_ino
         self._listener = listener
-        self._host.loop.add(listener.fileno(), self._accept, ONCE)
+        self._door = Door(listener, self._host.loop, self._use)
+        self._door.open()
         return True
-
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # it has gone again
-            return
-        self._host.loop.remove(self._listener.fileno())  # one at a time
-        self._use(connection)
 
     def _lost(self, why: str) -> None:
         super()._lost(why)
         if self.closed:
             return
         try:
-            if self._listener is not None:
-                self._host.loop.add(self._listener.fileno(), self._accept, ONCE)
+            if self._door is not None:
+                self._door.open()
             else:
                 self._meet_another()
         except OSError:
@@ -255,10 +248,10 @@ class SocketCable(StreamCable):
 
     def close(self) -> None:
         super().close()
-        if self._listener is not None:
-            self._host.loop.remove(self._listener.fileno())
+        if self._door is not None and self._listener is not None:
+            self._door.shut()
             self._listener.close()
-            self._listener = None
+            self._door = self._listener = None
             try:
                 status = self._path.stat()
                 if (status.st_dev, status.st_ino) == self._made:
