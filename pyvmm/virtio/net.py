@@ -220,8 +220,11 @@ class VirtioNet(VirtioDevice):
         if isinstance(queue, OffloadedQueue):
             queue.ring_doorbell()
         elif queue.index == self._control:
+            pairs = self.pairs
             for chain in queue:
                 self._obey(queue, chain)
+            if self.pairs != pairs:  # once for all that it says: the host takes a while, and the answers wait for that
+                self._tell_wire()
         elif queue.index % 2 == RECEIVE:
             queue.set_kicks(False)  # until a frame finds no room
             self._wires[queue.index // 2].ready()
@@ -330,7 +333,6 @@ class VirtioNet(VirtioDevice):
             if len(data) != 2 or not 1 <= pairs <= self._max_pairs:
                 return False
             self.pairs = pairs
-            self._tell_wire()
         else:
             return False
         self.config = self._make_config()
