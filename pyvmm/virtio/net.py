@@ -41,6 +41,7 @@ from pyvmm.virtio.ring import Chain
 from pyvmm.virtio.vhost import RingServers
 
 # linux/virtio_net.h
+VIRTIO_NET_F_GUEST_CSUM: Final = 1
 VIRTIO_NET_F_MTU: Final = 3
 VIRTIO_NET_F_MAC: Final = 5
 VIRTIO_NET_F_MRG_RXBUF: Final = 15
@@ -250,6 +251,8 @@ class VirtioNet(VirtioDevice):
         """A frame of the wire's, with a header where that is an OffloadWire; False where there is no room for it."""
         queue = self.queues[2 * pair]
         data = frame if self._offloads is not None else EMPTY_HEADER + frame
+        if data[0] and not self._negotiated(VIRTIO_NET_F_GUEST_CSUM):
+            data = b"\0" + data[1:]  # section 5.1.6.4.1; a tap says that the host has seen a good checksum
         if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
             return True
         merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
