@@ -283,10 +283,11 @@ static int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, 
                               uint16_t used_at, const struct kvm_cffi_ram *ram, size_t pieces, const char *data, size_t size,
                               uint32_t most, int count_at)
 {
-    struct { uint64_t address; uint32_t length; uint16_t flags, next; } one; /* struct vring_desc */
     struct ring_chain chains[RING_MOST];
     uint16_t ready = avail[1] - avail_at;
     uint32_t count = 0, i, element[2];
+    const volatile uint64_t *one; /* struct vring_desc: addr; len, flags from bit 32 on, next */
+    uint64_t address, rest;
     size_t room = 0;
 
     if (most > RING_MOST)
@@ -299,14 +300,16 @@ static int kvm_cffi_ring_fill(const char *desc, const volatile uint16_t *avail, 
         chains[count].id = avail[2 + (uint16_t)(avail_at + count) % entries];
         if (chains[count].id >= entries)
             return 0;
-        memcpy(&one, desc + sizeof(one) * chains[count].id, sizeof(one));
-        if (one.flags != RING_WRITE)
+        one = (const volatile uint64_t *)(desc + 16 * (size_t)chains[count].id);
+        address = one[0]; /* each once: it may change while it is judged */
+        rest = one[1];
+        if ((uint16_t)(rest >> 32) != RING_WRITE)
             return 0;
-        chains[count].to = find_ram(ram, pieces, one.address, one.length);
+        chains[count].length = (uint32_t)rest;
+        chains[count].to = find_ram(ram, pieces, address, chains[count].length);
         if (!chains[count].to)
             return 0;
-        chains[count].length = one.length;
-        room += one.length;
+        room += chains[count].length;
     }
     count = spread(chains, count, data, size, count_at);
     for (i = 0; i < count; i++) {

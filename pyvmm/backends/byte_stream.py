@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from pyvmm.clock import Clock
 
-class Waiting(Protocol):
+
+class Waiting(Clock, Protocol):
     """See loop.Loop."""
 
     def add(self, fd: int, callback: Callable[[], None], events: int = ...) -> None: ...

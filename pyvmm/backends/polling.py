@@ -42,7 +42,7 @@ class AdaptivePolling:
     def wait(self, poll: Poll) -> Events:
         """One event of *poll*, when there is one."""
         began = self._now()
-        if self._soon and self._sleeps:
+        if self._soon and self._sleeps > 0:  # two may have counted the last
             self._sleeps -= 1
         elif self._soon:
             self._soon = False  # for the others

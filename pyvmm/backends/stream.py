@@ -13,7 +13,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from pyvmm.backends.accepting import ONCE
+from pyvmm.backends.accepting import Door
 from pyvmm.backends.cable import Cable, Host
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME
@@ -27,6 +27,8 @@ TOGETHER: Final = 64 * KIB
 """Of frames that come one after the other so many bytes are sent at once: less than what a socket takes."""
 SOCKET_BUFFER: Final = MIB
 """Asked for, either way; the kernel gives what net.core.wmem_max lets it."""
+MOST_MET: Final = 3
+"""Others, one after the other, of whom no frame comes."""
 STALE_TRIES: Final = 3
 """A socket that nobody listens to is looked at so often, 50 ms apart, before it counts as left behind."""
 
@@ -158,8 +160,11 @@ class SocketCable(StreamCable):
         super().__init__(f"net socket:{printable(str(path))}", host, dump)
         self._path = path
         self._listener: socket.socket | None = None
+        self._door: Door | None = None
         self._made: tuple[int, int] | None = None
         """Which file is ours to remove."""
+        self._met = self._received_before = 0
+        """Others since a frame came, and how many had come by then."""
         try:
             self._meet()
         except OSError as error:
@@ -213,49 +218,40 @@ class SocketCable(StreamCable):
         status = self._path.stat()
         self._made = status.st_dev, status.st_ino
         self._listener = listener
-        self._host.loop.add(listener.fileno(), self._accept, ONCE)
+        self._door = Door(listener, self._host.loop, self._use)
+        self._door.open()
         return True
-
-    def _accept(self) -> None:
-        assert self._listener is not None
-        try:
-            connection, _ = self._listener.accept()
-        except OSError:  # it has gone again
-            return
-        self._host.loop.remove(self._listener.fileno())  # one at a time
-        self._use(connection)
 
     def _lost(self, why: str) -> None:
         super()._lost(why)
         if self.closed:
             return
         try:
-            if self._listener is not None:
-                self._host.loop.add(self._listener.fileno(), self._accept, ONCE)
+            if self._door is not None:
+                self._door.open()
             else:
-                self._listen(remove=not self._somebody_listens())
+                self._meet_another()
         except OSError:
             pass  # nobody finds us any more; the line has said that the link is down
 
-    def _somebody_listens(self) -> bool:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            connection.setblocking(False)
-            connection.connect(os.fspath(self._path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-        except OSError:
-            return True
-        finally:
-            connection.close()
-        return True
+    def _meet_another(self) -> None:
+        """Who listened has gone: others may have waited for him, too, and one of them listens already. Who has us come
+        and sends nothing but the end is left alone after some times."""
+        if self.received != self._received_before:
+            self._received_before, self._met = self.received, 0
+        self._met += 1
+        connection = self._connect() if self._met <= MOST_MET else None
+        if connection is not None:
+            self._use(connection)
+        else:
+            self._listen(remove=self._met <= MOST_MET)
 
     def close(self) -> None:
         super().close()
-        if self._listener is not None:
-            self._host.loop.remove(self._listener.fileno())
+        if self._door is not None and self._listener is not None:
+            self._door.shut()
             self._listener.close()
-            self._listener = None
+            self._door = self._listener = None
             try:
                 status = self._path.stat()
                 if (status.st_dev, status.st_ino) == self._made:

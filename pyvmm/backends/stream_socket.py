@@ -11,7 +11,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from pyvmm.backends.accepting import ONCE
+from pyvmm.backends.accepting import Door
 from pyvmm.backends.byte_stream import StreamEnd, Waiting
 from pyvmm.backends.unix_socket import listen
 
@@ -37,15 +37,11 @@ class StreamSocket:
         self._listener = listen(path)
         end.output = self._write
         end.on_room = self._feed
-        loop.add(self._listener.fileno(), self._accept, ONCE)
+        self._door = Door(self._listener, loop, self._come)
+        self._door.open()
 
-    def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # it has left already, or there is no descriptor for it
-            return
+    def _come(self, client: socket.socket) -> None:
         client.setblocking(False)
-        self._loop.remove(self._listener.fileno())  # the next one waits
         self._client = client
         self._input_ended = self._gone = False
         self._end.connect()
@@ -155,7 +151,7 @@ class StreamSocket:
         self._gone = False
         self._end.release()
         self._end.hang_up()
-        self._loop.add(self._listener.fileno(), self._accept, ONCE)
+        self._door.open()
 
     def begin_again(self) -> None:
         """The device is another: who was connected to the one before has to come anew."""
@@ -171,7 +167,7 @@ class StreamSocket:
             self._loop.remove(self._client.fileno())
             self._client.close()
             self._client = None
-        self._loop.remove(self._listener.fileno())
+        self._door.shut()
         self._listener.close()
         self.path.unlink(missing_ok=True)
 

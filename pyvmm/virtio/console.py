@@ -157,6 +157,7 @@ class Port:
             for chain in queue:
                 data = chain.read(MAX_WRITE)
                 queue.push(chain, 0)
+                queue.copied(len(data))
                 if data:
                     self.output(data)
                 if self.held:

@@ -24,7 +24,7 @@ from pyvmm.virtio.abi import (
     VIRTIO_RING_F_EVENT_IDX,
     VIRTIO_RING_F_INDIRECT_DESC,
 )
-from pyvmm.virtio.queue import NO_TRANSPORT, Transport, VirtQueue
+from pyvmm.virtio.queue import NO_TRANSPORT, TURN, Transport, Turn, VirtQueue
 
 SPLIT_RING_FEATURES = 1 << VIRTIO_F_VERSION_1 | 1 << VIRTIO_RING_F_INDIRECT_DESC
 RING_FEATURES = SPLIT_RING_FEATURES | 1 << VIRTIO_RING_F_EVENT_IDX | 1 << VIRTIO_F_RING_PACKED
@@ -54,8 +54,10 @@ class VirtioDevice:
         self.driver_ok = False
         """Whether the driver has set DRIVER_OK and the device is fit to work."""
         self.transport: Transport = NO_TRANSPORT
+        self.turn = Turn()
         for queue in self.queues:
             queue.kicked = partial(self.kick, queue)
+            queue.turn = self.turn
 
     def make_queue(self, index: int, size: int) -> VirtQueue:
         """Queue *index*, when the device is made; another kind where somebody else serves it (offload.py)."""
@@ -75,6 +77,16 @@ class VirtioDevice:
             queue.begin_turn()
             self.handle_queue(queue)
             queue.notify()
+
+    def kick_all(self) -> None:
+        """As if the driver had kicked each of its queues; what is beyond a turn of all together comes by and by."""
+        left = TURN
+        for queue in self.queues:
+            if left <= 0:
+                queue.kick_later()
+            else:
+                queue.kicked()
+                left -= TURN - self.turn.left if queue.running else 0
 
     def config_changed(self) -> None:
         """Call it after changing `config`: the driver is told (section 2.5)."""

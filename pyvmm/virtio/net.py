@@ -41,6 +41,7 @@ from pyvmm.virtio.ring import Chain
 from pyvmm.virtio.vhost import RingServers
 
 # linux/virtio_net.h
+VIRTIO_NET_F_GUEST_CSUM: Final = 1
 VIRTIO_NET_F_MTU: Final = 3
 VIRTIO_NET_F_MAC: Final = 5
 VIRTIO_NET_F_MRG_RXBUF: Final = 15
@@ -220,8 +221,11 @@ class VirtioNet(VirtioDevice):
         if isinstance(queue, OffloadedQueue):
             queue.ring_doorbell()
         elif queue.index == self._control:
+            pairs = self.pairs
             for chain in queue:
                 self._obey(queue, chain)
+            if self.pairs != pairs:  # once for all that it says: the host takes a while, and the answers wait for that
+                self._tell_wire()
         elif queue.index % 2 == RECEIVE:
             queue.set_kicks(False)  # until a frame finds no room
             self._wires[queue.index // 2].ready()
@@ -247,6 +251,8 @@ class VirtioNet(VirtioDevice):
         """A frame of the wire's, with a header where that is an OffloadWire; False where there is no room for it."""
         queue = self.queues[2 * pair]
         data = frame if self._offloads is not None else EMPTY_HEADER + frame
+        if data[0] and not self._negotiated(VIRTIO_NET_F_GUEST_CSUM):
+            data = b"\0" + data[1:]  # section 5.1.6.4.1; a tap says that the host has seen a good checksum
         if not self.plugged or not self.filter.takes(data[VNET_HEADER : VNET_HEADER + ETH_ALEN], self.mac):
             return True
         merge = self._negotiated(VIRTIO_NET_F_MRG_RXBUF)
@@ -330,7 +336,6 @@ class VirtioNet(VirtioDevice):
             if len(data) != 2 or not 1 <= pairs <= self._max_pairs:
                 return False
             self.pairs = pairs
-            self._tell_wire()
         else:
             return False
         self.config = self._make_config()

@@ -247,8 +247,7 @@ class VirtioPci(PciDevice):
                 queue.stop()
         device.driver_ok_changed(ok)
         if ok:
-            for queue in device.queues:
-                queue.kicked()
+            device.kick_all()
 
     def _start(self, queue: VirtQueue) -> None:
         """Take a ring into use, as soon as it is enabled, the driver is ready, and there is memory."""
@@ -262,8 +261,7 @@ class VirtioPci(PciDevice):
         if enabled:
             for queue in self.device.queues:
                 self._start(queue)
-            for queue in self.device.queues:
-                queue.kicked()
+            self.device.kick_all()
 
     def restored(self) -> None:
         """After a load: rings are where the registers say, as far as they had got. A kick that was on its way then is
@@ -277,9 +275,9 @@ class VirtioPci(PciDevice):
             self.slot.defer(self._look_again)
 
     def _look_again(self) -> None:
+        self.device.kick_all()
         for queue in self.device.queues:
             if queue.running:
-                queue.kicked()
                 self.queue_interrupt(queue)
 
     # Queues and interrupts

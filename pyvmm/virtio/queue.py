@@ -22,6 +22,18 @@ TURN: Final = 4096
 """Descriptors that are read, indirect ones included, before the rest is put off: a few milliseconds."""
 CHAIN_COST: Final = 32
 """What a device does with a chain counts as reading so many descriptors more."""
+COPY_COST: Final = 1024
+"""So many bytes that a device copies without anybody who slows it down count as reading a descriptor."""
+
+
+class Turn:
+    """What may still be done for a kick, in descriptors: the queues of a device share one, for a kick of one may have
+    the device look at others."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = TURN
 
 
 class Transport(Protocol):
@@ -95,7 +107,8 @@ class VirtQueue:
         self._loaded: tuple[int, ...] | None = None
         self._held: deque[Chain] = deque()
         self._deferred = False
-        self._left = TURN
+        self.turn = Turn()
+        """Its own, until a device has it."""
         self.reset()
 
     def reset(self) -> None:
@@ -179,7 +192,11 @@ class VirtQueue:
 
     def begin_turn(self) -> None:
         """Somebody has kicked: TURN descriptors may be read for that."""
-        self._left = TURN
+        self.turn.left = TURN
+
+    def copied(self, size: int) -> None:
+        """The device has copied *size* bytes of a chain's, which its turn is shorter by."""
+        self.turn.left -= size // COPY_COST
 
     def pop(self) -> Chain | None:
         """The next chain; None if there is none, its turn has come to an end, or the queue is not running."""
@@ -190,8 +207,8 @@ class VirtQueue:
             return None
         if self._held:
             return self._held.popleft()
-        if self._left <= 0:
-            self._put_off()
+        if self.turn.left <= 0:
+            self.kick_later()
             return None
         try:
             chain = self._ring.pop()
@@ -199,7 +216,7 @@ class VirtQueue:
             self.fail(str(error))
             return None
         if chain is not None:
-            self._left -= cost + chain.descriptors
+            self.turn.left -= cost + chain.descriptors
             if self.trace.enabled:
                 self.trace(f"queue {self.index}: {chain}", ("chain", self.index, chain.id))
         return chain
@@ -256,10 +273,10 @@ class VirtQueue:
     def fill(self, data: bytes, most: int, count_at: int) -> int:
         """Give chains back with *data* in them, *most* at most, without looking at each here: see Ring.fill(). How
         many; with 0 nothing has happened, and pop() is the way."""
-        if self._ring is None or self.paused or self._held or self._left <= 0 or self.trace.enabled:
+        if self._ring is None or self.paused or self._held or self.turn.left <= 0 or self.trace.enabled:
             return 0
         count = self._ring.fill(data, most, count_at)
-        self._left -= count
+        self.turn.left -= count
         return count
 
     def holds(self, chain: Chain) -> bool:
@@ -300,7 +317,8 @@ class VirtQueue:
                 self.set_kicks(True)
                 raise
 
-    def _put_off(self) -> None:
+    def kick_later(self) -> None:
+        """Have it kicked by the loop, by and by: what is there now is too much, or its turn has come to an end."""
         if not self._deferred:
             self._deferred = True  # one at a time: each kick of such a driver would add another
             self.transport.defer(self._go_on)

@@ -24,7 +24,7 @@ NOT_STATE = {
     "VirtQueue._ring": "made again of registers and progress",
     "VirtQueue._held": "still in the ring for a snapshot, see progress",
     "VirtQueue._deferred": "a call that the loop has",
-    "VirtQueue._left": "a load is followed by a kick, with which a turn begins",
+    "Turn.left": "a load is followed by a kick, with which a turn begins",
     "_Vector.pending": "kept as Messages.pending",
     **dict.fromkeys(
         (f"_Vector.{name}" for name in ("_open", "_message", "_interrupts", "_routed")),

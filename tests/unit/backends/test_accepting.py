@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pyvmm.backends import stream_socket
+from pyvmm.backends.accepting import REST, Door
 from pyvmm.backends.networks import HostNetworks
 from pyvmm.backends.sockets import Sockets
 from pyvmm.control.listening import Listening
@@ -69,7 +70,8 @@ def test_a_thread_that_never_gets_one_ends() -> None:
 
 
 @pytest.mark.parametrize("kind", ["a stream of a device's", "a wire"])
-def test_the_loop_looks_again_when_the_next_comes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_looks_again_in_a_while(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not before, though he is there."""
     path, loop = str(tmp_path / "socket"), Loop(nullcontext())
     with monkeypatch.context() as patch:
         if kind == "a wire":
@@ -79,12 +81,31 @@ def test_the_loop_looks_again_when_the_next_comes(kind: str, tmp_path: Path, mon
             patch.setattr(stream_socket, "listen", listener)
             used = Sockets(loop).listen(path, End())
     short: Short = used._listener
-    short.times = 1
-    clients = [socket.socket(socket.AF_UNIX) for _ in range(2)]
-    for number, client in enumerate(clients, 1):
+    now = [loop.now()]
+    monkeypatch.setattr(loop, "now", lambda: now[0])
+    with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
-        for _ in range(20):
-            loop.run_once(0)
-        assert short.asked == number
-    for one in (*clients, used, loop):
-        one.close()
+        for number in range(1, 5):
+            for _ in range(20):
+                loop.run_once(0)
+            assert short.asked == number
+            now[0] += int(REST * 1e9)
+            loop.timer(lambda: None).arm(0)
+        assert used._client if kind != "a wire" else used.connected
+    used.close()
+    loop.run_once(0)
+    loop.close()
+
+
+def test_a_door_that_is_shut_while_he_waits_stays_so(tmp_path: Path) -> None:
+    loop, short, came = Loop(nullcontext()), listener(str(tmp_path / "socket")), list[socket.socket]()
+    door = Door(short, loop, came.append)
+    door.open()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(short.getsockname())
+        loop.run_once(0)
+        door.shut()
+        short.close()
+        loop.run_once(2 * REST)
+    assert short.asked == 1 and not came
+    loop.close()

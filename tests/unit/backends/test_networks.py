@@ -180,6 +180,43 @@ def test_a_third_at_a_wire_waits_and_a_fourth_is_told(rig: Rig, path: Path) -> N
     assert connected(first)
 
 
+@pytest.mark.parametrize("gone", [0, 1])
+def test_a_third_at_a_wire_has_its_turn_when_one_goes(rig: Rig, path: Path, gone: int) -> None:
+    """The first, which listens, or the second."""
+    wires = []
+    for _ in range(3):
+        wires.append(rig.networks.open(f"socket:{path}"))
+        rig.turn()
+    wires.pop(gone).close()
+    cards = [Card(wire) for wire in wires]
+    rig.turn(20)
+    assert all(map(connected, wires)) and path.is_socket()
+    for sender, card in zip(wires, reversed(cards), strict=True):
+        sender.send(bytes(60))
+        rig.until(lambda card=card: card.frames == [bytes(60)])  # type: ignore[misc]
+    wires[0].close()
+    again = rig.networks.open(f"socket:{path}")
+    rig.turn(20)
+    assert connected(wires[1]) and connected(again)
+
+
+def test_who_takes_nobody_is_not_asked_for_ever(rig: Rig, path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(os.fspath(path))
+        listener.listen()
+        wire = rig.networks.open(f"socket:{path}")
+        listener.settimeout(0)
+        came = 0
+        for _ in range(50):
+            try:
+                listener.accept()[0].close()
+                came += 1
+            except BlockingIOError:
+                pass
+            rig.turn(1)
+    assert came < 10 and len(rig.lines) < 10 and not connected(wire)
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -71,6 +71,13 @@ def test_in_vain_it_is_ever_more_rarely_so() -> None:
     assert POLL_NS < bell.busy < 10_000 // MOST_SLEPT * 2 * POLL_NS
 
 
+def test_two_that_count_at_once_do_no_harm() -> None:
+    bell = Bell()
+    polling = AdaptivePolling(2, bell.now)
+    polling._sleeps = -1
+    assert wait(polling, bell, POLL_NS // 2, 3) == [False, True, True]
+
+
 @given(st.lists(st.integers(0, 3 * POLL_NS), max_size=300))
 def test_it_is_never_awake_for_longer_than_it_may(gaps: list[int]) -> None:
     bell = Bell()

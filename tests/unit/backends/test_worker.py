@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
+import select
 import threading
 from collections.abc import Callable
 
@@ -232,6 +234,28 @@ def test_one_thread_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     rig.worker.drain()
     assert sum(map(len, rig.batches)) == 10
     rig.worker.close()
+
+
+@pytest.mark.parametrize("short", ["eventfd", "epoll"])
+def test_what_no_descriptor_is_left_for_is_not_begun(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who submitted it hears of that, and asks again once there are some."""
+    rig, done, open_before = Rig(lambda call: False), list[int](), len(os.listdir("/proc/self/fd"))
+    for number in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr(*((os, "eventfd") if short == "eventfd" else (select, "epoll")), no_descriptor)
+            assert rig.worker.watch(lambda: None) is None
+            with pytest.raises(OSError, match="Too many open files"):
+                rig.worker.submit(lambda number=number: done.append(number))  # type: ignore[misc]
+        assert rig.worker.pending == 0
+    rig.worker.submit(lambda: done.append(2))
+    rig.worker.drain()
+    assert done == [2] and sum(map(len, rig.batches)) == 1
+    rig.worker.close()
+    assert len(os.listdir("/proc/self/fd")) == open_before
+
+
+def no_descriptor(*arguments: object) -> int:
+    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def test_a_closed_one_takes_nothing() -> None:

@@ -204,6 +204,25 @@ def test_a_driver_that_asks_without_end_gets_no_more_than_a_ring_has(
         assert len(disk.queues[0].used()) == 21
 
 
+def test_all_queues_together_have_no_more_under_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blk, "MAX_DESCRIPTORS", 16 * (3 + blk.REQUEST_COST))
+    go_on, read = threading.Event(), FileImage.read
+    monkeypatch.setattr(FileImage, "read", lambda self, views, at: (go_on.wait(60), read(self, views, at))[1])
+    with BlkDriver(path, size=64, queues=4) as disk:
+        for number in range(4 * 21):
+            assert disk.add(IN, 0, into=SECTOR, queue=number % 4) is not None
+        for index in range(4):
+            disk.kick(index)
+        assert disk.device.disk._worker.pending == 16
+        go_on.set()
+        for _ in range(100):
+            disk.wait()
+            for call in disk.virtio.board.later[:]:
+                disk.virtio.board.later.remove(call)
+                call()
+        assert [len(queue.used()) for queue in disk.queues] == [21] * 4
+
+
 # The host's errors
 
 

@@ -145,6 +145,14 @@ def test_the_header_goes_over_a_wire_that_wants_it() -> None:
     assert card.received() == [header[:10] + b"\1\0" + frame(70)]
 
 
+def test_a_driver_that_takes_no_checksums_hears_nothing_of_them() -> None:
+    wire = FakeOffloadWire()
+    card = NetDriver(wire, without=1 << 1 | 1 << 7)
+    card.offer(2000)
+    wire.give(struct.pack("<BBHHHHH", 2, 0, 0, 0, 0, 0, 0) + frame(70))  # VIRTIO_NET_HDR_F_DATA_VALID
+    assert card.received() == [bytes(10) + b"\1\0" + frame(70)]
+
+
 def test_a_frame_fills_as_many_buffers_as_it_needs() -> None:
     card = NetDriver()
     for _ in range(4):

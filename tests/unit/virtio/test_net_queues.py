@@ -61,6 +61,21 @@ def test_a_number_of_pairs_that_cannot_be(data: bytes) -> None:
     assert card.device.pairs == 2 and wires(card)[0].used == 2
 
 
+def test_many_commands_at_once_have_the_wire_follow_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each queue that the kernel attaches or lets go of takes some 0.2 ms."""
+    card = several(2)
+    asked: list[int] = []
+    monkeypatch.setattr(card.wire, "use", asked.append)
+    control = card.queues[-1]
+    for number in range(30):
+        card.ram.write(0x9000 + 4 * number, bytes((*MQ, 1 + number % 3, 0)))
+        assert control.add([(0x9000 + 4 * number, 4, False), (0x9800 + number, 1, True)]) is not None
+    card.virtio.kick(len(card.queues) - 1)
+    assert len(control.used()) == 30 and card.ram.read(0x9800, 30) == bytes(30)
+    assert asked == [3] and card.device.pairs == 3
+    assert [wire.receive is not None for wire in wires(card)] == [True] * 3
+
+
 def test_commands_have_one_place_only() -> None:
     card = NetDriver(LentWire(2), queues=2)
     without = card.features & ~F_MQ

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import pytest
 
 from pyvmm.testing.pci import Board
-from pyvmm.virtio.console import VirtioConsole
+from pyvmm.virtio.console import MAX_PORTS, MAX_WRITE, VirtioConsole
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.input import VirtioKeyboard
-from pyvmm.virtio.queue import CHAIN_COST, TURN
+from pyvmm.virtio.queue import CHAIN_COST, COPY_COST, TURN, VirtQueue
 from pyvmm.virtio.ring import MAX_INDIRECT, ChainBuilder
 from pyvmm.virtio.rng import VirtioRng
 from tests.rig.virtio_driver import Driver, Virtio
@@ -114,3 +114,61 @@ def test_a_reset_in_between_ends_it(turns: list[int]) -> None:
     make_available(driver, TURN // CHAINS - CHAIN_COST, True)
     guest.kick(0)
     assert len(driver.used()) == CHAINS, "a whole turn, whatever was left of the last"
+
+
+class Many(VirtioDevice):
+    """With a queue for each processor, as a disk has them."""
+
+    device_id = 63
+    queue_sizes = (CHAINS,) * 16
+
+    def handle_queue(self, queue: VirtQueue) -> None:
+        for chain in queue:
+            queue.push(chain, 0)
+
+
+@pytest.mark.parametrize("how", ["bus master", "DRIVER_OK"])
+def test_queues_that_are_looked_at_together_share_a_turn(how: str, turns: list[int]) -> None:
+    board = Board()
+    guest = Virtio.of(Many(), board)
+    guest.config.write(4, 2, 2)
+    drivers = guest.setup(VERSION_1 | INDIRECT)
+    for driver in drivers:
+        make_available(driver, MAX_INDIRECT, True)
+    if how == "DRIVER_OK":
+        assert guest.accept(VERSION_1 | INDIRECT)
+        guest.config.write(4, 2, 6)
+        for index, driver in enumerate(drivers):
+            guest.program(index, driver)
+        guest.status = 15
+    else:
+        guest.config.write(4, 2, 6)
+    while board.later:
+        turns.append(0)
+        board.later.pop(0)()
+    assert max(turns) < TURN + MAX_INDIRECT
+    assert [len(driver.used()) for driver in drivers] == [CHAINS] * len(drivers)
+
+
+def test_what_is_copied_for_all_ports_of_a_console_has_an_end() -> None:
+    """A kick for one has it look at all of them."""
+    board = Board()
+    device = VirtioConsole([f"p{number}" for number in range(MAX_PORTS)])
+    copied = [0]
+
+    def count(data: bytes) -> None:
+        copied[-1] += len(data)
+
+    guest = Virtio.of(device, board)
+    drivers = guest.setup(VERSION_1)
+    for port in device.ports:
+        port.output = count
+        for _ in range(4):
+            assert drivers[port.transmitq.index].add([(DATA, MAX_WRITE, False)]) is not None
+    guest.kick(device.ports[3].transmitq.index)
+    assert not device.ports[-1].drained
+    while board.later:
+        copied.append(0)
+        board.later.pop(0)()
+    assert max(copied) < TURN * COPY_COST + MAX_WRITE
+    assert sum(copied) == 4 * MAX_PORTS * MAX_WRITE and all(port.drained for port in device.ports)
