@@ -133,6 +133,15 @@ def test_where_no_more_may_come_there_is_nothing() -> None:
         assert len(machine.vcpus) == 2
 
 
+def test_where_no_more_may_come_who_plugs_one_hears_how_they_may() -> None:
+    """Of a guest without ACPI too."""
+    with board("keyboard") as machine:
+        for _ in range(2):
+            with pytest.raises(UserError, match="stay what they are: start it with -c CPUS,max=MOST"):
+                machine.plug("cpu")
+            machine.start()
+
+
 def test_a_cpu_that_comes_is_as_after_power_on() -> None:
     """Whatever it was before, and whatever was sent to it while it was in no socket; but its TSC is the others'."""
     with running(cpus=2) as now:
@@ -282,7 +291,7 @@ def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().err == "pyvmm: waiting for the guest to let go of cpu1 (Ctrl-C: do not wait)\n"
         for words, why in (
             (["unplug", path, "cpu2"], "cpu2: the guest does not let go of it: an application uses it"),
-            (["unplug", path, "cpu1"], "Device 'cpu1' not found"),
+            (["unplug", path, "cpu1"], "Device 'cpu1' not found: did you mean cpu2?"),
             (["unplug", path, "cpu0"], "cpu0 is the one that the guest started on"),
             (["plug", path, "cpu,id=cpu2"], "no CPU that could come is called so, but cpu1, cpu3"),
         ):
