@@ -86,9 +86,15 @@ class IommuFd(Descriptor):
         _ioctl(self.fd, "IOMMU_IOAS_UNMAP", _UNMAP, self.ioas, iova, size)
 
 
-def open_device(path: Path, iommu: IommuFd, before: Callable[[int], None] = lambda fd: None) -> VfioDevice:
+def open_device(
+    path: Path,
+    iommu: IommuFd,
+    before: Callable[[int], None] = lambda fd: None,
+    undo: Callable[[int], None] = lambda fd: None,
+) -> VfioDevice:
     """The device of /dev/vfio/devices/vfioN, whose DMA reaches what *iommu* maps. *before* gets its descriptor before
-    it is bound, which is when KVM wants to hear of it. Raises OSError; EPERM: this host does not remap interrupts."""
+    it is bound, which is when KVM wants to hear of it; *undo* gets it where something fails, before it is closed, for
+    KVM would keep it open. Raises OSError; EPERM: this host does not remap interrupts."""
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
         before(fd)
@@ -96,5 +102,6 @@ def open_device(path: Path, iommu: IommuFd, before: Callable[[int], None] = lamb
         _ioctl(fd, "VFIO_DEVICE_ATTACH_IOMMUFD_PT", _ATTACH, 0, iommu.ioas)
         return VfioDevice(fd)
     except BaseException:
+        undo(fd)
         os.close(fd)
         raise

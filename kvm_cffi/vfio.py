@@ -101,7 +101,12 @@ class Group(Descriptor):
 
     def device(self, name: str) -> VfioDevice:
         """VFIO_GROUP_GET_DEVICE_FD: the device that sysfs calls *name*."""
-        return VfioDevice(ioctl(self.fd, "VFIO_GROUP_GET_DEVICE_FD", ffi.new("char[]", name.encode())))
+        fd = ioctl(self.fd, "VFIO_GROUP_GET_DEVICE_FD", ffi.new("char[]", name.encode()))
+        try:
+            return VfioDevice(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
 
 @dataclass(frozen=True)
@@ -134,13 +139,14 @@ class VfioDevice(Descriptor):
     """A device that VFIO has given: its regions and interrupts."""
 
     def __init__(self, fd: int) -> None:
-        super().__init__(fd)
+        """*fd* is its own from then on, and the caller's where this raises KvmError."""
         info = ffi.new("struct vfio_device_info *")
         info.argsz = ffi.sizeof("struct vfio_device_info")
         ioctl(fd, "VFIO_DEVICE_GET_INFO", info)
         self.can_reset = bool(info.flags & lib.VFIO_DEVICE_FLAGS_RESET)
         self.is_pci = bool(info.flags & lib.VFIO_DEVICE_FLAGS_PCI)
         self._regions, self._irqs = info.num_regions, info.num_irqs
+        super().__init__(fd)
 
     def region(self, index: int) -> VfioRegion | None:
         """VFIO_DEVICE_GET_REGION_INFO; None where the device has no such region."""

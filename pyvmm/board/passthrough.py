@@ -69,6 +69,8 @@ class BoardPassthrough:
         self._kvm: KvmVfio | None = None
         self._groups: dict[str, Group] = {}
         self._devices: dict[str, VfioDevice] = {}
+        self._group_of: dict[str, str] = {}
+        """The groups of the devices, as sysfs had them when they were opened."""
         self._worker: Worker[_Job] | None = None
         self.dma: DmaMap | None = None
         """Once there is a device."""
@@ -82,28 +84,35 @@ class BoardPassthrough:
             raise UserError(f"device {name} is given to this guest already: leave one of the two away")
         self._check(function)
         assert function.group is not None
+        try:
+            device = self._open(function)
+        except BaseException:
+            self._let_go()
+            raise
+        self._devices[name], self._group_of[name] = device, function.group
+        return device
+
+    def _open(self, function: HostFunction) -> VfioDevice:
+        """By the way that this host has. Raises UserError; what it has opened until then, _let_go() closes."""
         if self._space is None and self._host.cdev(function) is not None and IOMMU.exists():
             self._space = _open_iommufd()
         if isinstance(self._space, IommuFd):
-            device = self._open_cdev(function, self._space)
-        else:
-            group = self._group(function)
-            try:
-                device = group.device(name)
-            except OSError as error:
-                raise UserError(f"device {name}: {error}: is it in use, or has it gone? See dmesg") from None
-        self._devices[name] = device
-        return device
+            return self._open_cdev(function, self._space)
+        group = self._group(function)
+        try:
+            return group.device(function.name)
+        except OSError as error:
+            raise UserError(f"device {function.name}: {error}: is it in use, or has it gone? See dmesg") from None
 
     def _open_cdev(self, function: HostFunction, iommu: IommuFd) -> VfioDevice:
         """By /dev/iommu. Raises UserError."""
         node = self._host.cdev(function)
         if node is None:
             raise UserError(f"device {function.name}: {GROUPS}/devices has no file for it: see dmesg")
-        if self._kvm is None:
-            self._kvm = KvmVfio(self._vm)
         try:
-            device = open_device(node, iommu, self._kvm.add)
+            if self._kvm is None:
+                self._kvm = KvmVfio(self._vm)
+            device = open_device(node, iommu, self._kvm.add, self._forget)
         except OSError as error:
             if error.errno == errno.EPERM and isinstance(error, KvmError):
                 raise UserError(NOT_REMAPPED) from None
@@ -111,20 +120,32 @@ class BoardPassthrough:
             if others:
                 raise UserError(_not_viable(function, others)) from None
             raise UserError(f"device {function.name}: {_why_not_open(node, error)}") from None
-        self._map_memory(iommu, function)
+        try:
+            self._map_memory(iommu, function)
+        except BaseException as error:
+            self._forget(device.fd)
+            device.close()
+            if isinstance(error, OSError):
+                raise UserError(f"device {function.name}: {error}: see dmesg") from None
+            raise
         return device
 
     def give_back(self, name: str) -> None:
         """Its group too where no other device of it is the guest's, and with the last one the address space: another
         may have to be of another kind."""
-        device = self._devices.pop(full_name(name), None)
+        name = full_name(name)
+        device = self._devices.pop(name, None)
         if device is None:
             return
+        del self._group_of[name]
         if isinstance(self._space, IommuFd):
             self._forget(device.fd)
         device.close()
-        used = {function.group for function in map(self._host.find, self._devices)}
-        for number in self._groups.keys() - used:
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Close what no device needs."""
+        for number in self._groups.keys() - self._group_of.values():
             group = self._groups.pop(number)
             self._forget(group.fd)
             group.close()
@@ -250,12 +271,14 @@ class BoardPassthrough:
         self.peers.allow(memory)
 
     def iova(self, address: int) -> str:
+        if self.dma is None:
+            return f"IOVA {address:#x} -> nothing: the device is this host's again"
         host = locate(self._memory, address)
         if host is not None:
             return f"IOVA {address:#x} -> guest physical {address:#x} (mapped at its own address) -> {host}"
         if self.peers is not None and (where := self.peers.find(address)) is not None:
             return f"IOVA {address:#x} -> guest physical {address:#x}, a BAR for peers -> host virtual {where:#x}"
-        ranges = self.dma.ranges if self.dma is not None else []
+        ranges = self.dma.ranges
         if ranges and not any(low <= address <= high for low, high in ranges):
             return f"IOVA {address:#x} -> nothing: this host's IOMMU maps none there (0xfee00000 is for interrupts)"
         return f"IOVA {address:#x} -> nothing: no guest RAM is there, and the IOMMU refuses"
@@ -286,17 +309,12 @@ class BoardPassthrough:
         if self._worker is not None:
             with suppress(UserError):
                 self._worker.close()
-        if self.peers is not None:
-            self._slots.watch_windows(None)
-            self.peers = None
-        for device in self._devices.values():
-            device.close()
-        for group in self._groups.values():
-            self._forget(group.fd)
-            group.close()
-        self._close_space()
+        for name in list(self._devices):
+            self.give_back(name)
+        self._let_go()
         if self._kvm is not None:
             self._kvm.close()
+            self._kvm = None
 
 
 class _Job(NamedTuple):
@@ -344,4 +362,4 @@ def _why_not_open(path: Path, error: OSError) -> str:
             return f"no permission for {path}: as root, chown {path} to who runs pyvmm"
         case errno.ENOENT:
             return f"{path} does not exist: is the device vfio-pci's? pyvmm vfio list"
-    return f"{path}: {error.strerror}"
+    return f"{path}: {error}: see dmesg" if isinstance(error, KvmError) else f"{path}: {error.strerror}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import struct
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from kvm_cffi import KvmError, iommufd
+from kvm_cffi import KvmError, iommufd, vfio
 from kvm_cffi._kvm import ffi
 from kvm_cffi.iommufd import IommuFd, open_device
 
@@ -94,4 +95,28 @@ def test_a_device_is_bound_after_kvm_has_heard_of_it(kernel: Kernel, monkeypatch
     with pytest.raises(KvmError, match="VFIO_DEVICE_BIND_IOMMUFD"):
         open_device(Path("/dev/null"), iommu)
     assert len(os.listdir("/proc/self/fd")) == before
+    iommu.close()
+
+
+def test_a_device_that_says_nothing_of_itself_is_closed_once(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, request: str, argument: Any) -> int:
+        raise KvmError(errno.ENODEV, request)
+
+    monkeypatch.setattr(vfio, "ioctl", refuse)
+    closed: list[int] = []
+    close = os.close
+
+    def counted(fd: int) -> None:
+        closed.append(fd)
+        close(fd)
+
+    iommu = IommuFd(Path("/dev/null"))
+    monkeypatch.setattr(os, "close", counted)
+    undone: list[tuple[int, bool]] = []
+    with pytest.raises(KvmError, match="VFIO_DEVICE_GET_INFO"):
+        open_device(Path("/dev/null"), iommu, undo=lambda fd: undone.append((fd, fd in closed)))
+    gc.collect()
+    ((fd, was_closed),) = undone
+    assert not was_closed, "KVM knows it by its descriptor"
+    assert closed == [fd], "whoever has that number next keeps it"
     iommu.close()

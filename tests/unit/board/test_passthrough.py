@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from kvm_cffi import KvmError
+from kvm_cffi.vfio import KvmVfio
 from pyvmm.board import passthrough
 from pyvmm.board.dma import DmaMap
 from pyvmm.board.fake_vm import FakeVm
@@ -145,10 +146,20 @@ def test_what_is_given_back_takes_along_what_nobody_else_needs(
     container: Any = made._space
     (group,) = made._groups.values()
     made._devices["0000:00:08.1"] = made._devices[PLACE]  # of the same group
+    made._group_of["0000:00:08.1"] = "7"
     made.give_back(PLACE)
     assert not group.closed and not container.closed  # type: ignore[attr-defined]
+    assert "IOVA 0x10 -> guest physical 0x10" in made.iova(0x10)
+
+    def gone(name: str) -> HostFunction:
+        raise UserError(f"this host has no PCI device {name}")
+
+    host: Any = made._host
+    find, host.find = host.find, gone
     made.give_back("00:08.1")
+    host.find = find
     assert group.closed and container.closed and made._space is None  # type: ignore[attr-defined]
+    assert "this host's again" in made.iova(0x10)
     memory.add(Region(0x200000, memoryview(bytearray(0x10000))))
     assert 0x200000 not in container.mapped
     made.give_back(PLACE)
@@ -179,7 +190,46 @@ def test_what_stands_in_the_way(there: Callable[..., BoardPassthrough], changes:
     made = there(**changes)
     with pytest.raises(UserError, match=line):
         made.open(PLACE)
+    assert made._space is None and made.dma is None and made._groups == {}, "what could not be had holds nothing"
     made.close()
+
+
+def test_what_could_not_be_had_can_be_had_later(
+    there: Callable[..., BoardPassthrough], memory: GuestMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The group that was open, and the RAM that was mapped, are given back, however far it came."""
+    made = there()
+    opened: list[Any] = []
+
+    def group(path: Path) -> FakeGroup:
+        opened.append(FakeGroup(path))
+        return opened[-1]  # type: ignore[no-any-return]
+
+    def refuse(self: object, fd: int) -> None:
+        raise KvmError(errno.EINVAL, "KVM_SET_DEVICE_ATTR")
+
+    monkeypatch.setattr(passthrough, "Group", group)
+    for owner, name, fails in (
+        (FakeGroup, "device", lambda self, name: refuse(self, 0)),
+        (KvmVfio, "add", refuse),
+        (KvmVfio, "__init__", refuse),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, fails)
+            with pytest.raises(
+                UserError, match=f"device {PLACE}: KVM_SET_DEVICE_ATTR: Invalid argument: .*dmesg|See dmesg"
+            ):
+                made.open(PLACE)
+        assert opened.pop().closed and not opened and made._space is None
+        memory.add(Region(0x200000, memoryview(bytearray(0x10000))))
+        memory.remove(0x200000)
+        made._kvm = None
+    made.open(PLACE)
+    container: Any = made._space
+    assert container.mapped == {0: 0xA0000, 0x100000: 0x100000}
+    made.close()
+    made.close()
+    assert container.closed and opened.pop().closed
 
 
 @pytest.mark.parametrize(
@@ -291,7 +341,7 @@ def test_by_dev_iommu_where_the_kernel_has_it(
         host.in_the_way = lambda _: []
     told: list[int] = []
 
-    def open_device(path: Path, iommu: FakeIommuFd, before: Callable[[int], None]) -> Any:
+    def open_device(path: Path, iommu: FakeIommuFd, before: Callable[[int], None], undo: Callable[[int], None]) -> Any:
         assert path.name == "vfio0"
         if error is not None:
             raise error
@@ -310,3 +360,82 @@ def test_by_dev_iommu_where_the_kernel_has_it(
         space: Any = made._space
         assert told == [11] and space.mapped == {0: 0xA0000, 0x100000: 0x100000} and made._groups == {}
     made.close()
+
+
+class FakeKvmVfio:
+    """Holds what it was told of, as KVM does: `held` has the descriptors."""
+
+    held: ClassVar[set[int]] = set()
+    errors: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, vm: object) -> None:
+        if "create" in self.errors:
+            raise KvmError(self.errors["create"], "KVM_CREATE_DEVICE")
+
+    def add(self, fd: int) -> None:
+        self.held.add(fd)
+
+    def remove(self, fd: int) -> None:
+        if fd not in self.held:
+            raise KvmError(errno.ENOENT, "KVM_SET_DEVICE_ATTR")
+        self.held.discard(fd)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ("create", "KVM_CREATE_DEVICE: Cannot allocate memory"),
+        ("bind", "VFIO_DEVICE_BIND_IOMMUFD: Cannot allocate memory: see dmesg"),
+        ("iova_ranges", "IOMMU_IOAS_IOVA_RANGES: Cannot allocate memory: see dmesg"),
+        ("map_dma", "raise ulimit -l|ask for less"),
+        (None, None),
+    ],
+)
+def test_kvm_keeps_no_device_of_dev_iommu_open(
+    there: Callable[..., BoardPassthrough], monkeypatch: pytest.MonkeyPatch, where: str | None, line: str | None
+) -> None:
+    made = there()
+    host: Any = made._host
+    host.cdev, host.in_the_way = lambda _: Path("/dev/vfio/devices/vfio0"), lambda _: []
+    spaces: list[FakeIommuFd] = []
+    closed: list[set[int]] = []
+
+    class Space(FakeIommuFd):
+        errors = {where or "": errno.ENOMEM}  # noqa: RUF012
+
+        def __init__(self) -> None:
+            super().__init__()
+            spaces.append(self)
+
+        def iova_ranges(self) -> list[tuple[int, int]]:
+            if where == "iova_ranges":
+                raise KvmError(errno.ENOMEM, "IOMMU_IOAS_IOVA_RANGES")
+            return super().iova_ranges()
+
+    class Kvm(FakeKvmVfio):
+        held: ClassVar[set[int]] = set()
+        errors: ClassVar[dict[str, int]] = Space.errors
+
+    def open_device(path: Path, iommu: Space, before: Callable[[int], None], undo: Callable[[int], None]) -> Any:
+        before(11)
+        if where == "bind":
+            undo(11)
+            raise KvmError(errno.ENOMEM, "VFIO_DEVICE_BIND_IOMMUFD")
+        return SimpleNamespace(fd=11, close=lambda: closed.append(set(Kvm.held)))
+
+    monkeypatch.setattr(passthrough, "IommuFd", Space)
+    monkeypatch.setattr(passthrough, "IOMMU", Path("/dev/null"))
+    monkeypatch.setattr(passthrough, "KvmVfio", Kvm)
+    monkeypatch.setattr(passthrough, "open_device", open_device)
+    if line is None:
+        made.open(PLACE)
+        assert Kvm.held == {11}
+        made.close()
+    else:
+        with pytest.raises(UserError, match=line):
+            made.open(PLACE)
+    assert Kvm.held == set() and all(held == set() for held in closed), "before it is closed"
+    assert made._space is None and spaces[0].closed
