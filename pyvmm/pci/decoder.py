@@ -103,8 +103,12 @@ class AddressDecoder:
         """Take a claim away."""
         self._claims.remove(claim)
         claim.visible = ()
-        for doorbell in list(claim.doorbells):
-            doorbell.withdraw()
+        applying, self._applying = self._applying, True  # no other comes where one of these is still to go
+        try:
+            for doorbell in list(claim.doorbells):
+                doorbell.withdraw()
+        finally:
+            self._applying = applying
         self.apply()
 
     def apply(self) -> None:

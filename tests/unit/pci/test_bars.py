@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.bus import Bus
@@ -337,6 +337,10 @@ ACTIONS = st.tuples(
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(ACTIONS, max_size=12), st.lists(ACTIONS, max_size=8))
+@example(  # the first of a claim that is released has another come to where its second is
+    [(0, "move", 1), (0, "move", 5), (3, "bell", 3), (3, "release", 0)],
+    [(0, "move", 31), (0, "move", 0), (0, "move", 0), (0, "move", 0)],
+)
 def test_whoever_hears_a_doorbell_go_may_change_all_claims(
     moves: list[tuple[int, str, int]], answers: list[tuple[int, str, int]]
 ) -> None:
