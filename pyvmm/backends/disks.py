@@ -319,13 +319,15 @@ class Disks:
         from pyvmm.backends.image import FileImage
 
         write = not readonly and not temporary
-        if temporary:
+        if temporary and cache == "unsafe":
             cache = "writeback"  # of what is only read nothing is lost
         file = FileImage(path, write=write, cache=cache, size=size, raw=raw, look_only=self._look_only)
         image: DiskImage = file
         try:
             if readonly and temporary:
                 raise file.error("readonly and temporary do not go together: leave one away")
+            if temporary and cache == "none":
+                raise file.error("cache=none and temporary do not go together: leave one away")
             if temporary:
                 from pyvmm.backends.overlay import Overlay
 

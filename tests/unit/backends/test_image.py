@@ -54,6 +54,19 @@ def test_no_such_file(disks: Disks, tmp_path: Path) -> None:
     assert line == f"there is no such file: make one with  truncate -s 10G {tmp_path}/none.img  or add size=10G"
     assert refused(disks, tmp_path / "none" / "none.img", size="1M") == "it cannot be made: No such file or directory"
     assert refused(disks, tmp_path / ("x" * 300)) == "File name too long"
+    for words in ({"readonly": True}, {"temporary": True}):
+        line = refused(disks, tmp_path / "a disk", size="1M", **words)
+        assert line == (
+            "there is no such file, and size= makes none that is only read from: "
+            f"make one with  truncate -s 1M '{tmp_path}/a disk'"
+        )
+        assert refused(Disks(lambda call: call(), look_only=True), tmp_path / "a disk", size="1M", **words) == line
+
+
+def test_what_is_written_to_a_temporary_disk_goes_past_no_page_cache(disks: Disks, path: Path) -> None:
+    line = refused(disks, path, temporary=True, cache="none")
+    assert line == "cache=none and temporary do not go together: leave one away"
+    disks.open(path, temporary=True, cache="unsafe")
 
 
 def test_what_is_no_disk(disks: Disks, tmp_path: Path) -> None:
