@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -88,6 +89,11 @@ class FileImage:
         self.name = printable(str(path))
         self._cache = cache
         self._lost: int | None = None
+        self._flushes: set[int] = set()
+        """The numbers of those that are under way."""
+        self._last_flush = 0
+        self._ended = threading.Condition()
+        """One has, and whoever looks at these has it."""
         self._without: set[int] = set()
         """What fallocate has said it cannot do here."""
         self._asked_size = size
@@ -306,13 +312,27 @@ class FileImage:
     def flush(self) -> None:
         if self._cache == "unsafe":
             return
-        if self._lost is not None:  # the kernel says it once, and then no more, of pages that it has given up
-            raise OSError(self._lost, f"an earlier flush failed: {os.strerror(self._lost)}")
+        with self._ended:
+            self._raise_lost()
+            number = self._last_flush = self._last_flush + 1
+            self._flushes.add(number)
         try:
             os.fdatasync(self.fd)
         except OSError as error:
             self._lost = error.errno
             raise
+        finally:
+            with self._ended:
+                self._flushes.discard(number)
+                self._ended.notify_all()
+        with self._ended:  # of two at once the kernel tells one alone
+            last = self._last_flush
+            self._ended.wait_for(lambda: not any(other <= last for other in self._flushes))
+            self._raise_lost()
+
+    def _raise_lost(self) -> None:
+        if self._lost is not None:  # the kernel says it once, and then no more, of pages that it has given up
+            raise OSError(self._lost, f"an earlier flush failed: {os.strerror(self._lost)}")
 
     def zero(self, offset: int, length: int, unmap: bool) -> None:
         if unmap and self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, length):

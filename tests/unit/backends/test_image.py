@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -324,3 +325,47 @@ def test_buffers_that_direct_io_does_not_take(path: Path) -> None:
     assert found[5:] == data[3:]
     file.close()
     assert path.read_bytes()[4096:8192] == data[3:]
+
+
+def test_of_flushes_at_once_none_is_told_that_all_is_well_where_one_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells each open file once: the second fdatasync returns before the first has raised."""
+    file = image.FileImage(path, write=True)
+    calls, second_returned = list[int](), threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            second.start()
+            second_returned.wait(60)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        second_returned.set()
+
+    def flush() -> None:
+        try:
+            file.flush()
+            ends.append(None)
+        except OSError as error:
+            ends.append(error.errno)
+
+    ends: list[int | None] = []
+    second = threading.Thread(target=flush)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    flush()
+    second.join()
+    assert len(calls) == 2 and ends == [errno.EIO] * 2
+    file.close()
+
+
+def test_flushes_do_not_wait_for_one_another_to_begin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, meet = image.FileImage(path, write=True), threading.Barrier(4)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: meet.wait(60))
+    others = [threading.Thread(target=file.flush) for _ in range(3)]
+    for other in others:
+        other.start()
+    file.flush()
+    for other in others:
+        other.join()
+    assert not file._flushes
+    file.close()
