@@ -64,6 +64,20 @@ def test_no_such_file(disks: Disks, tmp_path: Path) -> None:
         assert refused(Disks(lambda call: call(), look_only=True), tmp_path / "a disk", size="1M", **words) == line
 
 
+def test_a_disk_that_is_given_twice(disks: Disks, path: Path) -> None:
+    line = "this machine has it already: name another file, or let both be readonly or temporary"
+    first = disks.open(path)
+    (path.parent / "link").symlink_to(path)
+    for other in (path, path.parent / "link"):
+        for words in ({}, {"readonly": True}, {"temporary": True}):
+            with pytest.raises(UserError, match=line):
+                disks.open(other, **words)  # type: ignore[arg-type]
+    first.close()
+    disks.open(path, temporary=True)
+    disks.open(path, readonly=True)
+    assert refused(disks, path) == line
+
+
 def test_what_is_written_to_a_temporary_disk_goes_past_no_page_cache(disks: Disks, path: Path) -> None:
     line = refused(disks, path, temporary=True, cache="none")
     assert line == "cache=none and temporary do not go together: leave one away"
@@ -219,7 +233,8 @@ def test_one_writes_or_several_read(
     said = other(path, **theirs)
     assert said == "" if both else said.startswith(f"disk {path}: {LOCKED}")
     if not both:
-        assert refused(disks, path, **theirs).startswith(LOCKED), "another machine of this process as well"
+        here = refused(Disks(lambda call: call()), path, **theirs)
+        assert here.startswith(LOCKED), "another machine of this process as well"
     disk.close()
     assert other(path, **theirs) == ""
 
