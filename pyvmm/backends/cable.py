@@ -15,6 +15,7 @@ from typing import Final
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME
 from pyvmm.clock import Clock
+from pyvmm.errors import printable
 from pyvmm.loop import Loop
 
 BURST: Final = 32
@@ -140,7 +141,7 @@ class Cable:
         assert self._dump is not None
         self._dump.frame(memoryview(frame)[self.offset :])
         if self._dump.error is not None:
-            path, why = self._dump.path, self._dump.error.strerror
+            path, why = printable(str(self._dump.path)), self._dump.error.strerror
             self._dump = None
             self._host.tell(f"{self.name}: {path}: {why}: no more frames are written there")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pyvmm.clock import NS_PER_SECOND
-from pyvmm.errors import UserError
+from pyvmm.errors import UserError, printable
 from pyvmm.state import Plain, StateError
 from pyvmm.units import MIB
 
@@ -107,6 +107,18 @@ class Disk:
     def block(self) -> int:
         """Bytes of which offsets and lengths are multiples."""
         return self._image.block
+
+    def is_of(self, path: Path) -> bool:
+        """Whether it is open still, and its file is *path*'s."""
+        try:
+            return not self.closed and os.path.samestat(os.fstat(self._file.fd), os.stat(path))
+        except (OSError, ValueError):
+            return False
+
+    @property
+    def writes(self) -> bool:
+        """Whether its file may be written to."""
+        return not self.readonly and not self.temporary
 
     def measure(self) -> bool:
         """Look how large the file is now; whether that is new. A temporary disk stays as large as it was."""
@@ -319,13 +331,20 @@ class Disks:
         from pyvmm.backends.image import FileImage
 
         write = not readonly and not temporary
-        if temporary:
+        if any(other.is_of(path) and (write or other.writes) for other in self._open):
+            raise UserError(
+                f"disk {printable(str(path))}: this machine has it already: name another file, or let both be readonly "
+                "or temporary"
+            )
+        if temporary and cache == "unsafe":
             cache = "writeback"  # of what is only read nothing is lost
         file = FileImage(path, write=write, cache=cache, size=size, raw=raw, look_only=self._look_only)
         image: DiskImage = file
         try:
             if readonly and temporary:
                 raise file.error("readonly and temporary do not go together: leave one away")
+            if temporary and cache == "none":
+                raise file.error("cache=none and temporary do not go together: leave one away")
             if temporary:
                 from pyvmm.backends.overlay import Overlay
 

@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -88,12 +89,18 @@ class FileImage:
         self.name = printable(str(path))
         self._cache = cache
         self._lost: int | None = None
+        self._flushes: set[int] = set()
+        """The numbers of those that are under way."""
+        self._last_flush = 0
+        self._ended = threading.Condition()
+        """One has, and whoever looks at these has it."""
         self._without: set[int] = set()
         """What fallocate has said it cannot do here."""
+        self._asked_size = size
         wanted = None if size is None else self._wanted(size)
         if wanted is not None and write and not look_only:
             self._make(wanted)
-        if wanted is not None and look_only and not os.path.exists(path):
+        if wanted is not None and write and look_only and not os.path.exists(path):
             self.fd = os.memfd_create("disk", os.MFD_CLOEXEC)  # what would be made
             os.ftruncate(self.fd, wanted)
         else:
@@ -154,8 +161,11 @@ class FileImage:
             raise self.error(self._why(error, write)) from None
 
     def _why(self, error: OSError | ValueError, write: bool) -> str:
-        quoted = self.name if " " not in self.name else f"'{self.name}'"
+        quoted = _quoted(self.name)
         match getattr(error, "errno", None):
+            case errno.ENOENT if self._asked_size is not None:
+                made = f"truncate -s {printable(self._asked_size)} {quoted}"
+                return f"there is no such file, and size= makes none that is only read from: make one with  {made}"
             case errno.ENOENT:
                 return f"there is no such file: make one with  truncate -s 10G {quoted}  or add size=10G"
             case errno.EACCES | errno.EPERM if write and os.access(self.path, os.R_OK):
@@ -183,10 +193,10 @@ class FileImage:
         kind = None if raw else self._format()
         if kind is not None:
             suffix = ".img" if self.path.suffix == ".raw" else ".raw"
-            converted = printable(str(self.path.with_suffix(suffix)))
+            converted = _quoted(printable(str(self.path.with_suffix(suffix))))
             raise self.error(
-                f"it is a {kind} image, and only raw ones can be used: qemu-img convert -O raw {self.name} {converted}"
-                "; or add format=raw, if the guest has written it"
+                f"it is a {kind} image, and only raw ones can be used: qemu-img convert -O raw "
+                f"{_quoted(self.name)} {converted}; or add format=raw, if the guest has written it"
             )
 
     def _measure(self) -> int:
@@ -302,13 +312,27 @@ class FileImage:
     def flush(self) -> None:
         if self._cache == "unsafe":
             return
-        if self._lost is not None:  # the kernel says it once, and then no more, of pages that it has given up
-            raise OSError(self._lost, f"an earlier flush failed: {os.strerror(self._lost)}")
+        with self._ended:
+            self._raise_lost()
+            number = self._last_flush = self._last_flush + 1
+            self._flushes.add(number)
         try:
             os.fdatasync(self.fd)
         except OSError as error:
             self._lost = error.errno
             raise
+        finally:
+            with self._ended:
+                self._flushes.discard(number)
+                self._ended.notify_all()
+        with self._ended:  # of two at once the kernel tells one alone
+            last = self._last_flush
+            self._ended.wait_for(lambda: not any(other <= last for other in self._flushes))
+            self._raise_lost()
+
+    def _raise_lost(self) -> None:
+        if self._lost is not None:  # the kernel says it once, and then no more, of pages that it has given up
+            raise OSError(self._lost, f"an earlier flush failed: {os.strerror(self._lost)}")
 
     def zero(self, offset: int, length: int, unmap: bool) -> None:
         if unmap and self._fallocate(FALLOC_FL_PUNCH_HOLE, offset, length):
@@ -342,6 +366,11 @@ class FileImage:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _quoted(name: str) -> str:
+    """As a shell wants it."""
+    return name if " " not in name else f"'{name}'"
 
 
 def rest_of(views: Views, done: int) -> list[memoryview]:

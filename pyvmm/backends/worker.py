@@ -30,6 +30,9 @@ RunHere = Callable[[Callable[[], None]], bool]
 """Runs a call under the machine lock, if that is free, and says whether it did."""
 MOST_THREADS: Final = 4
 """Of one worker. Python runs one of them at a time; more only wait for one another once their files are cached."""
+SLOW_NS: Final = 10_000_000
+"""Nanoseconds: who rings is not to wait for what may take as long. Before there was such a thing one thread does: each
+that waits is woken by a ring, also while another waits for that awake."""
 PATIENCE: Final = 10.0
 """Seconds that what has begun gets to end; more takes only a file that does not answer."""
 
@@ -62,6 +65,8 @@ class Worker(Generic[T]):
         self._epoll: select.epoll | None = None
         """What a thread waits for that has nothing to do; each ring wakes one of them."""
         self._polling = AdaptivePolling()
+        self._slow = False
+        """Something took SLOW_NS: a thread more is there to hear who rings meanwhile."""
         self._looking = False
         """A thread calls what it watches, and then does what that submits."""
         self._ended: deque[T] = deque()
@@ -76,7 +81,7 @@ class Worker(Generic[T]):
         """Have them done. RuntimeError where this host gives no thread and there is none."""
         if self._closed or not items:
             return
-        while self.pending + len(items) > len(self._threads) < self._most:
+        while self.pending + len(items) + self._slow > len(self._threads) < self._most:
             self._start()
         self.pending += len(items)
         self._todo.extend(items)
@@ -129,10 +134,13 @@ class Worker(Generic[T]):
                 continue
             if self._todo:  # another thread may do that meanwhile
                 os.eventfd_write(self._bell, 1)
+            began = time.monotonic_ns()
             try:
                 self._work(item)
             except BaseException as error:
                 self._post(_raiser(error))
+            if self._watched and time.monotonic_ns() - began > SLOW_NS:
+                self._slow = True
             self._ended.append(item)
             del item  # and with it guest RAM, while there is nothing to do
             if not self._told:

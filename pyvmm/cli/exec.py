@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -27,7 +28,7 @@ def execute(path: str, words: Sequence[str] | None, wait: float) -> int:
         conversation = Conversation(words, None)
     except ValueError as error:
         raise UserError(f"exec: {error}") from None
-    with _connect(path) as wire:
+    with _connect(path, wait) as wire:
         try:
             return _run(wire, conversation, path, wait)
         except AgentError as error:
@@ -37,8 +38,10 @@ def execute(path: str, words: Sequence[str] | None, wait: float) -> int:
             return 128 + signal.SIGPIPE
 
 
-def _connect(path: str) -> socket.socket:
+def _connect(path: str, wait: float) -> socket.socket:
     wire = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    seconds, rest = divmod(max(1, int(wait * 1e6)), 1_000_000)  # 0 would be for ever
+    wire.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", seconds, rest))
     try:
         wire.connect(path)
     except FileNotFoundError:
@@ -46,6 +49,8 @@ def _connect(path: str) -> socket.socket:
             f"exec: {printable(path)} does not exist: start the machine with "
             f"--device virtio-console,port.pyvmm.agent=socket:{printable(path)}"
         ) from None
+    except BlockingIOError:
+        raise UserError(f"exec: {printable(path)}: others wait there already, each for its turn") from None
     except OSError as error:
         why = "no machine listens there" if isinstance(error, ConnectionRefusedError) else error.strerror or str(error)
         raise UserError(f"exec: {printable(path)}: {why}") from None
@@ -106,4 +111,7 @@ def _received(wire: socket.socket) -> bytes:
 
 def _write(fd: int, data: bytes) -> None:
     while data:
-        data = data[os.write(fd, data) :]
+        try:
+            data = data[os.write(fd, data) :]
+        except BlockingIOError:  # somebody who has it too has made it so
+            select.select([], [fd], [])

@@ -243,8 +243,9 @@ class VirtioConsole(VirtioDevice):
         self.messages.extend(kept)
 
     def config_write(self, offset: int, size: int, value: int) -> None:
-        if offset == EMERG_WRITE_AT and self.features >> VIRTIO_CONSOLE_F_EMERG_WRITE & 1:
-            self.ports[0].output(bytes([value & 0xFF]))
+        port = self.ports[0]
+        if offset == EMERG_WRITE_AT and self.features >> VIRTIO_CONSOLE_F_EMERG_WRITE & 1 and not port.held:
+            port.output(bytes([value & 0xFF]))  # of a reader that is slow it is lost: it has no ring to wait in
 
     def say(self, port: int, event: int, value: int, text: bytes = b"") -> None:
         """A control message for the driver."""

@@ -7,6 +7,7 @@ import fcntl
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +55,33 @@ def test_no_such_file(disks: Disks, tmp_path: Path) -> None:
     assert line == f"there is no such file: make one with  truncate -s 10G {tmp_path}/none.img  or add size=10G"
     assert refused(disks, tmp_path / "none" / "none.img", size="1M") == "it cannot be made: No such file or directory"
     assert refused(disks, tmp_path / ("x" * 300)) == "File name too long"
+    for words in ({"readonly": True}, {"temporary": True}):
+        line = refused(disks, tmp_path / "a disk", size="1M", **words)
+        assert line == (
+            "there is no such file, and size= makes none that is only read from: "
+            f"make one with  truncate -s 1M '{tmp_path}/a disk'"
+        )
+        assert refused(Disks(lambda call: call(), look_only=True), tmp_path / "a disk", size="1M", **words) == line
+
+
+def test_a_disk_that_is_given_twice(disks: Disks, path: Path) -> None:
+    line = "this machine has it already: name another file, or let both be readonly or temporary"
+    first = disks.open(path)
+    (path.parent / "link").symlink_to(path)
+    for other in (path, path.parent / "link"):
+        for words in ({}, {"readonly": True}, {"temporary": True}):
+            with pytest.raises(UserError, match=line):
+                disks.open(other, **words)  # type: ignore[arg-type]
+    first.close()
+    disks.open(path, temporary=True)
+    disks.open(path, readonly=True)
+    assert refused(disks, path) == line
+
+
+def test_what_is_written_to_a_temporary_disk_goes_past_no_page_cache(disks: Disks, path: Path) -> None:
+    line = refused(disks, path, temporary=True, cache="none")
+    assert line == "cache=none and temporary do not go together: leave one away"
+    disks.open(path, temporary=True, cache="unsafe")
 
 
 def test_what_is_no_disk(disks: Disks, tmp_path: Path) -> None:
@@ -205,7 +233,8 @@ def test_one_writes_or_several_read(
     said = other(path, **theirs)
     assert said == "" if both else said.startswith(f"disk {path}: {LOCKED}")
     if not both:
-        assert refused(disks, path, **theirs).startswith(LOCKED), "another machine of this process as well"
+        here = refused(Disks(lambda call: call()), path, **theirs)
+        assert here.startswith(LOCKED), "another machine of this process as well"
     disk.close()
     assert other(path, **theirs) == ""
 
@@ -311,3 +340,47 @@ def test_buffers_that_direct_io_does_not_take(path: Path) -> None:
     assert found[5:] == data[3:]
     file.close()
     assert path.read_bytes()[4096:8192] == data[3:]
+
+
+def test_of_flushes_at_once_none_is_told_that_all_is_well_where_one_failed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells each open file once: the second fdatasync returns before the first has raised."""
+    file = image.FileImage(path, write=True)
+    calls, second_returned = list[int](), threading.Event()
+
+    def fdatasync(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            second.start()
+            second_returned.wait(60)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        second_returned.set()
+
+    def flush() -> None:
+        try:
+            file.flush()
+            ends.append(None)
+        except OSError as error:
+            ends.append(error.errno)
+
+    ends: list[int | None] = []
+    second = threading.Thread(target=flush)
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    flush()
+    second.join()
+    assert len(calls) == 2 and ends == [errno.EIO] * 2
+    file.close()
+
+
+def test_flushes_do_not_wait_for_one_another_to_begin(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, meet = image.FileImage(path, write=True), threading.Barrier(4)
+    monkeypatch.setattr(os, "fdatasync", lambda fd: meet.wait(60))
+    others = [threading.Thread(target=file.flush) for _ in range(3)]
+    for other in others:
+        other.start()
+    file.flush()
+    for other in others:
+        other.join()
+    assert not file._flushes
+    file.close()

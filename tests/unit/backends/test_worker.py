@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pyvmm.backends import worker
 from pyvmm.backends.worker import RunHere, Worker
 from pyvmm.errors import UserError
 
@@ -138,6 +139,40 @@ def test_a_thread_hears_who_rings_and_does_what_that_submits() -> None:
     rig.worker.close()
     with pytest.raises(OSError):
         os.eventfd_write(fd, 1)
+
+
+def test_who_rings_is_heard_while_a_thread_has_something_slow_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where something had been slow: a flush of the host's must not keep reads waiting that come one by one."""
+    monkeypatch.setattr(worker, "SLOW_NS", -1)
+    lock, slow, done = threading.Lock(), threading.Event(), queue.SimpleQueue[int]()
+
+    def run_here(call: Callable[[], None]) -> bool:
+        if not lock.acquire(blocking=False):
+            return False
+        try:
+            call()
+        finally:
+            lock.release()
+        return True
+
+    rig = Rig(run_here)
+
+    def wait() -> None:
+        done.put(1)
+        slow.wait()
+
+    items = iter([lambda: done.put(0), wait, lambda: done.put(2), lambda: done.put(3)])
+    fd = rig.worker.watch(lambda: rig.worker.submit(next(items)))
+    assert fd is not None
+    try:
+        for number in range(4):
+            os.eventfd_write(fd, 1)
+            assert done.get(timeout=60) == number
+    finally:
+        slow.set()
+    with lock:
+        rig.worker.drain()
+    rig.worker.close()
 
 
 def test_an_error_of_who_looks_is_raised_in_the_loop_and_the_thread_goes_on() -> None:

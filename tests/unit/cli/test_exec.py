@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import random
@@ -9,6 +10,7 @@ import select
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import tty
 from collections.abc import Iterator
@@ -87,6 +89,11 @@ def run(path: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedProc
     return subprocess.run(command, input=stdin, capture_output=True)
 
 
+def waiting(fd: int) -> int:
+    """Bytes in a pipe."""
+    return int.from_bytes(fcntl.ioctl(fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_status_and_streams(path: Path) -> None:
     ran = run(path, "sh", "-c", "cat; echo err >&2; exit 42", stdin=b"in\0put")
     assert (ran.returncode, ran.stdout, ran.stderr) == (42, b"in\0put", b"err\n")
@@ -99,6 +106,30 @@ def test_a_reader_that_has_gone(path: Path) -> None:
     ran = subprocess.run(["sh", "-c", f"({line}) | head -n 1"], capture_output=True, stdin=subprocess.DEVNULL)
     assert ran.stdout == b"y\n" and ran.stderr == b"141\n"
     assert run(path, "true").returncode == 0  # and what it ran has ended
+
+
+def test_a_slow_reader_of_an_output_that_does_not_block(path: Path) -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-m", "pyvmm", "exec", str(path), "--", "head", "-c", "300000", "/dev/zero"]
+    with subprocess.Popen(command, stdout=writing, stdin=subprocess.DEVNULL) as process:
+        os.close(writing)
+        while waiting(reading) < 1 << 16:
+            select.select([], [], [], 0.01)
+        with os.fdopen(reading, "rb") as output:
+            assert len(output.read()) == 300_000
+        assert process.wait() == 0
+
+
+def test_no_more_can_wait_for_their_turn_than_the_socket_lets(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as other:
+        listener.bind(str(tmp_path / "busy"))
+        listener.listen(0)
+        other.connect(str(tmp_path / "busy"))
+        assert main(["exec", "--wait", "0.01", str(tmp_path / "busy"), "--", "true"]) == 2
+    assert capfd.readouterr().err == f"pyvmm: exec: {tmp_path}/busy: others wait there already, each for its turn\n"
 
 
 def test_an_interrupt_ends_the_command(path: Path, tmp_path: Path) -> None:
