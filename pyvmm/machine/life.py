@@ -84,6 +84,9 @@ class Life:
         self._standing = False
         self._restored = False
         self._reset_asked = False
+        self._reset_how = ""
+        self._before: deque[Callable[[], object]] = deque()
+        """What before_going_on() was given and nobody has done yet."""
         self._instead: threading.Thread | None = None
         """Who calls parts of the machine while its loop does not run."""
         self.wrap: dict[threading.Thread, Callable[[Callable[[], Any]], Callable[[], Any]]] = {}
@@ -390,6 +393,7 @@ class Life:
         self._standing = True
 
     def _go_on(self) -> None:
+        self.do_what_was_asked()
         with self.lock:
             self._time.go()
             self.clock.go()
@@ -421,14 +425,33 @@ class Life:
         anything more. What it raises ends the machine; where that does not stand still, "pause-failed" is told."""
 
         def run() -> None:
+            if not self._before:
+                return  # who stood still first has done it
             try:
-                self._stand_for("it", function)
+                self._stand_for("it", self.do_what_was_asked)
             except UserError as error:
                 if self.outcome is None:
                     self._emit("pause-failed", str(error))
 
+        self._before.append(function)
         self.cpus.hold()
         self.queue(run)
+
+    def do_what_was_asked(self) -> None:
+        """In the loop's thread, while everything stands still, without the lock: what callbacks have asked for by
+        before_going_on() and by reset(). A vCPU may have asked as it came to stand still for somebody else, who must
+        not let it go on without that. Raises nothing: an error ends the machine."""
+        try:
+            while self._before and self.outcome is None:
+                self._before.popleft()()
+            if self._reset_asked:
+                self._reset(self._reset_how)
+        except BaseException as error:
+            self._on_error(error)
+
+    def forget_reset(self) -> None:
+        """The guest that has asked for one is not the guest any more: the state became another."""
+        self._reset_asked = False
 
     def stand_until_started(self, function: Callable[[], object]) -> None:
         """Run *function*, which gives a machine that was not started the state of another; its clocks stand from there
@@ -454,11 +477,15 @@ class Life:
         """Reset the machine in place; from a callback it is queued, and the guest executes nothing more before it."""
         if self.inside:
             if not self._reset_asked:  # each vCPU that is out of KVM_RUN may ask
-                self._reset_asked = True
+                self._reset_asked, self._reset_how = True, how
                 self.cpus.hold()
-                self.queue(lambda: self._reset(how))
+                self.queue(self._reset_if_asked)
         else:
             self.change(lambda: self._reset(how))
+
+    def _reset_if_asked(self) -> None:
+        if self._reset_asked:  # else it has been done, or forgotten
+            self._reset(self._reset_how)
 
     def _reset(self, how: str) -> None:
         if self.outcome is not None:

@@ -97,6 +97,9 @@ class Snapshots:
     def take(self, progress: Progress | None = None) -> Snapshot:
         """Raises UserError where a part cannot be saved, or this host has no memory for it."""
         life = self._life
+        life.do_what_was_asked()  # else who goes back to it would find it half done, and nobody to end it
+        if life.outcome is not None:
+            raise UserError("the machine has ended: a snapshot needs one that lives")
         life.loop.run_once(0)
         with life.lock:
             life.cpus.catch_up()
@@ -157,6 +160,7 @@ class Snapshots:
             self._plugger.cpus.follow()
 
     def _load(self, state: MachineState) -> None:
+        self._life.forget_reset()
         self._life.clock.set(state.now)
         self._board.parts.load(state.parts)
         self._life.cpus.load(state.vcpus)

@@ -20,6 +20,7 @@ from pyvmm.devices.ost import OST_EJECT_REQUEST
 from pyvmm.errors import UserError
 from pyvmm.machine.outcome import End, Outcome
 from pyvmm.machine.saved import Saved
+from pyvmm.machine.snapshot import Snapshot
 from pyvmm.machine.snapshot_file import SnapshotFile, write
 from pyvmm.memory import Region
 from pyvmm.units import GIB, MIB
@@ -134,6 +135,27 @@ def test_what_the_guest_let_go_of_before_a_restore_stays() -> None:
         assert ("unplugged", "m1") not in told and machine.memory.read_int(FIRST, 8) == FIRST
         machine.unplug("m1")
         assert machine.finish() == OK
+
+
+def test_a_snapshot_right_after_an_ejection_is_of_a_machine_without_it() -> None:
+    """It is asked for before that has gone: a guest which is gone back to has let go of it, and would not again."""
+    with running(rounds=2) as machine:
+        machine.plug("memory,size=128M,id=m1")
+        expect(machine, b"w")
+        taken: list[Snapshot] = []
+
+        def eject() -> None:
+            machine.life.queue(lambda: taken.append(machine.snapshots.take()))
+            machine.board.pio.write(layout.MEMORY_HOTPLUG + SELECTOR, 4, 0)
+            machine.board.pio.write(layout.MEMORY_HOTPLUG + CONTROL, 1, EJECT)
+
+        with machine.paused():
+            machine.unplug("m1")
+            machine.call(eject)
+            assert machine.wait(lambda: bool(taken), 60)
+            assert "m1" not in machine.parts and taken[0].devices == {}
+        machine.restore(taken[0])
+        assert all(gpa < FIRST for gpa, _ in machine.memory.regions)
 
 
 def test_snapshots_from_before_and_after_it_came() -> None:

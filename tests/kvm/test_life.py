@@ -271,6 +271,93 @@ def test_a_reset_while_it_stands_still() -> None:
         assert machine.wait(lambda: machine.output.endswith(PROMPT), 60)
 
 
+SAY_AND_COUNT = "b0 41 e6 e9 66 ff 06 00 05 eb f9"
+"""mov al, 'A'; out 0xe9, al; then SPIN."""
+
+
+@pytest.mark.parametrize("what", ["before_going_on", "reset"])
+def test_who_lets_the_guest_go_on_does_first_what_it_may_not_go_on_without(tmp_path: Path, what: str) -> None:
+    """The guest asks in an access of its own, and meanwhile somebody else has begun to let the machine stand still."""
+    (tmp_path / "code").write_bytes(bytes.fromhex(SAY_AND_COUNT))
+    with Board(MachineConfig(memory=MIB, kernel=tmp_path / "code", flat="real@0x1000")) as machine:
+        life, counted = machine.life, []
+
+        def note() -> None:
+            counted.append(count(machine))
+
+        def wait_and_see() -> None:
+            while not counted and not count(machine):
+                time.sleep(0.001)
+
+        def asked(data: bytes) -> None:
+            heard.remove()
+            life.when_standing("the test", lambda: None, lambda error: None)
+            life.queue(wait_and_see)
+            if what == "reset":
+                life.events.add(lambda event: note() if event.kind == "reset" else None)
+                life.reset()
+            else:
+                life.before_going_on(note)
+
+        heard = machine.serial.add(asked)
+        machine.start()
+        assert machine.wait(lambda: bool(counted), 60)
+        assert counted == [0]
+        assert machine.wait(lambda: count(machine) > 0, 60)
+
+
+def test_what_it_may_not_go_on_without_and_that_raises_ends_the_machine(tmp_path: Path) -> None:
+    with counting(tmp_path) as machine:
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        def ask() -> None:
+            machine.life.when_standing("the test", lambda: None, lambda error: None)
+            machine.life.before_going_on(fail)
+
+        machine.start()
+        machine.call(ask)
+        with pytest.raises(ZeroDivisionError):
+            machine.run(60)
+
+
+def test_a_restore_leaves_behind_a_reset_that_was_asked_for(tmp_path: Path) -> None:
+    """It was that of a guest which is not there any more."""
+    with counting(tmp_path) as machine:
+        told: list[str] = []
+        machine.events.add(lambda event: told.append(event.kind))
+        assert machine.wait(lambda: count(machine) > 0, 60)
+        snapshot = machine.snapshot()
+
+        def ask() -> None:
+            machine.life.queue(lambda: machine.snapshots.go_back(snapshot))
+            machine.reset()
+
+        with machine.paused():
+            machine.call(ask)
+            assert machine.wait(lambda: "restored" in told, 60)
+        before = machine.call(lambda: count(machine))
+        assert before > 0 and machine.wait(lambda: count(machine) > before, 60)
+        assert "reset" not in told
+
+
+def test_a_snapshot_is_of_the_time_after_a_reset_that_was_asked_for(tmp_path: Path) -> None:
+    with counting(tmp_path) as machine:
+        told: list[str] = []
+        machine.events.add(lambda event: told.append(event.kind))
+        machine.start()
+
+        def ask() -> None:
+            machine.life.queue(machine.snapshots.take)
+            machine.reset()
+
+        with machine.paused():
+            machine.call(ask)
+            assert machine.wait(lambda: "snapshot" in told, 60)
+        assert told.index("reset") < told.index("snapshot") and told.count("reset") == 1
+
+
 def test_what_came_from_a_pipe_is_kept(tmp_path: Path) -> None:
     """The code counts its starts in CMOS RAM and resets three times."""
     code = bytes.fromhex("b0 41 e6 70 e4 71 fe c0 50 b0 41 e6 70 58 e6 71 3c 03 74 07 ba f9 0c b0 06 ee f4 e6 f4")
