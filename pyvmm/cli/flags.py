@@ -30,7 +30,7 @@ FLAGS: Final = {
 PHRASES: Final = {
     "give the guest more RAM": "give the guest more RAM with -m",
     "for a flat binary say so": "a flat binary needs --flat",
-    "does not exist or is taken": "does not exist or is taken: see --root-ports",
+    "say how many root_ports": "say how many with --root-ports",
     "leave a device away": "leave a --device away",
 }
 """What deeper code advises, and the flag for it."""

@@ -8,6 +8,7 @@ execute anything more, and all that the device had goes back by the loop's threa
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -67,16 +68,27 @@ class Plugger:
             before = set(self._board.devices)
             device = self.slots.plug(spec, running=True)
             (name,) = set(self._board.devices) - before
-            self._note_change()
             if not self._life.begun:
-                self._board.assign_pci_resources()
+                self._make_room(name)
             elif isinstance(device, Dimm):
                 assert self._board.banks is not None
                 self._board.banks.tell(device)
             else:
                 self._board.hotplug.plugged(self.slots.functions[name])
+            self._note_change()
             self._life.events(MachineEvent("plugged", name))
             return device
+
+    def _make_room(self, name: str) -> None:
+        """Give device *name* its addresses, as firmware would. Raises UserError, and it is out again."""
+        assert self.slots is not None
+        try:
+            self._board.assign_pci_resources()
+        except UserError:
+            with suppress(Exception):  # the user's own close() may raise; why there is no room is told
+                self.slots.unplug(name)
+            self._board.assign_pci_resources()
+            raise
 
     def _check_acpi(self, spec: object) -> None:
         """Of CPUs and memory a guest hears by ACPI alone; what comes before that is on some would never find."""

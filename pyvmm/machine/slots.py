@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,9 @@ class Slots:
         """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned. In a machine
         that is *running* already only a PCI function or memory can come, and to where it can go again."""
         spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
+        for there, other in self._board.devices.items():
+            if other is wanted:
+                raise UserError(f"device {spec}: it is in the machine already, as {there}: make another")
         if running and not _may_come(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
             raise UserError(f"device {spec}: it comes with the machine, and cannot be plugged in later")
         name = self._name(spec)
@@ -229,9 +233,15 @@ class Slots:
         if spec.port is not None and isinstance(device, RootPort):
             raise UserError(f"device {spec}: a root port is on bus 0: leave port away")
         if spec.port is not None:
-            if not (0 <= spec.port < len(self._ports)) or self._ports[spec.port].child.functions:
-                raise UserError(f"device {spec}: root port {spec.port} does not exist or is taken")
-            return self._ports[spec.port].child, spec.slot or 0
+            if not 0 <= spec.port < len(self._ports):
+                there = f"there are 0 to {len(self._ports) - 1}" if self._ports else "say how many root_ports"
+                raise UserError(f"device {spec}: there is no root port {spec.port}: {there}, or leave port away")
+            child = self._ports[spec.port].child
+            self._check_free(spec, f"root port {spec.port}", child.functions.values(), "port")
+            return child, spec.slot or 0
+        if spec.slot is not None:
+            in_slot = [function for devfn, function in root.functions.items() if devfn >> 3 == spec.slot]
+            self._check_free(spec, f"slot {spec.slot}", in_slot, "slot")
         if running:
             return self._place_later(spec)
         if spec.slot is not None:
@@ -242,6 +252,13 @@ class Slots:
             return root, root.free_slot()
         except ValueError as error:
             raise UserError(f"device {spec}: {error}: leave a device away, or put one behind a root port") from None
+
+    def _check_free(self, spec: DeviceSpec, place: str, functions: Iterable[PciDevice], key: str) -> None:
+        """Where *functions* are, there is none. *key* of *spec* has asked for the place."""
+        for function in functions:
+            names = [name for name, device in self._board.devices.items() if device is inner(function)]
+            who = names[0] if names else type(inner(function)).__name__
+            raise UserError(f"device {spec}: {place} is taken by {who}: leave {key} away")
 
     def _place_later(self, spec: DeviceSpec) -> tuple[PciBus, int]:
         root, slots = self._board.pci.root, self._board.hotplug.slots

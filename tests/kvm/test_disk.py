@@ -214,7 +214,10 @@ def test_nothing_is_left_of_them(path: Path) -> None:
             machine.call(lambda disk=disk: [disk.add(IN, n, into=SECTOR) for n in range(64)])  # type: ignore[misc]
             machine.call(disk.kick)
         assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)
-    for words, line in (["", ""], "another machine has it, and locked it"), ([",slot=0"], "PCI place 00.0 is taken"):
+    for words, line in (
+        (["", ""], "another machine has it, and locked it"),
+        ([",slot=0"], "slot 0 is taken by HostBridge"),
+    ):
         with pytest.raises(UserError, match=line):
             made(path, *words)
         assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == (fds, threads)

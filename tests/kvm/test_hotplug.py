@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from pyvmm import Machine, MachineConfig
+from pyvmm import Machine, MachineConfig, PciDevice
 from pyvmm.board import layout
+from pyvmm.board.dimm import Dimm
 from pyvmm.devices.pci_hotplug import D0, D3HOT, PCI_DOWN_BASE, PCI_EJ_BASE, PCI_UP_BASE
 from pyvmm.errors import UserError
 from pyvmm.pci import regs
 from pyvmm.pci.testdev import PciTestdev
+from pyvmm.units import GIB
 from pyvmm.virtio.rng import VirtioRng
 from tests.rig.hotplug_driver import HotplugDriver
 
@@ -122,9 +125,9 @@ def test_nothing_is_left_behind(irqchip: str, tmp_path: Path) -> None:
         ("ata-disk,path=/dev/null", "it comes with the machine"),
         ("virtio-rang", "name one that there is: did you mean virtio-rng?"),
         ("virtio-rng,slot=0x1e", "nothing can be plugged into slot 30 later, but into 1, 2, 3, 4, 5, 6, 7, 8, 9"),
-        ("virtio-rng,slot=1", "PCI place 01.0 is taken"),
-        ("virtio-rng,port=1", "root port 1 does not exist or is taken"),
-        ("virtio-rng,port=2", "root port 2 does not exist or is taken"),
+        ("virtio-rng,slot=1", "slot 1 is taken by there: leave slot away"),
+        ("virtio-rng,port=1", "root port 1 is taken by virtio-rng: leave port away"),
+        ("virtio-rng,port=2", "there is no root port 2: there are 0 to 1, or leave port away"),
         ("virtio-rng,id=there", "there is a device there already"),
         ("virtio-rng,speed=9", "virtio-rng has no key speed"),
         ("virtio-blk,path=/no/such/disk", "disk /no/such/disk: there is no such file"),
@@ -207,6 +210,47 @@ def test_before_the_start_a_machine_is_only_made_otherwise() -> None:
         assert all(bar.address(function.config) for bar in function.bars.values()), "firmware has placed it"
         assert machine.wait(lambda: "> " in machine.screen, 60)
         assert machine.parts.keys() >= {"t1"}
+
+
+class Huge(PciDevice):
+    """More than there are addresses for."""
+
+    vendor_id, device_id = 0x1234, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_memory_bar(0, GIB, self)
+
+    def read(self, offset: int, size: int) -> int:
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        pass
+
+
+def test_before_the_start_what_there_is_no_room_for_leaves_nothing() -> None:
+    with Machine(MachineConfig(guest="keyboard")) as machine:
+        machine.plug("pci-testdev,id=t1")
+        before = machine.board.pci.all_functions()
+        with pytest.raises(UserError, match="there is 0x20000000: leave a device away"):
+            machine.plug(Huge())
+        assert machine.board.pci.all_functions() == before and list(machine.board.devices) == ["t1"]
+        machine.plug("virtio-rng")
+        assert machine.wait(lambda: "> " in machine.screen, 60)
+
+
+@pytest.mark.parametrize("kind", [PciTestdev, VirtioRng, partial(Dimm, "128M")])
+def test_the_same_device_does_not_come_twice(kind: Callable[[], object]) -> None:
+    with running(memory_slots=2, max_memory=GIB) as now:
+        now.turn_acpi_on()
+        device = kind()
+        name = type(device).__name__
+        assert now.machine.plug(device) is device
+        before = dict(now.machine.parts), now.machine.board.pci.all_functions(), now.machine.memory.regions
+        with pytest.raises(UserError, match=f"it is in the machine already, as {name}: make another"):
+            now.machine.plug(device)
+        assert before == (dict(now.machine.parts), now.machine.board.pci.all_functions(), now.machine.memory.regions)
+        now.machine.plug(kind())
 
 
 def test_a_paused_machine_hears_of_it_when_it_goes_on() -> None:

@@ -25,6 +25,7 @@ from pyvmm.pci.device import PciDevice
 from pyvmm.pci.root_port import RootPort
 from pyvmm.trace import OFF
 from pyvmm.virtio.pci import VirtioPci
+from pyvmm.virtio.rng import VirtioRng
 from tests.rig.devices import made
 
 FILE = """from __future__ import annotations
@@ -382,7 +383,7 @@ def test_a_device_of_the_board_is_put_where_it_says() -> None:
     [
         (("testdev", "testdev"), "there are two parts testdev on the board: leave it away"),
         (("testdev,port=0",), "no PCI device: leave port and slot away"),
-        (("pci-testdev,port=1",), "root port 1 does not exist"),
+        (("pci-testdev,port=1",), "no root port 1: there are 0 to 0, or leave port away"),
     ],
 )
 def test_a_device_by_name_that_does_not_go(devices: tuple[str, ...], says: str) -> None:
@@ -420,17 +421,24 @@ def test_where_devices_go(file: Path) -> None:
         assert isinstance(behind := port.child.functions[0], VirtioPci) and behind.device is board.devices["virtio-rng"]
 
 
+TWICE = VirtioRng()
+
+
 @pytest.mark.parametrize(
     ("devices", "says"),
     [
         (("virtio-rng,id=a", "virtio-rng,id=a"), "there is a device a already: give it another id"),
         (("virtio-rng,slot=32",), "no PCI place 20.0"),
-        (("virtio-rng,slot=0",), "PCI place 00.0 is taken by HostBridge"),
+        (("virtio-rng,slot=0",), "slot 0 is taken by HostBridge: leave slot away"),
+        (("virtio-rng,slot=3", "virtio-rng,slot=3,id=a"), "slot 3 is taken by virtio-rng: leave slot away"),
+        (("root-port", "virtio-rng,port=0", "virtio-rng,port=0"), "root port 0 is taken by virtio-rng: leave port"),
+        (("virtio-rng,port=0",), "no root port 0: say how many root_ports, or leave port away"),
+        ((TWICE, TWICE), "it is in the machine already, as VirtioRng: make another"),
         (("root-port",) * 5, "there are at most 4 root ports"),
         (("root-port,port=0",), "a root port is on bus 0: leave port away"),
     ],
 )
-def test_where_they_do_not_go(devices: tuple[str, ...], says: str) -> None:
+def test_where_they_do_not_go(devices: tuple[object, ...], says: str) -> None:
     with pytest.raises(UserError, match=says), described(MachineConfig(devices=devices)):
         pass
 
