@@ -271,7 +271,7 @@ class MachineConfig:
                 raise self._error("memory is plugged into slots", "max_memory", add={"memory_slots": "N"})
             if self.memory is not None and self.max_memory < self.memory + MEMORY_BLOCK:
                 block = size_text(MEMORY_BLOCK)
-                raise self._error(f"there is no room for {block} more: ask for more at most", "memory", "max_memory")
+                raise self._error(f"there is no room for {block} more: ask for a larger max", "memory", "max_memory")
         if self.kernel is not None and self.guest is not None:
             raise self._error("a machine boots one of them: leave the other away", "kernel", "guest")
         for field in ("kernel", "guest"):

@@ -282,7 +282,7 @@ def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert capsys.readouterr().err == "pyvmm: waiting for the guest to let go of cpu1 (Ctrl-C: do not wait)\n"
         for words, why in (
             (["unplug", path, "cpu2"], "cpu2: the guest does not let go of it: an application uses it"),
-            (["unplug", path, "cpu1"], "Device 'cpu1' not found"),
+            (["unplug", path, "cpu1"], "Device 'cpu1' not found: did you mean cpu2?"),
             (["unplug", path, "cpu0"], "cpu0 is the one that the guest started on"),
             (["plug", path, "cpu,id=cpu2"], "no CPU that could come is called so, but cpu1, cpu3"),
         ):

@@ -113,7 +113,7 @@ ANYTHING: list[Any] = [
         (
             {"memory": GIB, "memory_slots": 1, "max_memory": GIB + 64 * MIB},
             "MachineConfig(memory=1073741824, max_memory=1140850688): there is no room for 128M more: ask",
-            "-m 1G,max=1088M: there is no room for 128M more: ask for more at most",
+            "-m 1G,max=1088M: there is no room for 128M more: ask for a larger max",
         ),
         (
             {"memory_slots": 1, "max_memory": 65 << 40},

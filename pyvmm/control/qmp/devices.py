@@ -9,6 +9,7 @@ from typing import Any, Final
 from pyvmm.control.qmp.command import Command
 from pyvmm.control.qmp.messages import DEVICE_NOT_FOUND, QmpError
 from pyvmm.device_spec import DeviceSpec
+from pyvmm.errors import there_are
 from pyvmm.machine.cpus import name as cpu_name
 from pyvmm.machine.machine import Machine
 
@@ -32,9 +33,12 @@ def _device_add(machine: Machine, arguments: Mapping[str, Any]) -> object:
 
 def _device_del(machine: Machine, arguments: Mapping[str, Any]) -> object:
     name = arguments["id"]
-    cpus = machine.call(lambda: machine.board.sockets.present)
-    if name not in machine.call(lambda: machine.board.devices) and name not in map(cpu_name, cpus):
-        raise QmpError(f"Device '{name}' not found", DEVICE_NOT_FOUND)
+    devices = machine.call(lambda: sorted(machine.board.devices))
+    cpus = [cpu_name(cpu) for cpu in machine.call(lambda: machine.board.sockets.present)]
+    if name not in devices and name not in cpus:
+        known = devices if machine.config.max_cpus is None else devices + cpus[1:]
+        there = there_are(name, known) if known else "there is none"
+        raise QmpError(f"Device '{name}' not found: {there}", DEVICE_NOT_FOUND)
     machine.unplug(name, arguments.get("force", False))
     return {}
 
