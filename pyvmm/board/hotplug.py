@@ -115,13 +115,17 @@ class Hotplug:
         port, slot = self.port_of(function), self.slot_of(function)
         if port is not None:
             surprise = not port.leaving
-            port.child.remove(function)
-            if surprise:
-                port.tell()
+            try:
+                port.child.remove(function)
+            finally:  # its reset() may be the user's own
+                if surprise:
+                    port.tell()
         else:
-            self._pci.root.remove(function)
-            if slot is not None:
-                self._chip.unplugged(slot)
+            try:
+                self._pci.root.remove(function)
+            finally:
+                if slot is not None:
+                    self._chip.unplugged(slot)
 
     def _slot_ejected(self, slot: int) -> None:
         for devfn, function in self._pci.root.functions.items():

@@ -57,11 +57,11 @@ class MemoryHotplug:
     """The block of MEMORY_HOTPLUG_LENGTH ports, of slots 0 to MAX_SLOTS - 1.
 
     *place* gives the guest physical address and the size, in bytes, of the memory in a slot, None for an empty one.
-    *changed* sets the general-purpose event. *eject* is told each slot that the guest has let go of after it was asked
-    to. *refused* is told a slot, whether it was to be emptied, and the guest's status code.
+    *changed* sets the general-purpose event. *eject* is told, once, each slot that the guest has let go of after it was
+    asked to. *refused* is told a slot, whether it was to be emptied, and the guest's status code.
     """
 
-    STATE = ("_selected", "_event", "_inserting", "_removing", "_arriving", "_leaving")
+    STATE = ("_selected", "_event", "_inserting", "_removing", "_arriving", "_leaving", "_let_go_of")
 
     def __init__(
         self,
@@ -83,6 +83,7 @@ class MemoryHotplug:
         self._selected = self._event = 0
         self._inserting = self._removing = 0
         self._arriving = self._leaving = 0
+        self._let_go_of = 0  # told to *eject*, and not taken out yet
 
     def restored(self) -> None:
         """What was loaded may be a file's, which has anything."""
@@ -106,12 +107,14 @@ class MemoryHotplug:
         """Ask the guest to let go of the memory in *slot*."""
         self._removing |= 1 << slot
         self._leaving |= 1 << slot
+        self._let_go_of &= ~(1 << slot)
         self._changed()
 
     def stays(self, slot: int) -> None:
         """It is not to go any more."""
         self._removing &= ~(1 << slot)
         self._leaving &= ~(1 << slot)
+        self._let_go_of &= ~(1 << slot)
 
     def leaving(self, slot: int) -> bool:
         """Whether the guest has been asked to let go of it, and has not refused."""
@@ -158,7 +161,8 @@ class MemoryHotplug:
             self._inserting &= ~(1 << slot)
         if value & REMOVING:
             self._removing &= ~(1 << slot)
-        if value & EJECT and self.leaving(slot):
+        if value & EJECT and self.leaving(slot) and not self._let_go_of >> slot & 1:
+            self._let_go_of |= 1 << slot
             if self._trace.enabled:
                 self._trace(f"slot {slot} is ejected")
             self._eject(slot)

@@ -40,10 +40,10 @@ GPE_PCI_HOTPLUG: Final = 1
 
 class PciHotplug:
     """The block of PCI_HOTPLUG_LENGTH ports. *present* gives the slots that have a device, a bit each; *changed* sets
-    the general-purpose event; *eject* is told each slot that the guest has let go of after it was asked to;
+    the general-purpose event; *eject* is told, once, each slot that the guest has let go of after it was asked to;
     *power_changed* each that goes into D3hot or back."""
 
-    STATE = ("_up", "_down", "_bus", "_seen_empty", "_d3hot")
+    STATE = ("_up", "_down", "_let_go_of", "_bus", "_seen_empty", "_d3hot")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class PciHotplug:
     def reset(self) -> None:
         """What the guest has not taken notice of it finds when it starts."""
         self._up = self._down = self._bus = 0
+        self._let_go_of = 0  # told to *eject*, and not taken out yet
         self._seen_empty = 0
         self._set_power(self._d3hot, True)
 
@@ -81,10 +82,12 @@ class PciHotplug:
         self._d3hot &= ~(1 << slot)
         self._up &= ~(1 << slot)
         self._down &= ~(1 << slot)
+        self._let_go_of &= ~(1 << slot)
 
     def ask_to_eject(self, slot: int) -> None:
         """Ask the guest to let go of what is in *slot*."""
         self._down |= 1 << slot
+        self._let_go_of &= ~(1 << slot)
         self._changed()
 
     def found_empty(self, slot: int) -> None:
@@ -132,7 +135,7 @@ class PciHotplug:
             if register == PCI_SEL_BASE:
                 self._bus = dword
             elif register == PCI_EJ_BASE and not self._bus:
-                self._let_go(dword & self._down)
+                self._let_go(dword & self._down & ~self._let_go_of)
             elif register in (D0, D3HOT) and not self._bus:
                 self._set_power(dword & self.slots & self._present(), register == D0)
 
@@ -146,8 +149,10 @@ class PciHotplug:
                 self._power_changed(slot)
 
     def _let_go(self, slots: int) -> None:
-        for slot in range(32):
-            if slots >> slot & 1:
-                if self._trace.enabled:
-                    self._trace(f"slot {slot:#04x} is ejected")
-                self._eject(slot)
+        self._let_go_of |= slots
+        while slots:
+            slot = (slots & -slots).bit_length() - 1
+            slots &= slots - 1
+            if self._trace.enabled:
+                self._trace(f"slot {slot:#04x} is ejected")
+            self._eject(slot)

@@ -68,9 +68,11 @@ class PciBus:
         """Unplug *device*."""
         devfn = next(devfn for devfn, other in self.functions.items() if other is device)
         del self.functions[devfn]
-        device.disconnect()
-        self._mark_multi_function(devfn >> 3)
-        self._changed()
+        try:
+            device.disconnect()
+        finally:  # its reset() may be the user's own
+            self._mark_multi_function(devfn >> 3)
+            self._changed()
 
     def exchange(self, old: PciDevice, new: PciDevice) -> None:
         """Plug *new* in where *old* was, which is unplugged; that its reset() raises may be why, and is no matter."""

@@ -48,7 +48,7 @@ _EVENTS: Final = PCI_EXP_SLTSTA_PDC | PCI_EXP_SLTSTA_DLLSC
 class RootPort(PciBridge):
     """A PCI Express root port, x1 at 2.5 GT/s, with one MSI vector; *port_number* is that in its link capabilities.
 
-    *ejected* is called, once or more, when the guest has let go of what it was asked for by ask_to_eject()."""
+    *ejected* is called, once, when the guest has let go of what it was asked for by ask_to_eject()."""
 
     vendor_id = PCI_VENDOR_ID_INTEL
     device_id = PCI_DEVICE_ID_INTEL_Q35_PEG
@@ -58,7 +58,7 @@ class RootPort(PciBridge):
     config_size = PCI_CFG_SPACE_EXP_SIZE
     reserved_memory = 16 * MIB
     reserved_io = 0x1000
-    STATE = ("leaving",)
+    STATE = ("leaving", "_has_left")
 
     def __init__(self, port_number: int = 0) -> None:
         super().__init__()
@@ -70,6 +70,7 @@ class RootPort(PciBridge):
         self.config.w1c[self._express + PCI_EXP_SLTSTA + 1] |= PCI_EXP_SLTSTA_DLLSC >> 8
         self.leaving = False
         """The card that is still there is shown as gone."""
+        self._has_left = False  # ejected() was called, and the card is still there
         self.ejected: Callable[[], None] = lambda: None
         self._show(False)
 
@@ -82,7 +83,7 @@ class RootPort(PciBridge):
         return bool(control & PCI_EXP_SLTCTL_HPIE and control & (PCI_EXP_SLTCTL_PDCE | PCI_EXP_SLTCTL_DLLSCE))
 
     def child_changed(self) -> None:
-        self.leaving = False
+        self.leaving = self._has_left = False
         self._show(bool(self.child.functions))
 
     def tell(self) -> None:
@@ -92,6 +93,7 @@ class RootPort(PciBridge):
 
     def ask_to_eject(self) -> None:
         """Show the card as gone, until software has let go of it: then ejected() is called."""
+        self._has_left = False
         if not self.leaving:
             self.leaving = True
             self._show(False)
@@ -119,14 +121,16 @@ class RootPort(PciBridge):
     def reset(self) -> None:
         """What is there, is there still."""
         super().reset()
-        self.leaving = False
+        self.leaving = self._has_left = False
         self._show(bool(self.child.functions))
 
     # What the guest does
 
     def config_read(self, offset: int, size: int) -> int:
         link = self._express + PCI_EXP_LNKSTA
-        if self.leaving and offset < link + 2 and offset + size > link and not self._get(PCI_EXP_SLTSTA) & _EVENTS:
+        looks = offset < link + 2 and offset + size > link
+        if looks and self.leaving and not self._has_left and not self._get(PCI_EXP_SLTSTA) & _EVENTS:
+            self._has_left = True
             self.ejected()
         return super().config_read(offset, size)
 

@@ -32,6 +32,17 @@ class Attached(PciDevice):
     def attached(self):
         raise RuntimeError("not today")
 
+class Reset(PciDevice):
+    vendor_id, device_id = 0x1234, 3
+    plugged = False
+
+    def attached(self):
+        self.plugged = True
+
+    def reset(self):
+        if self.plugged:
+            raise RuntimeError("not today either")
+
 class Closed(PciDevice):
     vendor_id, device_id = 0x1234, 2
 
@@ -191,14 +202,17 @@ def test_devices_of_the_start_go_too_and_where_there_is_no_slot_a_port_is_taken(
             now.machine.plug("virtio-rng")
 
 
-def test_a_device_whose_close_raises_is_gone_all_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Closed", "Reset"])
+def test_a_device_whose_close_or_reset_raises_is_gone_all_the_same(kind: str, tmp_path: Path) -> None:
     faulty = tmp_path / "faulty.py"
     faulty.write_text(FAULTY)
     with running() as now:
-        now.machine.plug(f"{faulty}:Closed,id=it,port=0")
+        now.machine.plug(f"{faulty}:{kind},id=it,port=0")
+        now.express(regs.PCI_EXP_SLTSTA, 0x108)
         with pytest.raises(UserError, match="it is gone, but first its code raised RuntimeError: not today either"):
             now.machine.unplug("it", force=True)
         assert "it" not in now.machine.parts and now.events[-1] == ("unplugged", "it")
+        assert now.express(regs.PCI_EXP_SLTSTA) == 0x108, "the guest is told, and sees that nothing is there"
         now.machine.plug("virtio-rng,id=it,port=0")
 
 

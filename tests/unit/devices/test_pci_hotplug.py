@@ -25,12 +25,14 @@ ACCESS = st.tuples(
 
 
 class Bench:
-    """The chip, with devices in the slots of `there`; an ejected one is taken out, as the board does."""
+    """The chip, with devices in the slots of `there`; one that is ejected is taken out; `later`, as on the
+    board, by take_out()."""
 
     def __init__(self) -> None:
         self.there: set[int] = set()
         self.events = 0
         self.ejected: list[int] = []
+        self.later = False
         self.power: dict[int, bool] = {}
         """Of each slot that it was told to have changed."""
         self.chip = PciHotplug(lambda: sum(1 << slot for slot in self.there), self._event, self._eject, self._look)
@@ -41,6 +43,10 @@ class Bench:
 
     def _eject(self, slot: int) -> None:
         self.ejected.append(slot)
+        if not self.later:
+            self.take_out(slot)
+
+    def take_out(self, slot: int) -> None:
         self.there.discard(slot)
         self.chip.unplugged(slot)
 
@@ -77,6 +83,25 @@ def test_what_is_to_go_is_told_until_it_is_gone() -> None:
     assert bench.ejected == [3], "slot 4 was not asked for, and stays"
     assert (bench.dword(PCI_DOWN_BASE), bench.dword(PRESENT)) == (0, 0x10)
     assert not bench.chip.leaving(3)
+
+
+def test_an_ejection_is_told_once_however_often_the_guest_writes_it() -> None:
+    bench = Bench()
+    bench.later = True
+    for slot in (3, 4):
+        bench.plug(slot)
+        bench.chip.ask_to_eject(slot)
+    for slots in (8, 8, 0xFFFFFFFF, 0xFFFFFFFF):
+        bench.chip.write(PCI_EJ_BASE, 4, slots)
+    assert bench.ejected == [3, 4]
+    bench.chip.ask_to_eject(3)
+    bench.chip.write(PCI_EJ_BASE, 4, 0xFFFFFFFF)
+    assert bench.ejected == [3, 4, 3], "it was asked again"
+    bench.take_out(4)
+    bench.plug(4)
+    bench.chip.ask_to_eject(4)
+    bench.chip.write(PCI_EJ_BASE, 4, 0xFFFFFFFF)
+    assert bench.ejected == [3, 4, 3, 4], "it is another"
 
 
 def test_what_went_before_anybody_looked_is_not_told_to_have_come() -> None:
