@@ -336,6 +336,20 @@ def _doc(kind: type) -> str:
     return inspect.cleandoc(own or "")
 
 
+def _places(kind: type) -> dict[str, str]:
+    """Where a device of class *kind* may be asked to go: the keys, and what they are."""
+    from pyvmm.board.dimm import Dimm
+    from pyvmm.pci.bridge import PciBridge
+    from pyvmm.virtio.device import VirtioDevice
+
+    if issubclass(kind, Dimm):
+        return {"slot": "N, of the slots for memory"}
+    if not issubclass(kind, (PciDevice, VirtioDevice)):
+        return {}
+    port = {} if issubclass(kind, PciBridge) else {"port": "N, behind root port N"}
+    return port | {"slot": "N, of PCI bus 0"}
+
+
 def list_text() -> Iterator[str]:
     """The lines of --device list. Raises UserError."""
     for name in names():
@@ -351,7 +365,7 @@ def help_text(spec: DeviceSpec) -> Iterator[str]:
     yield ""
     for key in told:
         yield f"  {key}"
-    for name, what in {"id": "NAME", "port": "N, behind root port N", "slot": "N, of PCI bus 0"}.items():
+    for name, what in ({"id": "NAME"} | _places(kind)).items():
         yield f"  {name}={what}"
     if given:
         yield f"  ({', '.join(given)} {'is' if len(given) == 1 else 'are'} given)"

@@ -327,9 +327,20 @@ def test_help(file: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", sorted(BUILTIN))
+def test_help_names_the_places_that_a_device_takes(name: str) -> None:
+    """And no others: a machine refuses those."""
+    lines = list(help_text(DeviceSpec(name)))
+    on_a_bus = name not in ("memory", "ata-disk", "testdev")
+    assert ("  slot=N, of PCI bus 0" in lines) is on_a_bus
+    assert ("  port=N, behind root port N" in lines) is (on_a_bus and name != "root-port")
+    assert ("  slot=N, of the slots for memory" in lines) is (name == "memory")
+    assert "  id=NAME" in lines
+
+
 @pytest.mark.parametrize("name", sorted(BUILTIN.keys() - {"vfio"}))
 def test_help_of_what_comes_with_pyvmm(name: str) -> None:
-    assert len(list(help_text(DeviceSpec(name)))) > 4
+    assert len(list(help_text(DeviceSpec(name)))) > 3
     told, _ = keys(find(DeviceSpec(name)))
     needed = tuple(key.name for key in told if key.default is inspect.Parameter.empty)
     assert needed == NEEDS.get(name, ()), "else its name alone is enough"
