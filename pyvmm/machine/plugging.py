@@ -57,9 +57,11 @@ class Plugger:
         with self._life.lock:
             self._life.cpus.catch_up()
             if isinstance(spec, DeviceSpec) and spec.name == CPU:
+                _ = self._board.sockets.chip  # without it none comes, whatever the guest turns on
                 self._check_acpi(spec)
                 return self.cpus.plug(spec)
-            if isinstance(spec, Dimm) or (isinstance(spec, DeviceSpec) and spec.name == MEMORY):
+            is_memory = isinstance(spec, Dimm) or (isinstance(spec, DeviceSpec) and spec.name == MEMORY)
+            if is_memory and self._board.banks is not None:
                 self._check_acpi(spec)
             if self.slots is None:
                 from pyvmm.machine.slots import Slots

@@ -133,6 +133,15 @@ def test_where_no_more_may_come_there_is_nothing() -> None:
         assert len(machine.vcpus) == 2
 
 
+def test_where_no_more_may_come_who_plugs_one_hears_how_they_may() -> None:
+    """Of a guest without ACPI too."""
+    with board("keyboard") as machine:
+        for _ in range(2):
+            with pytest.raises(UserError, match="stay what they are: start it with -c CPUS,max=MOST"):
+                machine.plug("cpu")
+            machine.start()
+
+
 def test_a_cpu_that_comes_is_as_after_power_on() -> None:
     """Whatever it was before, and whatever was sent to it while it was in no socket; but its TSC is the others'."""
     with running(cpus=2) as now:

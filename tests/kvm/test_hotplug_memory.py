@@ -401,12 +401,14 @@ def test_what_cannot_come_leaves_nothing(device: str, why: str) -> None:
             machine.plug("memory,size=128M")
 
 
-def test_who_knows_of_no_slots_says_how_to_get_them() -> None:
-    with (
-        Machine(MachineConfig(guest="keyboard")) as machine,
-        pytest.raises(UserError, match="there are no slots for memory: start with -m SIZE,slots=N,max=SIZE"),
-    ):
-        machine.plug("memory,size=128M")
+@pytest.mark.parametrize("started", [False, True])
+def test_who_knows_of_no_slots_says_how_to_get_them(started: bool) -> None:
+    """Of a guest without ACPI too."""
+    with Machine(MachineConfig(guest="keyboard")) as machine:
+        if started:
+            machine.start()
+        with pytest.raises(UserError, match="there are no slots for memory: start with -m SIZE,slots=N,max=SIZE"):
+            machine.plug("memory,size=128M")
 
 
 def test_a_host_with_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
