@@ -73,7 +73,7 @@ class Slots:
         if running and not _may_come(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
             raise UserError(f"device {spec}: it comes with the machine, and cannot be plugged in later")
         name = self._name(spec)
-        device = make(self._numbered(spec), self._services(name)) if wanted is spec else as_function(wanted)
+        device = as_function(wanted) if wanted is not spec else self._make(spec, name)
         try:
             self._put(spec, name, device, running)
         except BaseException:
@@ -171,13 +171,14 @@ class Slots:
         """Device *name* by its spec once more."""
         return make(self.specs[name], self._services(name))
 
-    def _numbered(self, spec: DeviceSpec) -> DeviceSpec:
-        """A root port knows its number."""
+    def _make(self, spec: DeviceSpec, name: str) -> PciDevice | BoardDevice | AtaDisk | Dimm:
         if spec.name != ROOT_PORT:
-            return spec
+            return make(spec, self._services(name))
         if len(self._ports) == MAX_ROOT_PORTS:
             raise UserError(f"device {spec}: there are at most {MAX_ROOT_PORTS} root ports: leave one away")
-        return DeviceSpec(ROOT_PORT, (("port_number", str(len(self._ports))),), spec.id, spec.port, spec.slot)
+        if spec.arguments:
+            raise UserError(f"device {spec}: root-port has no key {spec.arguments[0][0]}: it has none")
+        return RootPort(len(self._ports))
 
     def _services(self, name: str) -> Services:
         board = self._board
@@ -234,8 +235,11 @@ class Slots:
             raise UserError(f"device {spec}: a root port is on bus 0: leave port away")
         if spec.port is not None:
             if not 0 <= spec.port < len(self._ports):
-                there = f"there are 0 to {len(self._ports) - 1}" if self._ports else "say how many root_ports"
-                raise UserError(f"device {spec}: there is no root port {spec.port}: {there}, or leave port away")
+                there = f"{len(self._ports)}, from 0 up" if self._ports else "none"
+                raise UserError(
+                    f"device {spec}: there is no root port {spec.port} (there are {there}): "
+                    "say how many root_ports, or leave port away"
+                )
             child = self._ports[spec.port].child
             self._check_free(spec, f"root port {spec.port}", child.functions.values(), "port")
             return child, spec.slot or 0

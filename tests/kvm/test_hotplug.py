@@ -138,7 +138,7 @@ def test_nothing_is_left_behind(irqchip: str, tmp_path: Path) -> None:
         ("virtio-rng,slot=0x1e", "nothing can be plugged into slot 30 later, but into 1, 2, 3, 4, 5, 6, 7, 8, 9"),
         ("virtio-rng,slot=1", "slot 1 is taken by there: leave slot away"),
         ("virtio-rng,port=1", "root port 1 is taken by virtio-rng: leave port away"),
-        ("virtio-rng,port=2", "there is no root port 2: there are 0 to 1, or leave port away"),
+        ("virtio-rng,port=2", "no root port 2 (there are 2, from 0 up): say how many root_ports, or leave port away"),
         ("virtio-rng,id=there", "there is a device there already"),
         ("virtio-rng,speed=9", "virtio-rng has no key speed"),
         ("virtio-blk,path=/no/such/disk", "disk /no/such/disk: there is no such file"),
