@@ -91,22 +91,22 @@ class Worker(Generic[T]):
         try:
             if not self._threads:
                 self._start()
-            fd = self._eventfd()
+            assert self._epoll is not None
+            fd = _eventfd(self._epoll)
         except (OSError, RuntimeError):
             return None
         self._watched[fd] = look
         return fd
 
-    def _eventfd(self) -> int:
-        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        assert self._epoll is not None
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-        return fd
-
     def _start(self) -> None:
         if self._epoll is None:
-            self._epoll = select.epoll()
-            self._bell = self._eventfd()
+            epoll = select.epoll()
+            try:
+                self._bell = _eventfd(epoll)
+            except OSError:
+                epoll.close()
+                raise
+            self._epoll = epoll
         thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         try:
             threads.start(thread)
@@ -232,6 +232,17 @@ class Worker(Generic[T]):
                 os.close(fd)
             self._watched.clear()
             self._epoll = None
+
+
+def _eventfd(epoll: select.epoll) -> int:
+    """One that *epoll* tells of. Raises OSError."""
+    fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _raiser(error: BaseException) -> Callable[[], None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -224,6 +225,41 @@ def test_before_the_start_a_machine_is_only_made_otherwise() -> None:
         assert all(bar.address(function.config) for bar in function.bars.values()), "firmware has placed it"
         assert machine.wait(lambda: "> " in machine.screen, 60)
         assert machine.parts.keys() >= {"t1"}
+
+
+@contextmanager
+def few_descriptors(free: int) -> Iterator[None]:
+    """Inside, this process may open *free* more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(64)]  # there are no gaps below the last
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + free, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+def test_without_descriptors_nothing_comes_and_the_machine_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    with running() as now:
+        now.turn_acpi_on()
+        disk, came = f"virtio-blk,path={tmp_path / 'disk'},id=it", []
+        before = len(os.listdir("/proc/self/fd"))
+        for free in range(8):
+            try:
+                with few_descriptors(free):
+                    now.machine.plug(disk)
+            except UserError as error:
+                assert "raise ulimit -n" in str(error)
+                assert "it" not in now.machine.parts and len(os.listdir("/proc/self/fd")) == before
+            else:
+                came.append(free)
+                now.machine.unplug("it")
+                now.write(PCI_EJ_BASE, 0xFFFFFFFF)
+                assert now.gone("it") and now.machine.outcome is None
+        assert came and came[0] > 0, "it needs some"
 
 
 class Huge(PciDevice):

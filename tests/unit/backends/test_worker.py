@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
+import select
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -232,6 +236,45 @@ def test_one_thread_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     rig.worker.drain()
     assert sum(map(len, rig.batches)) == 10
     rig.worker.close()
+
+
+def noted(make: Callable[..., Any], made: list[Any], *arguments: object) -> Any:
+    made.append(make(*arguments))
+    return made[-1]
+
+
+def is_open(one: select.epoll | int) -> bool:
+    """An epoll, or a descriptor of an eventfd."""
+    if isinstance(one, int):
+        return os.path.exists(f"/proc/self/fd/{one}")
+    return not one.closed
+
+
+@pytest.mark.parametrize("watches", [False, True])
+def test_without_a_descriptor_nothing_has_begun_and_with_one_it_begins(
+    monkeypatch: pytest.MonkeyPatch, watches: bool
+) -> None:
+    rig = Rig(lambda call: False)
+    made: list[Any] = []
+    for kind, name in ((os, "eventfd"), (select, "epoll")):
+        monkeypatch.setattr(kind, name, partial(noted, getattr(kind, name), made))
+
+    def none(value: int, flags: int) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as short:
+        short.setattr(os, "eventfd", none)
+        if watches:
+            assert rig.worker.watch(lambda: None) is None
+        else:
+            with pytest.raises(OSError, match="Too many open files"):
+                rig.worker.submit(lambda: None)
+    assert [one for one in made if is_open(one)] == [] and rig.worker.pending == 0
+    rig.worker.submit(lambda: None)
+    rig.worker.drain()
+    assert sum(map(len, rig.batches)) == 1
+    rig.worker.close()
+    assert len(made) == 3 and [one for one in made if is_open(one)] == []
 
 
 def test_a_closed_one_takes_nothing() -> None:
