@@ -67,9 +67,9 @@ class Slots:
         """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned. In a machine
         that is *running* already only a PCI function or memory can come, and to where it can go again."""
         spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
-        for there, other in self._board.devices.items():
-            if other is wanted:
-                raise UserError(f"device {spec}: it is in the machine already, as {there}: make another")
+        there = name_of(self._board, wanted)
+        if there is not None:
+            raise UserError(f"device {spec}: it is in the machine already, as {there}: make another")
         if running and not _may_come(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
             raise UserError(f"device {spec}: it comes with the machine, and cannot be plugged in later")
         name = self._name(spec)
@@ -260,8 +260,7 @@ class Slots:
     def _check_free(self, spec: DeviceSpec, place: str, functions: Iterable[PciDevice], key: str) -> None:
         """Where *functions* are, there is none. *key* of *spec* has asked for the place."""
         for function in functions:
-            names = [name for name, device in self._board.devices.items() if device is inner(function)]
-            who = names[0] if names else type(inner(function)).__name__
+            who = name_of(self._board, inner(function)) or type(inner(function)).__name__
             raise UserError(f"device {spec}: {place} is taken by {who}: leave {key} away")
 
     def _place_later(self, spec: DeviceSpec) -> tuple[PciBus, int]:
@@ -338,6 +337,11 @@ class Slots:
                 router.add_virtio_mouse(device)
             case VirtioTablet():
                 router.add_virtio_tablet(device)
+
+
+def name_of(board: Pc, device: object) -> str | None:
+    """What *board* calls *device*; None where it is not among those that were asked for."""
+    return next((name for name, other in board.devices.items() if other is device), None)
 
 
 def _may_come(kind: type) -> bool:
