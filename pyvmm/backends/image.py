@@ -176,6 +176,8 @@ class FileImage:
                 return "its medium is read-only: add readonly or temporary"
             case errno.EBUSY:
                 return "this host uses it itself: unmount it first"
+            case errno.EMFILE:
+                return "this process has no descriptor left for it: raise ulimit -n"
             case errno.ENXIO | errno.ENOMEDIUM:
                 return "there is no medium in it"
             case None:

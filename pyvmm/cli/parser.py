@@ -310,7 +310,9 @@ def make_parser() -> Parser:
         metavar="SECONDS",
         help="how long the agent may take to answer (default: 30)",
     )
-    plug = commands.add_parser("plug", help="plug a device or CPU into a machine that runs, by its --qmp socket")
+    plug = commands.add_parser(
+        "plug", help="plug a device, CPU or memory into a machine that runs, by its --qmp socket"
+    )
     plug.add_argument("socket", metavar="SOCKET", help="the Unix socket of --qmp")
     plug.add_argument(
         "spec", metavar="DEVICE", help="cpu, or what --device takes: NAME,KEY=VALUE,... or FILE.py:CLASS,..."

@@ -15,9 +15,10 @@ from pyvmm.config import HostConfig
 from pyvmm.errors import UserError
 from pyvmm.host.capture.options import parse_input_option, x11_wanted
 from pyvmm.host.commands import perform, take_snapshot
-from pyvmm.host.console import Console, SerialPort
+from pyvmm.host.console import Console
 from pyvmm.host.hints import SilentSerial, UnheardKeys
 from pyvmm.host.nonblocking import Output
+from pyvmm.host.terminal_port import TerminalPort
 from pyvmm.host.tty import in_foreground
 from pyvmm.input.keymap import KeyTextError, split_script, split_sending
 from pyvmm.input.typist import After, SendAfter, TypeAfter
@@ -58,6 +59,8 @@ class Session:
         self._prompt: TerminalPrompt | None = None
         self._hvc: ConsolePorts | None = None
         """The console whose hvc0 has the terminal."""
+        self._port = TerminalPort(machine.board.com1, console.write)
+        """Where what is typed goes."""
         self._look_again = machine.life.loop.timer(self.take_again)
         with ExitStack() as undo:
             undo.callback(self._errors.close)
@@ -94,40 +97,32 @@ class Session:
             self._open.callback(silent.close)
             self._open.callback(machine.serial.add(silent.serial_output).remove)
         notes = self._screen.note if self._screen else None
-        port, hold = self._terminal_port()
+        self._give_terminal()
         self._console.attach(
             machine.life.loop,
-            port,
-            hold,
+            self._port,
+            self._hold,
             lambda letter: perform(letter, self),
             keys,
             notes,
         )
+        self._open.callback(self._port.give, None)
         self._open.callback(self._console.detach)
         self._open.callback(machine.events.add(self._event).remove)
         self._follow_foreground()
 
-    def _terminal_port(self) -> tuple[SerialPort, Callable[[bool], None]]:
-        """Where what is typed goes, COM1 and a hvc0 that has the terminal, and what holds back all that is shown."""
-        throttle = self.machine.life.cpus.throttle
-        self._hvc = self._find_hvc()
-        if self._hvc is None or self._hvc.terminal is None:
-            return self.machine.board.com1, throttle
-        port = self._hvc.terminal
-        port.output = self._console.write
-        self._open.callback(setattr, port, "output", lambda data: None)
-        self.resized()
+    def _hold(self, held: bool) -> None:
+        """Keep back all that is shown while it has nowhere to go, or let it come."""
+        self.machine.life.cpus.throttle(held)
+        self._port.hold(held)
 
-        def hold(held: bool) -> None:
-            throttle(held)
-            if held:
-                port.held = True
-            else:
-                port.release()
-
-        from pyvmm.host.terminal_port import TerminalPort
-
-        return TerminalPort(port, self.machine.board.com1), hold
+    def _give_terminal(self) -> None:
+        """To the hvc0 that there is now, if there is one. Under the machine lock once the machine runs."""
+        hvc = self._find_hvc()
+        if hvc is not self._hvc:
+            self._hvc = hvc
+            self._port.give(None if hvc is None else hvc.terminal)
+            self.resized()
 
     def _find_hvc(self) -> ConsolePorts | None:
         if "pyvmm.virtio.console_ports" not in sys.modules:  # which nobody has asked for
@@ -151,6 +146,8 @@ class Session:
             self.say(f"pyvmm: the machine runs on: {event.message}")
         elif event.kind == "io-error":
             self.say(f"pyvmm: {event.message}")
+        elif event.kind in ("plugged", "unplugged"):
+            self._give_terminal()
 
     def _show_window(self, keyboard: bool, mouse: bool) -> None:
         from pyvmm.host.display.x11 import X11Window

@@ -477,7 +477,7 @@ class Life:
         """Reset the machine in place; from a callback it is queued, and the guest executes nothing more before it."""
         if self.inside:
             if not self._reset_asked:  # each vCPU that is out of KVM_RUN may ask
-                self._reset_asked, self._reset_how = True, how
+                self._reset_how, self._reset_asked = how, True
                 self.cpus.hold()
                 self.queue(self._reset_if_asked)
         else:

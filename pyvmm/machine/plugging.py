@@ -7,6 +7,7 @@ execute anything more, and all that the device had goes back by the loop's threa
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -68,7 +69,14 @@ class Plugger:
 
                 self.slots = Slots(self._board)
             before = set(self._board.devices)
-            device = self.slots.plug(spec, running=True)
+            try:
+                device = self.slots.plug(spec, running=True)
+            except OSError as error:
+                if error.errno != errno.EMFILE:
+                    raise
+                raise UserError(
+                    f"device {spec}: it needs more descriptors than this process may have: raise ulimit -n"
+                ) from None
             (name,) = set(self._board.devices) - before
             if not self._life.begun:
                 self._make_room(name)

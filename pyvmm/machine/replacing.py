@@ -11,8 +11,9 @@ from pyvmm.errors import UserError, there_are
 from pyvmm.machine.life import Life
 from pyvmm.machine.loading import blaming, load_anew
 from pyvmm.machine.registry import as_function, inner
-from pyvmm.machine.slots import Slots
+from pyvmm.machine.slots import Slots, name_of
 from pyvmm.pci import replacing
+from pyvmm.pci.bridge import PciBridge
 from pyvmm.pci.device import PciDevice
 from pyvmm.virtio.input import VirtioInput
 
@@ -37,6 +38,9 @@ class Replacer:
         with self._life.lock:
             self._life.cpus.catch_up()
             old = self._find(name)
+            there = name_of(self._board, new)
+            if there is not None:
+                raise UserError(f"device {name}: the new one is in the machine already, as {there}: make another")
             if new is None:
                 made = self._made_again(name)
             elif isinstance(function := as_function(new), PciDevice):
@@ -73,9 +77,11 @@ class Replacer:
             raise UserError(f"no device {name}: {there_are(name, sorted(devices))}")
         for function in self._board.pci.all_functions():
             device = inner(function)
-            if device is devices[name] and not isinstance(device, VirtioInput):
+            if device is devices[name] and not isinstance(device, (VirtioInput, PciBridge)):
                 return function
-        raise UserError(f"device {name} cannot be replaced: only PCI functions can, and none that gives input")
+        raise UserError(
+            f"device {name} cannot be replaced: only PCI functions can, but for root ports and what gives input"
+        )
 
     def _exchange(self, name: str, old: PciDevice, new: PciDevice) -> list[str]:
         bus = self._board.pci.bus_of(old)

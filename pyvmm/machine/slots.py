@@ -67,13 +67,13 @@ class Slots:
         """A device by its spec, or one that somebody has made, into a free slot of bus 0; it is returned. In a machine
         that is *running* already only a PCI function or memory can come, and to where it can go again."""
         spec = wanted if isinstance(wanted, DeviceSpec) else DeviceSpec(type(wanted).__name__)
-        for there, other in self._board.devices.items():
-            if other is wanted:
-                raise UserError(f"device {spec}: it is in the machine already, as {there}: make another")
+        there = name_of(self._board, wanted)
+        if there is not None:
+            raise UserError(f"device {spec}: it is in the machine already, as {there}: make another")
         if running and not _may_come(find(wanted) if isinstance(wanted, DeviceSpec) else type(wanted)):
             raise UserError(f"device {spec}: it comes with the machine, and cannot be plugged in later")
         name = self._name(spec)
-        device = make(self._numbered(spec), self._services(name)) if wanted is spec else as_function(wanted)
+        device = as_function(wanted) if wanted is not spec else self._make(spec, name)
         try:
             self._put(spec, name, device, running)
         except BaseException:
@@ -171,13 +171,14 @@ class Slots:
         """Device *name* by its spec once more."""
         return make(self.specs[name], self._services(name))
 
-    def _numbered(self, spec: DeviceSpec) -> DeviceSpec:
-        """A root port knows its number."""
+    def _make(self, spec: DeviceSpec, name: str) -> PciDevice | BoardDevice | AtaDisk | Dimm:
         if spec.name != ROOT_PORT:
-            return spec
+            return make(spec, self._services(name))
         if len(self._ports) == MAX_ROOT_PORTS:
             raise UserError(f"device {spec}: there are at most {MAX_ROOT_PORTS} root ports: leave one away")
-        return DeviceSpec(ROOT_PORT, (("port_number", str(len(self._ports))),), spec.id, spec.port, spec.slot)
+        if spec.arguments:
+            raise UserError(f"device {spec}: root-port has no key {spec.arguments[0][0]}: it has none")
+        return RootPort(len(self._ports))
 
     def _services(self, name: str) -> Services:
         board = self._board
@@ -234,8 +235,11 @@ class Slots:
             raise UserError(f"device {spec}: a root port is on bus 0: leave port away")
         if spec.port is not None:
             if not 0 <= spec.port < len(self._ports):
-                there = f"there are 0 to {len(self._ports) - 1}" if self._ports else "say how many root_ports"
-                raise UserError(f"device {spec}: there is no root port {spec.port}: {there}, or leave port away")
+                there = f"{len(self._ports)}, from 0 up" if self._ports else "none"
+                raise UserError(
+                    f"device {spec}: there is no root port {spec.port} (there are {there}): "
+                    "say how many root_ports, or leave port away"
+                )
             child = self._ports[spec.port].child
             self._check_free(spec, f"root port {spec.port}", child.functions.values(), "port")
             return child, spec.slot or 0
@@ -256,8 +260,7 @@ class Slots:
     def _check_free(self, spec: DeviceSpec, place: str, functions: Iterable[PciDevice], key: str) -> None:
         """Where *functions* are, there is none. *key* of *spec* has asked for the place."""
         for function in functions:
-            names = [name for name, device in self._board.devices.items() if device is inner(function)]
-            who = names[0] if names else type(inner(function)).__name__
+            who = name_of(self._board, inner(function)) or type(inner(function)).__name__
             raise UserError(f"device {spec}: {place} is taken by {who}: leave {key} away")
 
     def _place_later(self, spec: DeviceSpec) -> tuple[PciBus, int]:
@@ -334,6 +337,11 @@ class Slots:
                 router.add_virtio_mouse(device)
             case VirtioTablet():
                 router.add_virtio_tablet(device)
+
+
+def name_of(board: Pc, device: object) -> str | None:
+    """What *board* calls *device*; None where it is not among those that were asked for."""
+    return next((name for name, other in board.devices.items() if other is device), None)
 
 
 def _may_come(kind: type) -> bool:

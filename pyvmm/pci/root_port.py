@@ -46,9 +46,10 @@ _EVENTS: Final = PCI_EXP_SLTSTA_PDC | PCI_EXP_SLTSTA_DLLSC
 
 
 class RootPort(PciBridge):
-    """A PCI Express root port, x1 at 2.5 GT/s, with one MSI vector; *port_number* is that in its link capabilities.
+    """A PCI Express root port, x1 at 2.5 GT/s, with one MSI vector and a slot into which devices are plugged.
 
-    *ejected* is called, once, when the guest has let go of what it was asked for by ask_to_eject()."""
+    *port_number* is that in its link capabilities; its slot's physical number is FIRST_SLOT_NUMBER more. *ejected*
+    is called, once, when the guest has let go of what it was asked for by ask_to_eject()."""
 
     vendor_id = PCI_VENDOR_ID_INTEL
     device_id = PCI_DEVICE_ID_INTEL_Q35_PEG
@@ -60,7 +61,7 @@ class RootPort(PciBridge):
     reserved_io = 0x1000
     STATE = ("leaving", "_has_left")
 
-    def __init__(self, port_number: int = 0) -> None:
+    def __init__(self, port_number: int = 0, /) -> None:
         super().__init__()
         self.add_msi()
         self._express = add_express(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import termios
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+from pyvmm.config import HostConfig
+from pyvmm.host.console import Console as Terminal
+from pyvmm.host.session import Session
+from tests.rig.board import board
 from tests.rig.console import Console
 
 PYVMM = Path(sys.executable).with_name("pyvmm")
@@ -52,3 +60,39 @@ def test_a_signal_takes_the_socket_away_too(tmp_path: Path) -> None:
         console.signal(signal.SIGTERM)
         assert console.wait() == 128 + signal.SIGTERM
     assert not path.exists()
+
+
+def take(got: bytearray, data: bytes) -> int:
+    got += data
+    return len(data)
+
+
+def test_hvc0_of_a_console_that_comes_has_the_terminal_until_it_goes() -> None:
+    """The guest has COM1 alone and echoes what comes there; what a driver of hvc0 would do, the test does."""
+    typed, type_in = os.pipe()
+    show, shown = os.pipe()
+    with (
+        board("hello", root_ports=1) as machine,
+        closing(Terminal(typed, shown)) as console,
+        Session(machine, HostConfig(), console),
+    ):
+        machine.start()
+        assert machine.wait(lambda: machine.output.endswith(b"powers off.\r\n"), 60)
+        for _ in range(2):
+            device = machine.plug("virtio-console,id=c,port=0")
+            port, got = device.terminal, bytearray()
+            machine.call(partial(port.output, b"from hvc0"))
+            assert machine.wait(lambda: bool(select.select([show], [], [], 0)[0]), 60)
+            assert os.read(show, 100) == b"from hvc0"
+            port.receive = partial(take, got)
+            machine.call(partial(setattr, port, "guest_open", True))
+            os.write(type_in, b"to hvc0")
+            assert machine.wait(partial(got.startswith, b"to hvc0"), 60)
+            machine.unplug("c", force=True)
+            machine.call(partial(port.output, b"lost"))
+            machine.call(machine.output.clear)
+            os.write(type_in, b"to COM1")
+            assert machine.wait(lambda: machine.output == b"to COM1", 60)
+            assert got == b"to hvc0"
+    for fd in (typed, type_in, show, shown):
+        os.close(fd)

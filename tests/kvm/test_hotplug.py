@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -138,7 +139,7 @@ def test_nothing_is_left_behind(irqchip: str, tmp_path: Path) -> None:
         ("virtio-rng,slot=0x1e", "nothing can be plugged into slot 30 later, but into 1, 2, 3, 4, 5, 6, 7, 8, 9"),
         ("virtio-rng,slot=1", "slot 1 is taken by there: leave slot away"),
         ("virtio-rng,port=1", "root port 1 is taken by virtio-rng: leave port away"),
-        ("virtio-rng,port=2", "there is no root port 2: there are 0 to 1, or leave port away"),
+        ("virtio-rng,port=2", "no root port 2 (there are 2, from 0 up): say how many root_ports, or leave port away"),
         ("virtio-rng,id=there", "there is a device there already"),
         ("virtio-rng,speed=9", "virtio-rng has no key speed"),
         ("virtio-blk,path=/no/such/disk", "disk /no/such/disk: there is no such file"),
@@ -224,6 +225,41 @@ def test_before_the_start_a_machine_is_only_made_otherwise() -> None:
         assert all(bar.address(function.config) for bar in function.bars.values()), "firmware has placed it"
         assert machine.wait(lambda: "> " in machine.screen, 60)
         assert machine.parts.keys() >= {"t1"}
+
+
+@contextmanager
+def few_descriptors(free: int) -> Iterator[None]:
+    """Inside, this process may open *free* more."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(64)]  # there are no gaps below the last
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + free, limits[1]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for fd in taken:
+            os.close(fd)
+
+
+def test_without_descriptors_nothing_comes_and_the_machine_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    with running() as now:
+        now.turn_acpi_on()
+        disk, came = f"virtio-blk,path={tmp_path / 'disk'},id=it", []
+        before = len(os.listdir("/proc/self/fd"))
+        for free in range(8):
+            try:
+                with few_descriptors(free):
+                    now.machine.plug(disk)
+            except UserError as error:
+                assert "raise ulimit -n" in str(error)
+                assert "it" not in now.machine.parts and len(os.listdir("/proc/self/fd")) == before
+            else:
+                came.append(free)
+                now.machine.unplug("it")
+                now.write(PCI_EJ_BASE, 0xFFFFFFFF)
+                assert now.gone("it") and now.machine.outcome is None
+        assert came and came[0] > 0, "it needs some"
 
 
 class Huge(PciDevice):

@@ -116,9 +116,15 @@ def test_who_has_no_other(file: Path) -> None:
             "virtio-rng",
             "virtio-keyboard",
         ),
+        root_ports=1,
     ) as machine:
-        with pytest.raises(UserError, match="no device d: there are: c, virtio-keyboard, virtio-rng"):
+        with pytest.raises(UserError, match="no device d: there are: c, root-port, virtio-keyboard, virtio-rng"):
             machine.replace("d")
+        with pytest.raises(UserError, match="device root-port cannot be replaced"):
+            machine.replace("root-port", type(machine.board.devices["root-port"])())
+        for theirs in ("c", "virtio-rng"):
+            with pytest.raises(UserError, match=f"is in the machine already, as {theirs}: make another"):
+                machine.replace("virtio-rng", machine.board.devices[theirs])
         with pytest.raises(UserError, match="device virtio-rng has no file of its own: give the new one"):
             machine.replace("virtio-rng")
         with pytest.raises(UserError, match="device virtio-keyboard cannot be replaced"):

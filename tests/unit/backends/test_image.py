@@ -102,7 +102,7 @@ def test_what_is_no_disk(disks: Disks, tmp_path: Path) -> None:
         (errno.EROFS, True, "its medium is read-only: add readonly or temporary"),
         (errno.EBUSY, True, "this host uses it itself: unmount it first"),
         (errno.ENOMEDIUM, False, "there is no medium in it"),
-        (errno.EMFILE, True, "Too many open files"),
+        (errno.EMFILE, True, "this process has no descriptor left for it: raise ulimit -n"),
     ],
 )
 def test_what_the_host_refuses(

@@ -394,7 +394,10 @@ def test_a_device_of_the_board_is_put_where_it_says() -> None:
     [
         (("testdev", "testdev"), "there are two parts testdev on the board: leave it away"),
         (("testdev,port=0",), "no PCI device: leave port and slot away"),
-        (("pci-testdev,port=1",), "no root port 1: there are 0 to 0, or leave port away"),
+        (
+            ("pci-testdev,port=1",),
+            r"no root port 1 \(there are 1, from 0 up\): say how many root_ports, or leave port away",
+        ),
     ],
 )
 def test_a_device_by_name_that_does_not_go(devices: tuple[str, ...], says: str) -> None:
@@ -443,8 +446,9 @@ TWICE = VirtioRng()
         (("virtio-rng,slot=0",), "slot 0 is taken by HostBridge: leave slot away"),
         (("virtio-rng,slot=3", "virtio-rng,slot=3,id=a"), "slot 3 is taken by virtio-rng: leave slot away"),
         (("root-port", "virtio-rng,port=0", "virtio-rng,port=0"), "root port 0 is taken by virtio-rng: leave port"),
-        (("virtio-rng,port=0",), "no root port 0: say how many root_ports, or leave port away"),
+        (("virtio-rng,port=0",), r"no root port 0 \(there are none\): say how many root_ports"),
         ((TWICE, TWICE), "it is in the machine already, as VirtioRng: make another"),
+        (("root-port,port_number=3",), "root-port has no key port_number: it has none"),
         (("root-port",) * 5, "there are at most 4 root ports"),
         (("root-port,port=0",), "a root port is on bus 0: leave port away"),
     ],

@@ -243,7 +243,7 @@ def test_a_reset_reaches_what_is_behind_the_bridges_of_that_bus(board: Board) ->
 
 
 def test_a_function_behind_a_port_is_an_express_endpoint_with_the_link_up(board: Board) -> None:
-    port, toy = RootPort(port_number=7), Toy()
+    port, toy = RootPort(7), Toy()
     board.host.root.add(port, 4)
     bridge = board.ecam(0, 4)
     at = bridge.find(0x10)
