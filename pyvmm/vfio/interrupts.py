@@ -216,13 +216,12 @@ class Interrupts:
             self._function.set_intx(False)
             self._access.attempt("INTx", lambda: self._device.unmask(INTX))
 
-    def pending(self, vectors: range) -> int:
-        """Which MSI-X *vectors* the device has signalled and the guest not heard of: bit 0 for the first."""
-        msix = self._function.msix
-        if msix is None or not vectors:
+    def pending(self, index: int, vectors: range) -> int:
+        """Which *vectors* of MSI or MSI-X the device has signalled and the guest not heard of: bit 0 for the first."""
+        if not vectors:
             return 0
-        bits = msix.pending >> vectors.start & (1 << len(vectors)) - 1
-        fds = self._fds[vectors.start : vectors.stop] if self._on is not None and self._on.index == MSIX else ()
+        bits = self._messages(index).pending >> vectors.start & (1 << len(vectors)) - 1
+        fds = self._fds[vectors.start : vectors.stop] if self._on is not None and self._on.index == index else ()
         poll = select.poll()
         by_fd = {fd: 1 << bit for bit, fd in enumerate(fds) if fd is not None}
         for fd in by_fd:
