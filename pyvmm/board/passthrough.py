@@ -346,6 +346,10 @@ def _done(batch: list[_Job]) -> None:
 
 
 def _not_viable(function: HostFunction, others: list[HostFunction]) -> str:
+    if not others:
+        return (
+            f"device {function.name}: its group {function.group} is not viable: see dmesg, which driver has part of it"
+        )
     return (
         f"device {function.name}: its group {function.group} is not viable, for of its devices the host has "
         f"{', '.join(map(str, others))}: pyvmm vfio bind them too"

@@ -235,6 +235,16 @@ def test_what_could_not_be_had_can_be_had_later(
     assert container.closed and opened.pop().closed
 
 
+def test_a_group_that_is_not_viable_and_nobody_knows_why(
+    there: Callable[..., BoardPassthrough],
+) -> None:
+    made = there(viable=False)
+    host: Any = made._host
+    host.in_the_way = lambda _: []
+    with pytest.raises(UserError, match="its group 7 is not viable: see dmesg"):
+        made.open(PLACE)
+
+
 @pytest.mark.parametrize(
     ("limit", "line"),
     [
