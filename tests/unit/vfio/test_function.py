@@ -769,9 +769,10 @@ def test_vital_product_data_are_read_by_another_thread() -> None:
     st.lists(st.tuples(st.integers(0, 0x120), st.sampled_from([1, 2, 4, 8]), st.integers(0, 1 << 64)), max_size=30),
     st.lists(st.sampled_from([1, 3, 5, 9, 0x10, 0x11, 0x13]), min_size=1, max_size=8),
     st.lists(st.integers(0x40, 0xFF), min_size=1, max_size=8),
+    st.booleans(),
 )
 def test_any_configuration_space(
-    image: bytes, size: int, writes: list[tuple[int, int, int]], ids: list[int], places: list[int]
+    image: bytes, size: int, writes: list[tuple[int, int, int]], ids: list[int], places: list[int], later: bool
 ) -> None:
     """One that is broken is refused, or is a function that a guest does what it likes with."""
     config = bytearray(image.ljust(size, b"\0"))
@@ -782,7 +783,7 @@ def test_any_configuration_space(
         config[link], config[at & 0xFC], link = at & 0xFC, cap_id, (at & 0xFC) + 1
     device = FakeHostDevice(config, {0: (0x4000, ((0, 0x4000),)), 2: (0x100, ())}, (1, 1, 2048))
     try:
-        there = Given(device)
+        there = Given(device, later=later)
     except (UserError, ValueError):
         assert device.closed
         return
@@ -792,6 +793,8 @@ def test_any_configuration_space(
         assert len(space.data) == len(space.writable) == len(space.host) == size and space.shape()
         for offset, width, value in writes:
             there.config.write(offset, width, value & (1 << 8 * width) - 1)
+            if value & 1:
+                there.passthrough.run()
             assert 0 <= there.config.read(offset, width) < 1 << 8 * width
         ours = [cap_id for _, cap_id in capabilities(function.config.data) if cap_id in (5, 0x11)]
         assert len(ours) == len(set(ours))
