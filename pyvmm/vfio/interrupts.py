@@ -55,6 +55,7 @@ class Interrupts:
         """Eventfds that the loop reads in their stead."""
         self._line: IntxLine | None = None
         self._held = False
+        self._said_lost = False
         self._then: Callable[[], None] | None = None
         """Who waits for none to be on."""
 
@@ -171,10 +172,21 @@ class Interrupts:
                     self._watched.append(self._passthrough.watch(partial(self._seen, messages, vector)))
                 return tuple(self._watched)
             self._fds = messages.fds(wanted.count)
+            if None in self._fds:
+                self._say_lost(wanted.index)
             return self._fds
         except OSError as error:
             self._access.tell(f"{NAMES[wanted.index]}: no interrupts: {error}")
+            self._say_lost(wanted.index)
             return tuple(self._watched)
+
+    def _say_lost(self, index: int) -> None:
+        if not self._said_lost:  # a guest asks for them as often as it likes
+            self._said_lost = True
+            self._passthrough.say(
+                f"device {self._access.name}: the guest does not hear all of its {NAMES[index]} interrupts: this host "
+                "has no descriptor left for them (raise ulimit -n), or KVM no route"
+            )
 
     def _seen(self, messages: Messages, vector: int) -> None:
         self._access.tell(f"{messages.describe(vector)}, by the loop")

@@ -613,6 +613,28 @@ def test_no_descriptor_is_left_for_what_the_host_has_to_say(monkeypatch: pytest.
     there.close()
 
 
+def test_interrupts_that_get_nowhere_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    there = Given()
+    there.place()
+    assert there.passthrough.said == []
+    irq = there.board.host.msi.irqs[4 + 1]  # type: ignore[attr-defined]
+    fd, irq.fd = irq.fd, None
+    monkeypatch.setattr(there.passthrough, "intx", full)
+    there.entry(1, masked=False)
+    for _ in range(3):
+        there.config.write(MSIX + 2, 2, ENABLE)
+        assert there.device.enabled is not None and there.device.enabled[1][1] is None
+        there.config.write(MSIX + 2, 2, 0)
+        assert there.on() is None
+    (line,) = there.passthrough.said
+    assert line.startswith("device 0000:01:00.0: the guest does not hear all of its MSI-X") and "ulimit -n" in line
+    irq.fd = fd
+    there.close()
+
+
 def test_one_that_sleeps_and_has_no_reset_is_woken(nic_given: Given) -> None:
     """A guest may put it into D3hot, and reset the machine: what it reaches then must decode."""
     nic_given.device.can_reset = False
