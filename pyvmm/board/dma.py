@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import resource
 from collections.abc import Callable, Sequence
+from weakref import ref as weakref
 
 from kvm_cffi import KvmError, address_of
 from kvm_cffi.iommufd import IommuFd
@@ -61,18 +62,19 @@ class PeerWindows:
     def __init__(self, space: Container | IommuFd, say: Callable[[str], None]) -> None:
         self._space = space
         self._say = say
-        self._allowed: list[tuple[int, int]] = []
-        """[start, end) in this process."""
+        self._allowed: list[weakref[memoryview]] = []
+        """Something else may be where one was, once it is gone."""
         self._mapped: dict[int, memoryview] = {}
         self._told = False
 
     def allow(self, memory: memoryview) -> None:
-        start = address_of(memory)
-        self._allowed.append((start, start + len(memory)))
+        self._allowed = [view for view in self._allowed if view() is not None]
+        self._allowed.append(weakref(memory))
 
     def opened(self, address: int, buffer: memoryview) -> None:
         start = address_of(buffer)
-        if not any(low <= start < high for low, high in self._allowed):
+        pieces = ((address_of(piece), len(piece)) for view in self._allowed if (piece := view()) is not None)
+        if not any(low <= start < low + size for low, size in pieces):
             return
         try:
             self._space.map_dma(address, buffer)

@@ -52,9 +52,10 @@ class EventfdMsi:
     def fd(self) -> int | None:
         if not self._lent and self._take_gsi() and self._take_fd():
             self._lent = True
-            if not self._direct or self._masked:
-                self._unbind()
-            self._changed()
+            if self._masked and self._bound:  # as thousands may be that a guest enables at one stroke
+                self._router.unbind(self)
+            else:
+                self._changed()
         return self._fd if self._lent else None
 
     def update(self, address: int, data: int) -> None:

@@ -72,6 +72,8 @@ class BoardPassthrough:
         self._group_of: dict[str, str] = {}
         """The groups of the devices, as sysfs had them when they were opened."""
         self._worker: Worker[_Job] | None = None
+        self._trace_watchers: list[Callable[[], None]] = []
+        self._follows_trace = False
         self.dma: DmaMap | None = None
         """Once there is a device."""
         self.peers: PeerWindows | None = None
@@ -185,14 +187,30 @@ class BoardPassthrough:
             from pyvmm.backends.worker import Worker
 
             self._worker = Worker("vfio", lambda item: item.job(), _done, self._loop.post)
-        self._worker.submit(_Job(job, done))
+        try:
+            self._worker.submit(_Job(job, done))
+        except (OSError, RuntimeError):  # this host gives no thread: all wait for it
+            self._worker = None
+            job()
+            done()
 
     def drain(self) -> None:
         if self._worker is not None:
             self._worker.drain()
 
     def watch_trace(self, call: Callable[[], None]) -> None:
-        self._trace.watch(lambda: self._loop.post(call))
+        if not self._follows_trace:
+            self._follows_trace = True
+            self._trace.watch(lambda: self._loop.post(self._trace_changed))
+        self._trace_watchers.append(call)
+
+    def unwatch_trace(self, call: Callable[[], None]) -> None:
+        if call in self._trace_watchers:
+            self._trace_watchers.remove(call)
+
+    def _trace_changed(self) -> None:
+        for call in list(self._trace_watchers):
+            call()
 
     def _check(self, function: HostFunction) -> None:
         """Raises UserError for what stands in the way before VFIO is asked."""
@@ -328,6 +346,10 @@ def _done(batch: list[_Job]) -> None:
 
 
 def _not_viable(function: HostFunction, others: list[HostFunction]) -> str:
+    if not others:
+        return (
+            f"device {function.name}: its group {function.group} is not viable: see dmesg, which driver has part of it"
+        )
     return (
         f"device {function.name}: its group {function.group} is not viable, for of its devices the host has "
         f"{', '.join(map(str, others))}: pyvmm vfio bind them too"

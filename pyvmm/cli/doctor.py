@@ -130,7 +130,18 @@ def input_findings(directory: Path = Path("/dev/input")) -> Iterator[Finding]:
     yield Finding("/dev/input", f"{len(readable)} of {len(events)} event devices readable", hint=hint)
 
 
-def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterator[Finding]:
+def remaps_interrupts(proc: Path = Path("/proc")) -> bool | None:
+    """Whether this host's IOMMU remaps interrupts: then Linux calls the chips that they come from IR-IO-APIC and
+    IR-PCI-MSI (arch/x86/kernel/apic/io_apic.c, msi.c). None where no chip is named."""
+    try:
+        words = {word for line in (proc / "interrupts").read_text().splitlines() for word in line.split()}
+    except OSError:
+        return None
+    chips = [word for word in words if word.removeprefix("IR-").startswith(("IO-APIC", "PCI-MSI"))]
+    return any(word.startswith("IR-") for word in chips) if chips else None
+
+
+def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> Iterator[Finding]:
     groups = sorted(path.name for path in (sys / "kernel/iommu_groups").glob("*"))
     if not groups:
         yield Finding(
@@ -142,10 +153,19 @@ def vfio_findings(dev: Path = Path("/dev"), sys: Path = Path("/sys")) -> Iterato
         "" if bound else "optional; pyvmm vfio list shows what a guest could have, pyvmm vfio bind gives it to vfio-pci"
     )
     yield Finding("VFIO", f"{len(groups)} IOMMU groups, bound to VFIO: {', '.join(bound) or 'none'}", hint=hint)
+    unsafe: set[str] = set()
     for module, parameter, what in UNSAFE:
         file = sys / "module" / module / "parameters" / parameter
         if file.exists() and file.read_text().strip() == "Y":
+            unsafe.add(parameter)
             yield Finding("VFIO", f"{module} has {parameter}=Y: {what}", warning=True, hint=f"load {module} without it")
+    if remaps_interrupts(proc) is False and "allow_unsafe_interrupts" not in unsafe:
+        yield Finding(
+            "VFIO",
+            "this host does not remap interrupts: no device can be had",
+            warning=True,
+            hint="switch interrupt remapping on in the firmware",
+        )
     if not bound:
         return
     if (

@@ -302,9 +302,14 @@ class Msi(Messages):
             vector.sync(live, address, (data & ~(granted - 1)) | (n & (granted - 1)))
         self._show_pending()
 
+    @property
+    def pending_at(self) -> int:
+        """Where configuration space has the pending bits; 0 where the capability has none."""
+        return self.offset + self._mask + 4 if self._mask else 0
+
     def _show_pending(self) -> None:
         if self._mask:
-            self._config.set(self.offset + self._mask + 4, 4, self.pending)
+            self._config.set(self.pending_at, 4, self.pending)
 
 
 class Msix(Messages):

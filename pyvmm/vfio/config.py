@@ -41,6 +41,7 @@ Read = Callable[[int, int], bytes]
 Write = Callable[[int, bytes], None]
 
 HIDDEN: Final = frozenset((PCI_EXT_CAP_ID_ARI, PCI_EXT_CAP_ID_SRIOV, PCI_EXT_CAP_ID_REBAR, PCI_EXT_CAP_ID_VF_REBAR))
+OURS: Final = frozenset((PCI_CAP_ID_MSI, PCI_CAP_ID_MSIX))
 LENGTHS: Final = {PCI_CAP_ID_PM: 8, PCI_CAP_ID_VPD: 8, PCI_CAP_ID_SSVID: 8, PCI_CAP_ID_MSIX: 12, PCI_CAP_ID_AF: 6}
 """Of the capabilities that have always the same, in bytes."""
 
@@ -95,14 +96,21 @@ class HostConfigSpace(ConfigSpace):
         self._link_extended(image)
 
     def _link_capabilities(self, image: bytes) -> None:
+        linked: set[int] = set()
         for at, cap_id in capabilities(image):
+            end = at + _length(image, at, cap_id)
+            if cap_id in OURS:  # it can be one only, of those that are whole
+                self.take(at, min(end, PCI_CFG_SPACE_SIZE) - at)
+                if cap_id in linked or end > PCI_CFG_SPACE_SIZE:
+                    continue
+            linked.add(cap_id)
             self.take(at, 2)
             self.data[at : at + 2] = bytes((cap_id, 0))
             self.data[self._link] = at
             self.data[PCI_STATUS] |= PCI_STATUS_CAP_LIST
             self._link = at + 1
             # Behind one whose length nobody knows there is no room for another.
-            self._free = max(self._free, (at + _length(image, at, cap_id) + 3) & ~3)
+            self._free = max(self._free, (end + 3) & ~3)
 
     def _link_extended(self, image: bytes) -> None:
         found = list(extended_capabilities(image))

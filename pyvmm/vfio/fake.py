@@ -231,6 +231,10 @@ class FakePassthrough:
     def watch_trace(self, call: Callable[[], None]) -> None:
         self._trace_watchers.append(call)
 
+    def unwatch_trace(self, call: Callable[[], None]) -> None:
+        if call in self._trace_watchers:
+            self._trace_watchers.remove(call)
+
     def trace_changed(self) -> None:
         for call in self._trace_watchers:
             call()

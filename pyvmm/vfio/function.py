@@ -33,18 +33,15 @@ from pyvmm.errors import UserError
 from pyvmm.pci.device import PciDevice
 from pyvmm.pci.msi import Msi, Msix
 from pyvmm.pci.regs import (
-    PCI_AF_CTRL,
-    PCI_AF_CTRL_FLR,
     PCI_BASE_ADDRESS_0,
     PCI_BASE_ADDRESS_MEM_PREFETCH,
     PCI_BASE_ADDRESS_MEM_TYPE_64,
     PCI_BASE_ADDRESS_MEM_TYPE_MASK,
     PCI_BASE_ADDRESS_SPACE_IO,
-    PCI_CAP_ID_AF,
-    PCI_CAP_ID_EXP,
     PCI_CAP_ID_MSI,
     PCI_CAP_ID_MSIX,
     PCI_CAP_ID_PM,
+    PCI_CAP_ID_VPD,
     PCI_CARDBUS_CIS,
     PCI_CLASS_PROG,
     PCI_COMMAND,
@@ -52,10 +49,6 @@ from pyvmm.pci.regs import (
     PCI_COMMAND_MASTER,
     PCI_COMMAND_MEMORY,
     PCI_DEVICE_ID,
-    PCI_EXP_DEVCAP,
-    PCI_EXP_DEVCAP_FLR,
-    PCI_EXP_DEVCTL,
-    PCI_EXP_DEVCTL_BCR_FLR,
     PCI_HEADER_TYPE,
     PCI_HEADER_TYPE_MULTI_FUNCTION,
     PCI_HEADER_TYPE_NORMAL,
@@ -74,6 +67,7 @@ from pyvmm.pci.regs import (
     PCI_PM_CTRL,
     PCI_PM_CTRL_STATE_MASK,
     PCI_REVISION_ID,
+    PCI_STD_HEADER_SIZEOF,
     PCI_STD_NUM_BARS,
     PCI_SUBSYSTEM_ID,
     PCI_SUBSYSTEM_VENDOR_ID,
@@ -85,9 +79,11 @@ from pyvmm.trace import OFF, Channel
 from pyvmm.vfio.access import Access
 from pyvmm.vfio.bar import HostBar, MsixTable, PendingBits, mappable
 from pyvmm.vfio.config import HostConfigSpace
-from pyvmm.vfio.host import Passthrough
-from pyvmm.vfio.interrupts import INTX, Interrupts
+from pyvmm.vfio.flr import FunctionLevelReset
+from pyvmm.vfio.host import HostDevice, Passthrough
+from pyvmm.vfio.interrupts import INTX, MSI, MSIX, Interrupts
 from pyvmm.vfio.jobs import Jobs, Say
+from pyvmm.vfio.vpd import VpdWindow
 
 DECODE: Final = PCI_COMMAND_IO | PCI_COMMAND_MEMORY
 
@@ -109,16 +105,28 @@ class VfioPci(PciDevice):
         """*host* is where the device is, [DDDD:]BB:DD.F; *rom* is a file to be its expansion ROM, which is hidden
         without; with *p2p* the guest's other devices reach its BARs by DMA. Raises UserError."""
         rom_image = None if rom is None else read_rom(rom)
-        device = passthrough.open(host)
         self._host = host
         self._p2p = p2p
-        self._access = Access(device, host, wiring)
-        self._device = device
         self._passthrough = passthrough
+        self._device = passthrough.open(host)
+        try:
+            self._take(self._device, rom_image, wiring)
+        except BaseException as error:
+            passthrough.give_back(host)
+            if isinstance(error, OSError):
+                raise UserError(f"device {host}: {error}: see dmesg") from None
+            raise
+
+    def _take(self, device: HostDevice, rom_image: bytes | None, wiring: Channel) -> None:
+        """All that the function is, from what *device* says. Raises UserError, ValueError, OSError."""
+        host, passthrough = self._host, self._passthrough
+        self._access = Access(device, host, wiring)
         region = device.region(constants.VFIO_PCI_CONFIG_REGION_INDEX)
-        assert region is not None  # of vfio-pci
+        image = b"" if region is None else device.read(region, 0, region.size)
+        if region is None or len(image) < PCI_STD_HEADER_SIZEOF or image.startswith(b"\xff\xff"):
+            raise UserError(f"device {host} does not answer: see dmesg")
         self._config_region = region
-        self._image = image = device.read(region, 0, region.size)
+        self._image = image
 
         def get(offset: int, size: int) -> int:
             return int.from_bytes(image[offset : offset + size], "little")
@@ -132,20 +140,24 @@ class VfioPci(PciDevice):
         self.subsystem_vendor_id = get(PCI_SUBSYSTEM_VENDOR_ID, 2)
         self.subsystem_id = get(PCI_SUBSYSTEM_ID, 2)
         self.interrupt_pin = get(PCI_INTERRUPT_PIN, 1) if device.irq(INTX).count else 0
+        if self.interrupt_pin > 4:
+            raise UserError(f"device {host} has an interrupt pin {self.interrupt_pin}, and there are four: see dmesg")
         self._host_command = 0
         self._power = 0
         """D0 to D3."""
         self._closed = self._resetting = False
         self._signals: dict[int, int] = {}
         """Eventfds of what the host has to say of the device, by VFIO's number of it."""
+        self._vpd: VpdWindow | None = None
         super().__init__()
         self._jobs = Jobs(passthrough.submit, self._access.tell)
         self._interrupts = Interrupts(self, self._access, passthrough, self._jobs)
         self.config.define(PCI_CARDBUS_CIS, 4, get(PCI_CARDBUS_CIS, 4))
         self.config.define(PCI_MIN_GNT, 2, get(PCI_MIN_GNT, 2))
         self._pm = self.config.find_capability(PCI_CAP_ID_PM)
-        self._express = self.config.find_capability(PCI_CAP_ID_EXP)
-        self._af = self.config.find_capability(PCI_CAP_ID_AF)
+        self._flr = FunctionLevelReset(self.config)
+        if vpd := self.config.find_capability(PCI_CAP_ID_VPD):
+            self._vpd = VpdWindow(vpd, self._jobs, partial(device.write, region), self._interrupts.follow)
         self._add_host_msi(get)
         ours = self._add_host_msix(get)
         for index in range(PCI_STD_NUM_BARS):
@@ -159,10 +171,12 @@ class VfioPci(PciDevice):
         return HostConfigSpace(self._image, self._read_config, self._write_config)
 
     def _read_config(self, offset: int, size: int) -> bytes:
-        return self._access.read(self._config_region, offset, size)
+        data = self._access.read(self._config_region, offset, size)
+        return data if self._vpd is None else self._vpd.read(offset, data)
 
     def _write_config(self, offset: int, data: bytes) -> None:
-        self._access.write(self._config_region, offset, data)
+        if self._vpd is None or not self._vpd.write(offset, data):
+            self._access.write(self._config_region, offset, data)
 
     def _add_host_msi(self, get: Get) -> None:
         at = self.config.find_capability(PCI_CAP_ID_MSI)
@@ -184,7 +198,7 @@ class VfioPci(PciDevice):
         ours: dict[int, list[tuple[int, int, Device]]] = {}
         parts: tuple[tuple[int, int, Device], ...] = (
             (PCI_MSIX_TABLE, table, MsixTable(self.msix, self._interrupts.follow)),
-            (PCI_MSIX_PBA, (vectors + 63) // 64 * 8, PendingBits(vectors, self._interrupts.pending)),
+            (PCI_MSIX_PBA, (vectors + 63) // 64 * 8, PendingBits(vectors, partial(self._interrupts.pending, MSIX))),
         )
         for register, size, device in parts:
             where = get(at + register, 4)
@@ -222,9 +236,12 @@ class VfioPci(PciDevice):
 
     def _hear(self, index: int, call: Callable[[], None]) -> None:
         """Let *call* hear of what the host says by interrupt *index*, where the device has that."""
-        if self._device.irq(index).count:
-            fd = self._signals[index] = self._passthrough.watch(call)
-            self._access.attempt("its errors and requests", lambda: self._device.set_triggers(index, (fd,)))
+        try:
+            if self._device.irq(index).count:
+                fd = self._signals[index] = self._passthrough.watch(call)
+                self._device.set_triggers(index, (fd,))
+        except OSError as error:  # a host that gives no descriptor, or knows no such thing of the device
+            self._access.tell(f"its errors and requests: {error}")
 
     def _wanted_back(self) -> None:
         """The host's driver is told to let go of it, which waits until we have."""
@@ -243,9 +260,9 @@ class VfioPci(PciDevice):
 
     def reset(self) -> None:
         """The guest meets the device again once it is done: until then it answers as one that is not ready."""
-        self._power = 0
         if self._closed or self._resetting:
             return
+        self._power = 0
         self._resetting = True
         self._interrupts.hold(lambda: self._jobs.add(self._reset_job, self._reset_done))
 
@@ -257,15 +274,29 @@ class VfioPci(PciDevice):
             self._passthrough.hot_reset(self._host)
         except OSError as error:
             say(f"it has no reset, and its registers stay: {error}")
+            self._wake()
+
+    def _wake(self) -> None:
+        """As after a reset it is in D0. Raises OSError."""
+        if self._pm:
+            at = self._pm + PCI_PM_CTRL
+            state = self._device.read(self._config_region, at, 1)[0]
+            if state & PCI_PM_CTRL_STATE_MASK:
+                self._device.write(self._config_region, at, bytes((state & ~PCI_PM_CTRL_STATE_MASK,)))
 
     def _reset_done(self) -> None:
+        if self._closed:
+            return
         self._resetting = False
+        if self._pm:  # one that did not wake does not decode
+            self._power = self._read_config(self._pm + PCI_PM_CTRL, 1)[0] & PCI_PM_CTRL_STATE_MASK
         self._set_host_command(self._host_command)
         self._interrupts.release()
 
     def disconnect(self) -> None:
-        super().disconnect()
+        """The kernel resets the device as it is closed, and lets go of the eventfds, which are ours to close then."""
         self.close()
+        super().disconnect()
 
     def _follow_trace(self) -> None:
         if not self._closed:
@@ -278,6 +309,7 @@ class VfioPci(PciDevice):
         with suppress(UserError):  # what does not come to rest ends with its file
             self._passthrough.drain()
         self._interrupts.close()
+        self._passthrough.unwatch_trace(self._follow_trace)
         for index, fd in self._signals.items():
             self._access.attempt("its errors and requests", partial(self._device.disable, index))
             self._passthrough.unwatch(fd)
@@ -316,12 +348,16 @@ class VfioPci(PciDevice):
         return self._resetting or self._closed
 
     def config_read(self, offset: int, size: int) -> int:
-        return ALL_ONES[size] if self._absent else super().config_read(offset, size)
+        if self._absent:
+            return ALL_ONES[size]
+        if self.msi is not None and offset < self.msi.pending_at + 4 and offset + size > self.msi.pending_at > 0:
+            self.config.set(self.msi.pending_at, 4, self._interrupts.pending(MSI, range(self.msi.count)))
+        return super().config_read(offset, size)
 
     def config_write(self, offset: int, size: int, value: int) -> None:
         if self._absent:
             return
-        if self._starts_flr(offset, size, value):
+        if self._flr.is_asked_by(offset, size, value):
             self._access.tell("function level reset")
             self.reset_function()
             return
@@ -333,17 +369,6 @@ class VfioPci(PciDevice):
         if power:
             self._set_power(self._read_config(pmcsr, 1)[0] & PCI_PM_CTRL_STATE_MASK)
         self._interrupts.follow()
-
-    def _starts_flr(self, offset: int, size: int, value: int) -> bool:
-        def has(register: int, bit: int) -> bool:
-            at = register - offset
-            return 0 <= at < size and bool(value >> 8 * at & bit)
-
-        if self._af and has(self._af + PCI_AF_CTRL, PCI_AF_CTRL_FLR):
-            return True
-        if not self._express or not has(self._express + PCI_EXP_DEVCTL + 1, PCI_EXP_DEVCTL_BCR_FLR >> 8):
-            return False
-        return bool(self.config.read(self._express + PCI_EXP_DEVCAP, 4) & PCI_EXP_DEVCAP_FLR)
 
     def _set_power(self, state: int) -> None:
         if state != self._power:

@@ -71,7 +71,8 @@ class Passthrough(Protocol):
         """What an address of the devices' leads to: guest RAM and where that is on this host, or why to nothing."""
 
     def let_peers_reach(self, memory: memoryview) -> None:
-        """Let all devices of this guest reach *memory*, a piece of a BAR, where the guest sees it."""
+        """Let all devices of this guest reach *memory*, a piece of a BAR, where the guest sees it, as long as there is
+        that view of it."""
 
     def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
         """Run *job*, which raises nothing, in another thread, then *done* under the machine lock."""
@@ -84,6 +85,9 @@ class Passthrough(Protocol):
 
     def watch_trace(self, call: Callable[[], None]) -> None:
         """*call* hears, by the loop, when somebody may have begun or ceased to watch a channel of the trace."""
+
+    def unwatch_trace(self, call: Callable[[], None]) -> None:
+        """It hears no more of it; nothing where it does not hear."""
 
     def watch(self, call: Callable[[], None]) -> int:
         """An eventfd for a device to signal: *call* hears of it, by the loop."""

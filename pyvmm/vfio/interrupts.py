@@ -55,6 +55,7 @@ class Interrupts:
         """Eventfds that the loop reads in their stead."""
         self._line: IntxLine | None = None
         self._held = False
+        self._said_lost = False
         self._then: Callable[[], None] | None = None
         """Who waits for none to be on."""
 
@@ -171,10 +172,21 @@ class Interrupts:
                     self._watched.append(self._passthrough.watch(partial(self._seen, messages, vector)))
                 return tuple(self._watched)
             self._fds = messages.fds(wanted.count)
+            if None in self._fds:
+                self._say_lost(wanted.index)
             return self._fds
         except OSError as error:
             self._access.tell(f"{NAMES[wanted.index]}: no interrupts: {error}")
+            self._say_lost(wanted.index)
             return tuple(self._watched)
+
+    def _say_lost(self, index: int) -> None:
+        if not self._said_lost:  # a guest asks for them as often as it likes
+            self._said_lost = True
+            self._passthrough.say(
+                f"device {self._access.name}: the guest does not hear all of its {NAMES[index]} interrupts: this host "
+                "has no descriptor left for them (raise ulimit -n), or KVM no route"
+            )
 
     def _seen(self, messages: Messages, vector: int) -> None:
         self._access.tell(f"{messages.describe(vector)}, by the loop")
@@ -216,13 +228,12 @@ class Interrupts:
             self._function.set_intx(False)
             self._access.attempt("INTx", lambda: self._device.unmask(INTX))
 
-    def pending(self, vectors: range) -> int:
-        """Which MSI-X *vectors* the device has signalled and the guest not heard of: bit 0 for the first."""
-        msix = self._function.msix
-        if msix is None or not vectors:
+    def pending(self, index: int, vectors: range) -> int:
+        """Which *vectors* of MSI or MSI-X the device has signalled and the guest not heard of: bit 0 for the first."""
+        if not vectors:
             return 0
-        bits = msix.pending >> vectors.start & (1 << len(vectors)) - 1
-        fds = self._fds[vectors.start : vectors.stop] if self._on is not None and self._on.index == MSIX else ()
+        bits = self._messages(index).pending >> vectors.start & (1 << len(vectors)) - 1
+        fds = self._fds[vectors.start : vectors.stop] if self._on is not None and self._on.index == index else ()
         poll = select.poll()
         by_fd = {fd: 1 << bit for bit, fd in enumerate(fds) if fd is not None}
         for fd in by_fd:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,14 +82,15 @@ class Pci:
         def number(name: str) -> int:
             try:
                 return int((path / name).read_text(), 16)
-            except OSError:  # it has gone meanwhile
+            except (OSError, ValueError):  # it has gone meanwhile
                 return 0
 
         group = path / "iommu_group"
         group_path = group.resolve() if group.exists() else None
         noiommu = False
-        if group_path is not None and (group_path / "name").exists():
-            noiommu = (group_path / "name").read_text().strip() == NOIOMMU
+        if group_path is not None:
+            with suppress(OSError):  # most have no name
+                noiommu = (group_path / "name").read_text().strip() == NOIOMMU
         driver = path / "driver"
         return HostFunction(
             path.name,
@@ -105,9 +107,11 @@ class Pci:
         """All that is in the group of *function*, by name; it alone where it has none."""
         if function.group_path is None:
             return [function]
-        return [
-            self._read(self._bus / "devices" / name) for name in sorted(os.listdir(function.group_path / "devices"))
-        ]
+        try:
+            names = sorted(os.listdir(function.group_path / "devices"))
+        except OSError:  # it has gone meanwhile
+            return [function]
+        return [self._read(self._bus / "devices" / name) for name in names]
 
     def cdev(self, function: HostFunction) -> Path | None:
         """Its file below /dev/vfio/devices, where this kernel makes such (VFIO_DEVICE_CDEV)."""
@@ -150,6 +154,9 @@ class Pci:
         if function.driver != VFIO_DRIVER:
             return f"after pyvmm vfio bind {function.name}"
         node = self._dev / "vfio" / function.group
+        cdev = self.cdev(function)
+        if cdev is not None and (self._dev / "iommu").exists():
+            node = cdev
         if not os.access(node, os.R_OK | os.W_OK):
             return f"no: no permission for {node}: as root, chown it to who runs pyvmm"
         return "yes"
@@ -171,10 +178,15 @@ class Pci:
         if not (self._bus / "drivers" / VFIO_DRIVER).is_dir():
             raise UserError("this host's kernel has not loaded vfio-pci: modprobe vfio-pci")
         self._note(function)
-        self._move(function, VFIO_DRIVER)
-        now = self.find(function.name).driver
-        if now != VFIO_DRIVER:
-            raise UserError(f"{function.name} is not taken by vfio-pci, but has {now or 'no driver'}: see dmesg")
+        try:
+            self._move(function, VFIO_DRIVER)
+            now = self.find(function.name).driver
+            if now != VFIO_DRIVER:
+                raise UserError(f"{function.name} is not taken by vfio-pci, but has {now or 'no driver'}: see dmesg")
+        except BaseException:  # Ctrl-C is one
+            with suppress(UserError):
+                self._give_back(self.find(function.name))
+            raise
         return f"{function.name}: {function.driver or 'no driver'} -> vfio-pci"
 
     def unbind(self, place: str) -> str:
@@ -183,19 +195,28 @@ class Pci:
         if function.driver != VFIO_DRIVER:
             return f"{function.name} is not vfio-pci's: it has {function.driver or 'no driver'}"
         self._check_unused(function)
-        note = self._run / function.name
-        had: str | None = None
-        if note.exists():
-            had = note.read_text().strip()
-        if had:
-            self._move(function, had)
-        elif had is None:
-            self._move(function, "")  # whichever driver asks for it first
-        else:
-            self._release(function)
-        self._write(self._bus / "devices" / function.name / "driver_override", "\n")
-        note.unlink(missing_ok=True)
+        self._give_back(function)
         return f"{function.name}: vfio-pci -> {self.find(function.name).driver or 'no driver'}"
+
+    def _give_back(self, function: HostFunction) -> None:
+        """To the driver that is noted, which may be none; to whichever asks for it where nothing is. UserError."""
+        had = self._noted(function)
+        try:
+            if had is None or had != (function.driver or ""):
+                if had == "":
+                    self._release(function)
+                else:
+                    self._move(function, had or "")
+        finally:
+            self._write(self._bus / "devices" / function.name / "driver_override", "\n")
+        with suppress(OSError):
+            (self._run / function.name).unlink()
+
+    def _noted(self, function: HostFunction) -> str | None:
+        try:
+            return (self._run / function.name).read_text().strip()
+        except OSError:
+            return None
 
     def _check_unused(self, function: HostFunction) -> None:
         """The kernel would wait for whoever has the device, for ever. Raises UserError."""
@@ -206,6 +227,8 @@ class Pci:
                 raise UserError(f"{function.name} is in use: end the guest that has it, then unbind it") from None
 
     def _note(self, function: HostFunction) -> None:
+        if function.driver is None and self._noted(function):
+            return  # on its way from that driver a bind was killed
         try:
             self._run.mkdir(parents=True, exist_ok=True)
             (self._run / function.name).write_text(function.driver or "")

@@ -121,6 +121,26 @@ def test_a_descriptor_asked_for_while_masked(board: EventfdBoard) -> None:
     assert board.vm.sent == [(MESSAGE, 0x41)]
 
 
+def test_thousands_asked_for_while_masked_wait_a_few_at_a_time(board: EventfdBoard) -> None:
+    """VFIO asks for all of a function's at once, while a vCPU waits."""
+    vectors = [board.vector(n) for n in range(256)]
+    board.settle()
+    for vector in vectors:
+        vector.mask()
+    for vector in vectors[:128]:
+        vector.update(MESSAGE, 0xFF)
+    fds = [vector.fd for vector in vectors]
+    assert len(board.vm.irqfds) == 256 - MASKED_AT_ONCE
+    board.settle()
+    assert board.vm.irqfds == {}
+    for vector, fd in zip(vectors, fds, strict=True):
+        assert fd is not None and fd == vector.fd
+        os.eventfd_write(fd, 1)
+        vector.unmask()
+    board.settle()
+    assert sorted(data for _, data in board.vm.sent) == [*range(128, 256), *([0xFF] * 128)]
+
+
 def test_a_vector_that_goes_gives_its_gsi_back(board: EventfdBoard) -> None:
     files = board.open_files()
     irq = board.vector()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import mmap
 import resource
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -14,6 +16,7 @@ import pytest
 
 from kvm_cffi import KvmError
 from kvm_cffi.vfio import KvmVfio
+from pyvmm import threads
 from pyvmm.board import passthrough
 from pyvmm.board.dma import DmaMap
 from pyvmm.board.fake_vm import FakeVm
@@ -232,6 +235,16 @@ def test_what_could_not_be_had_can_be_had_later(
     assert container.closed and opened.pop().closed
 
 
+def test_a_group_that_is_not_viable_and_nobody_knows_why(
+    there: Callable[..., BoardPassthrough],
+) -> None:
+    made = there(viable=False)
+    host: Any = made._host
+    host.in_the_way = lambda _: []
+    with pytest.raises(UserError, match="its group 7 is not viable: see dmesg"):
+        made.open(PLACE)
+
+
 @pytest.mark.parametrize(
     ("limit", "line"),
     [
@@ -311,6 +324,60 @@ def test_peers_reach_the_bars_that_they_may(there: Callable[..., BoardPassthroug
         window.remove()
     assert len(said) == 1 and "leave p2p=on away" in said[0], "a guest moves it as often as it likes"
     made.close()
+
+
+def test_peers_do_not_reach_what_is_where_a_bar_was(there: Callable[..., BoardPassthrough]) -> None:
+    """A device with p2p=on is unplugged, and the kernel maps the BAR of one without at the same place."""
+    made = there()
+    made.open(PLACE)
+    space: Any = made._space
+    room = mmap.mmap(-1, 0x4000)
+    made.let_peers_reach(memoryview(room))
+    gc.collect()
+    before = dict(space.mapped)
+    assert made._slots.open(0xC0000000, memoryview(room)) is not None
+    assert space.mapped == before
+    made.close()
+
+
+def test_where_this_host_gives_no_thread_it_is_done_all_the_same(
+    there: Callable[..., BoardPassthrough], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A guest asks for a reset at any time."""
+    made = there()
+    made._loop = SimpleNamespace(post=lambda call: None)  # type: ignore[assignment]
+    done: list[str] = []
+
+    def no_thread(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "start", no_thread)
+        made.submit(lambda: done.append("job"), lambda: done.append("done"))
+    assert done == ["job", "done"]
+    made.submit(lambda: done.append("job"), lambda: done.append("done"))
+    made.drain()
+    assert done == ["job", "done"] * 2
+    made.close()
+
+
+def test_who_hears_of_the_trace_may_go(there: Callable[..., BoardPassthrough]) -> None:
+    made = there()
+    posted: list[Callable[[], None]] = []
+    made._loop = SimpleNamespace(post=posted.append)  # type: ignore[assignment]
+    heard: list[int] = []
+    calls = [partial(heard.append, number) for number in range(3)]
+    for call in calls:
+        made.watch_trace(call)
+    made.unwatch_trace(calls[1])
+    made.unwatch_trace(calls[1])
+    heard.clear()
+    made._trace.channel("vfio")
+    posted.clear()
+    made._trace.on("vfio")
+    for told in posted:
+        told()
+    assert heard == [0, 2]
 
 
 class FakeIommuFd(FakeContainer):

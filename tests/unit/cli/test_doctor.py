@@ -21,6 +21,7 @@ from pyvmm.cli.doctor import (
     kvm_findings,
     memory_findings,
     network_findings,
+    remaps_interrupts,
     vfio_findings,
     vhost_findings,
 )
@@ -133,18 +134,18 @@ def test_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_vfio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path / "proc")
     assert "no IOMMU groups" in finding.text and "intel_iommu=on" in finding.hint
     for group in ("0", "1"):
         (tmp_path / "sys/kernel/iommu_groups" / group).mkdir(parents=True)
-    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    (finding,) = vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path / "proc")
     assert finding.text == "2 IOMMU groups, bound to VFIO: none" and "vfio-pci" in finding.hint
     (tmp_path / "dev/vfio").mkdir(parents=True)
     (tmp_path / "dev/vfio/vfio").touch()
     (tmp_path / "dev/vfio/1").touch()
     monkeypatch.setattr(resource, "getrlimit", lambda which: (8 << 20, 8 << 20))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    finding, locked = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    finding, locked = vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path / "proc")
     assert (finding.text, finding.hint) == ("2 IOMMU groups, bound to VFIO: 1", "")
     assert locked.text == "8192 KiB may be locked" and "ulimit -l" in locked.hint
     function = tmp_path / "sys/bus/pci/devices/0000:00:08.0"
@@ -154,14 +155,39 @@ def test_vfio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unsafe = tmp_path / "sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
     unsafe.parent.mkdir(parents=True)
     unsafe.write_text("Y\n")
-    _, unsafe_finding, device, _ = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+    _, unsafe_finding, device, _ = vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path / "proc")
     assert unsafe_finding.warning and "reach all of this host's memory" in unsafe_finding.text
     assert device.warning and device.text.startswith("0000:00:08.0: no: no IOMMU")
 
 
+@pytest.mark.parametrize(
+    ("chips", "remapped"),
+    [
+        (("IR-IO-APIC   2-edge timer", "DMAR-MSI 0-edge dmar0", "IR-PCI-MSI 524288-edge nvme0q0"), True),
+        (("IO-APIC   2-edge timer", "IR-PCI-MSIX-0000:01:00.0 0-edge nvme0q0"), True),
+        (("IO-APIC   2-edge timer", "DMAR-MSI 0-edge dmar0", "PCI-MSI 524288-edge nvme0q0"), False),
+        (("XT-PIC timer",), None),
+        ((), None),
+    ],
+)
+def test_interrupts_that_are_not_remapped(tmp_path: Path, chips: tuple[str, ...], remapped: bool | None) -> None:
+    (tmp_path / "sys/kernel/iommu_groups/0").mkdir(parents=True)
+    if chips:
+        lines = [f"{number:>4}:         12          0   {chip}" for number, chip in enumerate(chips)]
+        (tmp_path / "interrupts").write_text("\n".join(["           CPU0       CPU1", *lines, " NMI:  0  0  Non-mask"]))
+    assert remaps_interrupts(tmp_path) is remapped
+    found = [finding for finding in vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path) if finding.warning]
+    assert [("does not remap interrupts" in finding.text) for finding in found] == [True] * (remapped is False)
+    unsafe = tmp_path / "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts"
+    unsafe.parent.mkdir(parents=True)
+    unsafe.write_text("Y\n")
+    (warning,) = (one for one in vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path) if one.warning)
+    assert "allow_unsafe_interrupts=Y" in warning.text
+
+
 def test_vfio_by_iommufd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def finding() -> Finding:
-        _, finding, *_ = vfio_findings(tmp_path / "dev", tmp_path / "sys")
+        _, finding, *_ = vfio_findings(tmp_path / "dev", tmp_path / "sys", tmp_path / "proc")
         return finding
 
     (tmp_path / "sys/kernel/iommu_groups/1").mkdir(parents=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from pyvmm.state import StateError
 from pyvmm.testing.pci import Board, Config
 from pyvmm.trace import OFF, Channel
 from pyvmm.vfio.bar import mappable
+from pyvmm.vfio.config import HostConfigSpace, capabilities
 from pyvmm.vfio.fake import FakeHostDevice, FakePassthrough
 from pyvmm.vfio.function import VfioPci
 
@@ -547,3 +549,308 @@ def test_peers_reach_what_is_mapped() -> None:
     other = Given()
     assert other.passthrough.peers == []
     other.close()
+
+
+# What fails
+
+
+def no_config(device: FakeHostDevice) -> None:
+    device.region = lambda index: None  # type: ignore[method-assign]
+
+
+def unread(device: FakeHostDevice) -> None:
+    def fails(region: VfioRegion, offset: int, size: int) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    device.read = fails  # type: ignore[method-assign]
+
+
+def gone(device: FakeHostDevice) -> None:
+    device.config[:] = b"\xff" * len(device.config)
+
+
+def bridge(device: FakeHostDevice) -> None:
+    device.config[0x0E] = 1
+
+
+def fifth_pin(device: FakeHostDevice) -> None:
+    device.config[0x3D] = 5
+
+
+def ports(device: FakeHostDevice) -> None:
+    device.memory[4] = bytearray(0x400)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (no_config, "device 0000:01:00.0 does not answer: see dmesg"),
+        (unread, "device 0000:01:00.0: .*Input/output error: see dmesg"),
+        (gone, "device 0000:01:00.0 does not answer: see dmesg"),
+        (bridge, "device 0000:01:00.0 is a bridge"),
+        (fifth_pin, "interrupt pin 5"),
+        (ports, "an I/O BAR has 4 to 256 ports, not 1024"),
+    ],
+)
+def test_one_that_a_guest_cannot_have_is_given_back(fault: Callable[[FakeHostDevice], None], line: str) -> None:
+    device = nic()
+    fault(device)
+    with pytest.raises((UserError, ValueError), match=line):
+        Given(device)
+    assert device.closed
+
+
+def test_no_descriptor_is_left_for_what_the_host_has_to_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: FakePassthrough, call: Callable[[], None]) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(FakePassthrough, "watch", full)
+    device = nic()
+    device.heard = {}
+    there = Given(device)
+    there.place()
+    assert there.windows and there.on() == (INTX_INDEX, 1)
+    there.close()
+
+
+def test_interrupts_that_get_nowhere_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    there = Given()
+    there.place()
+    assert there.passthrough.said == []
+    irq = there.board.host.msi.irqs[4 + 1]  # type: ignore[attr-defined]
+    fd, irq.fd = irq.fd, None
+    monkeypatch.setattr(there.passthrough, "intx", full)
+    there.entry(1, masked=False)
+    for _ in range(3):
+        there.config.write(MSIX + 2, 2, ENABLE)
+        assert there.device.enabled is not None and there.device.enabled[1][1] is None
+        there.config.write(MSIX + 2, 2, 0)
+        assert there.on() is None
+    (line,) = there.passthrough.said
+    assert line.startswith("device 0000:01:00.0: the guest does not hear all of its MSI-X") and "ulimit -n" in line
+    irq.fd = fd
+    there.close()
+
+
+def test_one_that_sleeps_and_has_no_reset_is_woken(nic_given: Given) -> None:
+    """A guest may put it into D3hot, and reset the machine: what it reaches then must decode."""
+    nic_given.device.can_reset = False
+    nic_given.place()
+    nic_given.config.write(PM + 4, 2, 3)
+    nic_given.board.host.reset()
+    assert nic_given.config.read(PM + 4, 1) & 3 == 0
+    nic_given.place()
+    assert nic_given.windows and nic_given.device.decodes
+
+
+def test_one_that_does_not_wake_does_not_decode(nic_given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    nic_given.device.can_reset = False
+    nic_given.place()
+    nic_given.config.write(PM + 4, 2, 3)
+    write = nic_given.device.write
+
+    def sleeps(region: VfioRegion, offset: int, data: bytes) -> None:
+        if not offset <= PM + 4 < offset + len(data):
+            write(region, offset, data)
+
+    monkeypatch.setattr(nic_given.device, "write", sleeps)
+    nic_given.board.host.reset()
+    nic_given.place()
+    assert nic_given.windows == []
+    monkeypatch.undo()
+    nic_given.config.write(PM + 4, 2, 0)
+    assert nic_given.windows and nic_given.device.decodes
+
+
+@pytest.mark.parametrize("vectors", [VECTORS, 200])
+def test_unplugged_it_lets_go_of_the_eventfds_before_they_are_closed(
+    vectors: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has the number of one next must not be signalled, nor read."""
+    there = Given(nic(vectors), later=True)
+    there.place()
+    there.entry(vectors - 1, masked=False)
+    there.config.write(MSIX + 2, 2, ENABLE)
+    there.passthrough.run()
+    assert there.on() == (MSIX_INDEX, vectors)
+    monkeypatch.setattr(FakeMsiIrq, "close", lambda irq: closed.append(there.device.enabled))
+    closed: list[object] = []
+    there.board.host.root.remove(there.function)
+    assert len(closed) == vectors + 4 and set(closed) == {None}
+    assert there.device.closed and there.device.resets == 0, "the kernel does that as it is closed"
+    there.passthrough.trace_changed()
+    assert there.passthrough._trace_watchers == [], "nothing of it is kept"
+    there.close()
+
+
+def test_a_reset_that_ends_after_the_device_was_given_back(nic_given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a host that did not answer in time."""
+
+    def impatient() -> None:
+        raise UserError("vfio does not come to rest within 10 s: its host does not answer")
+
+    passthrough = nic_given.passthrough
+    passthrough.later = True
+    nic_given.place()
+    nic_given.board.host.reset()
+    monkeypatch.setattr(passthrough, "drain", impatient)
+    lines = len(passthrough.lines)
+    nic_given.function.close()
+    monkeypatch.undo()
+    monkeypatch.setattr(nic_given.device, "reset", lambda: None)
+    passthrough.run()
+    assert len(passthrough.lines) == lines and nic_given.on() is None
+
+
+# Capabilities, however they are
+
+
+def test_the_pending_bits_of_msi() -> None:
+    device = nic()
+    device.config[MSI + 3] |= 1  # masks for each vector
+    device.config[MSIX : MSIX + 12] = bytes(12)
+    device.config[MSI + 1] = 0
+    there = Given(device)
+    there.place()
+    config = there.config
+    config.write(MSI + 4, 4, 0xFEE01000)
+    config.write(MSI + 12, 2, 0x50)
+    config.write(MSI + 16, 4, 0b0110)
+    config.write(MSI + 2, 2, 0x21)
+    assert there.on() == (MSI_INDEX, 4) and config.read(MSI + 20, 4) == 0
+    there.device.fire(1)
+    there.device.fire(2)
+    assert config.read(MSI + 20, 4) == 0b0110 and config.read(MSI + 20, 1) == 0b0110
+    assert config.read(MSI + 16, 4) == 0b0110
+    config.write(MSI + 2, 2, 0)
+    config.write(MSI + 2, 2, 0x21)
+    assert config.read(MSI + 20, 4) == 0, "off, it forgets"
+    there.close()
+
+
+def test_a_reset_that_the_device_cannot_do_is_not_asked_for(nic_given: Given) -> None:
+    nic_given.place()
+    nic_given.device.config[EXP + 7] = 0
+    nic_given.config.write(EXP + 8, 2, 0x8000)
+    assert nic_given.device.resets == 0 and nic_given.windows
+
+
+@pytest.mark.parametrize(("able", "resets"), [(0x03, 1), (0x01, 0)])
+def test_advanced_features(able: int, resets: int) -> None:
+    device = nic()
+    device.config[EXP : EXP + 6] = bytes((0x13, 0, 6, able, 0, 0))
+    there = Given(device)
+    there.place()
+    there.config.write(EXP + 4, 1, 1)
+    assert device.resets == resets
+    there.close()
+
+
+class SlowVpd(FakeHostDevice):
+    """Turns bit 15 of the address over once it has read."""
+
+    at = 0x40
+
+    def write(self, region: VfioRegion, offset: int, data: bytes) -> None:
+        super().write(region, offset, data)
+        if region.index == 7 and offset <= self.at + 3 < offset + len(data):
+            self.config[self.at + 4 : self.at + 8] = b"VPD!"
+            self.config[self.at + 3] ^= 0x80
+
+
+def test_vital_product_data_are_read_by_another_thread() -> None:
+    image = nic().config
+    image[PM : PM + 8] = bytes((3, MSI, 0, 0x80, 1, 2, 3, 4))
+    there = Given(SlowVpd(image, {}, (1, 4, VECTORS)), later=True)
+    config = there.config
+    assert config.read(PM + 2, 2) == 0x8000
+    before = len(there.device.log)
+    config.write(PM + 2, 2, 0x0010)
+    assert there.device.log[before:] == [], "the guest does not wait"
+    assert config.read(PM + 3, 1) == 0 and config.read(PM, 4) >> 31 == 0, "nor is it done"
+    config.write(PM + 2, 2, 0x0020)
+    config.write(PM + 4, 4, 0x55555555)
+    config.write(MSI + 2, 2, 1)
+    assert there.on() == (INTX_INDEX, 1)
+    there.passthrough.run()
+    assert config.read(PM + 2, 2) == 0x8010 and config.read(PM + 4, 4) == int.from_bytes(b"VPD!", "little")
+    assert there.on() == (MSI_INDEX, 1), "what the guest has asked for meanwhile follows"
+    config.write(PM, 4, 0x00200000)
+    there.passthrough.run()
+    assert config.read(PM + 2, 2) == 0x8020
+    there.close()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(min_size=256, max_size=256),
+    st.sampled_from([256, 4096]),
+    st.lists(st.tuples(st.integers(0, 0x120), st.sampled_from([1, 2, 4, 8]), st.integers(0, 1 << 64)), max_size=30),
+    st.lists(st.sampled_from([1, 3, 5, 9, 0x10, 0x11, 0x13]), min_size=1, max_size=8),
+    st.lists(st.integers(0x40, 0xFF), min_size=1, max_size=8),
+    st.booleans(),
+)
+def test_any_configuration_space(
+    image: bytes, size: int, writes: list[tuple[int, int, int]], ids: list[int], places: list[int], later: bool
+) -> None:
+    """One that is broken is refused, or is a function that a guest does what it likes with."""
+    config = bytearray(image.ljust(size, b"\0"))
+    config[0x06] |= 0x10
+    config[0x0E] = 0
+    link = 0x34
+    for cap_id, at in zip(ids, places, strict=False):  # lists that cross, and end close to the end
+        config[link], config[at & 0xFC], link = at & 0xFC, cap_id, (at & 0xFC) + 1
+    device = FakeHostDevice(config, {0: (0x4000, ((0, 0x4000),)), 2: (0x100, ())}, (1, 1, 2048))
+    try:
+        there = Given(device, later=later)
+    except (UserError, ValueError):
+        assert device.closed
+        return
+    try:
+        function, space = there.function, there.function.config
+        assert isinstance(space, HostConfigSpace)
+        assert len(space.data) == len(space.writable) == len(space.host) == size and space.shape()
+        for offset, width, value in writes:
+            there.config.write(offset, width, value & (1 << 8 * width) - 1)
+            if value & 1:
+                there.passthrough.run()
+            assert 0 <= there.config.read(offset, width) < 1 << 8 * width
+        ours = [cap_id for _, cap_id in capabilities(function.config.data) if cap_id in (5, 0x11)]
+        assert len(ours) == len(set(ours))
+    finally:
+        there.close()
+
+
+# A guest that masks and unmasks as fast as it can
+
+
+def test_a_storm_of_masks_asks_nothing_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would take all vectors off, or some microseconds each: the device signals on, and what it sends waits."""
+    there = Given(nic(vectors=64))
+    there.place()
+    for vector in range(64):
+        there.entry(vector, masked=True)
+    there.config.write(MSIX + 2, 2, ENABLE)
+    asked: list[str] = []
+    for name in ("set_triggers", "disable", "unmask", "read", "write", "irq", "region"):
+        monkeypatch.setattr(there.device, name, lambda *_, name=name: asked.append(name))
+    irqs = there.board.host.msi.irqs[4:]  # type: ignore[attr-defined]
+    write, read = there.board.memory_bus.write, there.board.memory_bus.read
+    for turn in range(200):
+        vector = turn % 64
+        write(BAR + TABLE + 16 * vector + 12, 4, 0)
+        assert not irqs[vector].masked
+        write(BAR + TABLE + 16 * vector + 12, 4, 1)
+        assert irqs[vector].masked
+        there.device.fire(vector)
+        assert read(BAR + PBA, 8) >> vector & 1, "it waits"
+    assert asked == [] and there.on() == (MSIX_INDEX, 64)
+    for _ in range(100):
+        there.config.write(MSIX + 3, 1, (ENABLE | MASKALL) >> 8)
+        there.config.write(MSIX + 3, 1, ENABLE >> 8)
+    assert set(asked) <= {"read"} and there.on() == (MSIX_INDEX, 64)
+    monkeypatch.undo()
+    there.close()

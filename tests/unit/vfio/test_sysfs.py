@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,73 @@ def test_one_that_had_no_driver_has_none_again(host: Host) -> None:
     assert host.pci.unbind(EDU) == f"{EDU} is not vfio-pci's: it has no driver"
 
 
+@pytest.mark.parametrize("error", [UserError("drivers_probe: Invalid argument: see dmesg"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (NIC, "driver_override"),
+        (NIC, "unbind"),
+        (NIC, "drivers_probe"),
+        (EDU, "driver_override"),
+        (EDU, "drivers_probe"),
+    ],
+)
+def test_a_bind_that_fails_leaves_the_device_as_it_was(
+    host: Host, monkeypatch: pytest.MonkeyPatch, place: str, name: str, error: BaseException
+) -> None:
+    before = host.pci.find(place).driver
+    failed: list[str] = []
+
+    def refuse(path: Path, text: str) -> None:
+        if path.name == name and not failed:
+            failed.append(text)
+            raise error
+        host.kernel(path, text)
+
+    monkeypatch.setattr(host.pci, "_write", refuse)
+    with pytest.raises(type(error)):
+        host.pci.bind(place)
+    assert failed and host.pci.find(place).driver == before
+    assert (host.bus / "devices" / place / "driver_override").read_text() == "\n"
+    assert not (host.run / place).exists()
+
+
+def test_what_vfio_pci_refuses_goes_back(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, text: str) -> None:
+        if (
+            path.name != "drivers_probe"
+            or (host.bus / "devices" / text / "driver_override").read_text() != "vfio-pci\n"
+        ):
+            host.kernel(path, text)
+
+    monkeypatch.setattr(host.pci, "_write", refuse)
+    with pytest.raises(UserError, match="is not taken by vfio-pci, but has no driver: see dmesg"):
+        host.pci.bind(NIC)
+    assert host.pci.find(NIC).driver == "e1000e"
+
+
+def test_a_bind_that_was_killed_forgets_no_driver(host: Host) -> None:
+    host.pci._note(host.pci.find(OTHER))
+    (host.bus / "devices" / OTHER / "driver").unlink()
+    host.pci.bind(OTHER)
+    assert host.pci.unbind(OTHER) == f"{OTHER}: vfio-pci -> nvme"
+
+
+def test_a_driver_that_does_not_take_it_again(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its override does not stay: a driver that is loaded later may have the device."""
+    host.pci.bind(NIC)
+
+    def refuse(path: Path, text: str) -> None:
+        if path.name == "drivers_probe":
+            raise UserError("drivers_probe: Invalid argument: see dmesg")
+        host.kernel(path, text)
+
+    monkeypatch.setattr(host.pci, "_write", refuse)
+    with pytest.raises(UserError, match="drivers_probe"):
+        host.pci.unbind(NIC)
+    assert (host.bus / "devices" / NIC / "driver_override").read_text() == "\n"
+
+
 def test_mistakes_are_one_line(host: Host) -> None:
     for place, line in (("0000:00:09.0", "this host has no PCI device 0000:00:09.0"), (BRIDGE, "is a bridge")):
         with pytest.raises(UserError, match=line):
@@ -170,7 +238,7 @@ def test_whatever_reserved_regions_say(tmp_path: Path, lines: list[str]) -> None
     assert all(one[1] < other[0] for one, other in itertools.pairwise(free))
 
 
-def test_the_file_of_a_device(host: Host) -> None:
+def test_the_file_of_a_device(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     function = host.pci.find(EDU)
     assert host.pci.cdev(function) is None
     (host.bus / "devices" / EDU / "vfio-dev" / "vfio3").mkdir(parents=True)
@@ -178,3 +246,18 @@ def test_the_file_of_a_device(host: Host) -> None:
     (host.dev / "vfio" / "devices").mkdir()
     (host.dev / "vfio" / "devices" / "vfio3").touch()
     assert host.pci.cdev(function) == host.dev / "vfio" / "devices" / "vfio3"
+    host.pci.bind(EDU)
+    (host.dev / "vfio" / "1").touch()
+    (host.dev / "iommu").touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != host.dev / "vfio" / "devices" / "vfio3")
+    assert "no permission for" in host.pci.verdict(host.pci.find(EDU)), "run would open that one"
+    (host.dev / "iommu").unlink()
+    assert host.pci.verdict(host.pci.find(EDU)) == "yes"
+
+
+def test_a_device_that_goes_while_it_is_looked_at(host: Host) -> None:
+    function = host.pci.find(EDU)
+    (host.bus / "devices" / EDU / "vendor").write_text("")
+    shutil.rmtree(host.sys / "kernel" / "iommu_groups" / "1")
+    assert host.pci.find(EDU).vendor == 0
+    assert host.pci.verdict(function) == f"after pyvmm vfio bind {EDU}"
