@@ -94,6 +94,8 @@ class Cable:
         self.sent += 1
         if self._dump is not None:
             self._show(frame)
+            if self._dump is not None and not more:
+                self._dump.flush()
 
     def listen(self, receive: Callable[[bytes], bool] | None, caught_up: Callable[[], None] | None = None) -> None:
         self._receive, self._caught_up = receive, caught_up

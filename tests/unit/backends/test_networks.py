@@ -735,6 +735,16 @@ def test_a_dump_has_what_goes_through(rig: Rig, path: Path, tmp_path: Path) -> N
     assert sorted(found, key=len) == frames(60, 70), "not what the card did not take"
 
 
+def test_a_dump_has_at_once_what_nobody_answers(rig: Rig, path: Path, tmp_path: Path) -> None:
+    file = tmp_path / "x.pcap"
+    wire = rig.networks.open(f"socket:{path}", dump=file)
+    rig.networks.open(f"socket:{path}")
+    rig.turn()
+    wire.send(frames(70)[0], more=True)
+    wire.send(frames(80)[0])
+    assert len(file.read_bytes()) == 24 + 2 * 16 + sum(map(len, frames(70, 80)))
+
+
 def test_a_dump_on_a_full_disk_ends_and_is_told_of(rig: Rig, path: Path) -> None:
     wire = rig.networks.open(f"socket:{path}", dump=Path("/dev/null"))
     other = rig.networks.open(f"socket:{path}")
