@@ -112,7 +112,10 @@ class Saved:
             memory = self._memory()
             if devices is not None:
                 config = replace(config, devices=(*memory, *devices))
-            self.config = config.complete()
+            try:
+                self.config = config.complete()
+            except UserError as error:
+                raise error if devices is not None else self.file.error(printable(str(error))) from None
             self.state = self._state()
             self._check_files()
             if self.config.ram_size + sum(map(_size, memory)) != self.file.ram.length:

@@ -169,7 +169,10 @@ def test_no_64_bit_pci_memory_where_nothing_is_left(memory: int, phys_bits: int)
         (["--out", "x", "--display", "x11"], "unrecognized arguments: --display"),
         (["--out", "x", "--device", "/no/such.py:Device"], "/no/such.py is no Python file"),
         (["--out", "x", "--device", str(IDIO16), "--device", f"{IDIO16}:Idio16"], "write it as FILE.py:CLASS"),
-        (["--out", "x", "--device", f"{IDIO16}:Idio16,port=1", "--root-ports", "1"], "root port 1 does not exist"),
+        (
+            ["--out", "x", "--device", f"{IDIO16}:Idio16,port=1", "--root-ports", "1"],
+            "no root port 1 (there are 1, from 0 up)",
+        ),
         (
             ["--out", "x", *["--device", f"{IDIO16}:Idio16"] * 31, "--rng"],
             "--device virtio-rng: no free PCI slot: leave a --device away",

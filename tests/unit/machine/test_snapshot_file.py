@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kvm_cffi import pages
@@ -151,6 +151,7 @@ def test_a_state_that_is_none(tmp_path: Path) -> None:
 
 
 @given(st.one_of(st.sampled_from(["size=1M", "size=128M", "size", "address=1,size=0"]), st.text(max_size=20)))
+@example("A.\0")
 def test_memory_of_whatever_description_is_that_of_the_file(
     tmp_path_factory: pytest.TempPathFactory, text: str
 ) -> None:
