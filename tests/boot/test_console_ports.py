@@ -75,9 +75,11 @@ class Linux(Guest):
         self.until(lambda: "listening" in self.shell("cat /tmp/vsock"), "the vsock server")
 
     def send_back(self, name: str) -> None:
-        """Let the guest send back what comes to a port, whose reader finds the end when the host's end is closed."""
+        """Let the guest send back what comes to a port, whose reader finds the end when the host's end is closed. It
+        stays open: Linux throws away what has come as a port is closed, of the next at the host's end too."""
         device = self.devices[name]
-        self.shell(f"(while :; do cat <>{device} >&0 2>/dev/null; usleep 50000; done) & echo $! >/tmp/{name}.pid")
+        loop = "while :; do cat <&3 >&3 2>/dev/null; usleep 50000; done"
+        self.shell(f"(exec 3<>{device}; {loop}) & echo $! >/tmp/{name}.pid")
 
     def over(self, wire: socket.socket, data: bytes) -> bytes:
         """What comes back of *data*."""
