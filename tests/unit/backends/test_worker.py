@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import queue
 import select
@@ -274,6 +275,7 @@ def test_one_thread_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("short", ["eventfd", "epoll"])
 def test_what_no_descriptor_is_left_for_is_not_begun(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who submitted it hears of that, and asks again once there are some."""
+    gc.collect()  # what others have left is closed now, or later
     rig, done, open_before = Rig(lambda call: False), list[int](), len(os.listdir("/proc/self/fd"))
     for number in range(2):
         with monkeypatch.context() as patch:
@@ -286,7 +288,7 @@ def test_what_no_descriptor_is_left_for_is_not_begun(short: str, monkeypatch: py
     rig.worker.drain()
     assert done == [2] and sum(map(len, rig.batches)) == 1
     rig.worker.close()
-    assert len(os.listdir("/proc/self/fd")) == open_before
+    assert len(os.listdir("/proc/self/fd")) <= open_before
 
 
 def no_descriptor(*arguments: object) -> int:
