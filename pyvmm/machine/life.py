@@ -444,8 +444,7 @@ class Life:
         try:
             while self._before and self.outcome is None:
                 self._before.popleft()()
-            if self._reset_asked:
-                self._reset(self._reset_how)
+            self._reset_if_asked()
         except BaseException as error:
             self._on_error(error)
 
