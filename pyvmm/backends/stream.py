@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pyvmm.backends.accepting import Door
+from pyvmm.backends.batches import TOGETHER, Batches
 from pyvmm.backends.cable import Cable, Host
 from pyvmm.backends.pcap import Dump
 from pyvmm.backends.wire import HEADER_SIZE, MAX_FRAME
@@ -23,8 +24,6 @@ from pyvmm.units import KIB, MIB
 LENGTH: Final = 4
 READ: Final = 256 * KIB
 MAX_UNSENT: Final = MIB
-TOGETHER: Final = 64 * KIB
-"""Of frames that come one after the other so many bytes are sent at once: less than what a socket takes."""
 SOCKET_BUFFER: Final = MIB
 """Asked for, either way; the kernel gives what net.core.wmem_max lets it."""
 MOST_MET: Final = 3
@@ -45,7 +44,7 @@ class StreamCable(Cable):
         self._buffer = b""
         self._at = 0
         """What of the buffer has been taken."""
-        self._pending = bytearray()
+        self._pending = Batches()
 
     def _use(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -60,12 +59,12 @@ class StreamCable(Cable):
     def _put(self, frame: bytes | bytearray | memoryview, more: bool) -> bool:
         assert self._socket is not None
         head = len(frame).to_bytes(LENGTH, "big")
-        if self._pending or more:
-            if len(self._pending) + LENGTH + len(frame) > self.most_unsent:
+        size = LENGTH + len(frame)
+        if self._pending.size or (more and size < TOGETHER):
+            if self._pending.size + size > self.most_unsent:
                 return False
-            self._pending += head
-            self._pending += frame
-            if not self._events & select.EPOLLOUT and (not more or len(self._pending) >= TOGETHER):
+            self._pending.add(head, frame)
+            if not self._events & select.EPOLLOUT and (not more or self._pending.size >= TOGETHER):
                 self._flush()
                 self._watch()
             return True
@@ -76,21 +75,19 @@ class StreamCable(Cable):
         except OSError as error:
             self._lost(f"the other end has gone ({error.strerror})")
             return False
-        if done < LENGTH + len(frame):
-            self._pending += head
-            self._pending += frame
-            del self._pending[:done]
+        if done < size:
+            self._pending.add(head, frame, done)
             self._watch()
         return True
 
     @property
     def _unsent(self) -> bool:
-        return bool(self._pending)
+        return self._pending.size > 0
 
     def _flush(self) -> None:
         assert self._socket is not None
         try:
-            del self._pending[: self._socket.send(self._pending)]
+            self._pending.send(self._socket)
         except BlockingIOError:
             pass
         except OSError as error:

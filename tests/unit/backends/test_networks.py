@@ -322,7 +322,7 @@ def test_a_partner_that_reads_nothing_loses_frames_and_nobody_waits(rig: Rig, pa
         peer.wire.send(one)
     took = peer.wire.sent
     assert 0 < took < 4000 and peer.wire.dropped == 4000 - took
-    assert len(peer.wire._pending) <= MAX_UNSENT  # type: ignore[attr-defined]
+    assert peer.wire._pending.size <= MAX_UNSENT  # type: ignore[attr-defined]
     data = b""
     while len(data) < len(framed(*sent[:took])):
         data += peer.read()
