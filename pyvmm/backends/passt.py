@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 
 from pyvmm.backends.cable import Host
 from pyvmm.backends.pcap import Dump
-from pyvmm.backends.stream import StreamCable
+from pyvmm.backends.stream import SOCKET_BUFFER, StreamCable
 from pyvmm.errors import UserError, printable
 from pyvmm.units import MIB
 
@@ -95,6 +95,8 @@ class UserCable(StreamCable):
         options = [word for one in forwards for word in one.option]
         options += ["-m", str(mtu)] if mtu is not None else []
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # It drops what does not fit there, and waits 2 s then; where it listens itself, it asks for more, too.
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         try:
             with theirs:
                 self._start([program, "-q", "-F", str(theirs.fileno()), *options], theirs)
