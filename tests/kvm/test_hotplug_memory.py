@@ -320,7 +320,7 @@ def test_from_another_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str
     path = str(tmp_path / "qmp")
     with running(rounds=2, devices=("virtio-rng,id=r1",)) as machine, QmpServer(machine, path):
         assert main(["plug", path, "memory,size=100M"]) == 2
-        assert "device memory,size=100M: size=100M is no multiple of 128M" in capsys.readouterr().err
+        assert "pyvmm: memory,size=100M: size=100M is no multiple of 128M" in capsys.readouterr().err
         assert main(["plug", path, "memory,size=128M,id=m1"]) == 0
         expect(machine, b"w")
         assert main(["unplug", path, "m1"]) == 0

@@ -213,6 +213,7 @@ def test_hostile_clients(tmp_path: Path, request: pytest.FixtureRequest) -> None
     words.remove('"quit"')
     words += ["{", "}", "[", "]", ":", ",", "\n", "1e999", "-1", "null", "\xff", '"']
     with served(tmp_path) as (machine, path):
+        assert machine.wait(lambda: "ready" in machine.screen, 60)  # what is typed earlier its driver throws away
         for number in range(60):
             raw = Raw(path)
             raw.socket.setblocking(False)
@@ -367,8 +368,12 @@ def test_plug_and_unplug_from_another_terminal(tmp_path: Path) -> None:
         assert pyvmm("plug", path, "edu.py:Edu,id=e1,port=0,dma_ms=1") == (0, "")
         assert type(machine.parts["e1"]).__name__ == "Edu"
         assert pyvmm("plug", path, "virtio-rng,id=e1") == (
-            2, "pyvmm: --device virtio-rng,id=e1: there is a device e1 already: give it another id\n"
+            2, "pyvmm: virtio-rng,id=e1: there is a device e1 already: give it another id\n"
         )  # fmt: skip
+        assert pyvmm("plug", path, "virtio-net,to=foo") == (
+            2, "pyvmm: virtio-net,to=foo: there is no such network: there are: user, tap, socket:PATH\n"
+        )  # fmt: skip
+        assert pyvmm("plug", path, "virtio-rng,id=") == (2, "pyvmm: virtio-rng,id=: id= is a name of your own\n")
         assert pyvmm("unplug", path, "e2") == (2, "pyvmm: Device 'e2' not found: there are: e1, r1, root-port\n")
         assert pyvmm("unplug", path, "e1", "--force") == (0, "")
         assert "e1" not in machine.parts
