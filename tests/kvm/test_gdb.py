@@ -44,6 +44,7 @@ def debugged(guest: str = "keyboard", *, wait: bool = False, **config: object) -
 
 def types(machine: Machine) -> None:
     """The guest reads keys and answers."""
+    assert machine.wait(lambda: "> " in machine.screen, 60)  # what is typed earlier its driver throws away
     word = f"word{next(_words)}"
     machine.keyboard.type(f"echo {word}\n")
     assert machine.wait(lambda: any(row.rstrip() == word for row in machine.screen.text()), 60)
