@@ -6,10 +6,11 @@ It has the other end of a socket pair and ends when ours is closed, which the ke
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import socket
 import subprocess
-import tempfile
 from typing import Final, Literal, NamedTuple
 
 from pyvmm.backends.cable import Host
@@ -77,7 +78,7 @@ def parse_forwards(text: str) -> list[Forward]:
 
 
 class UserCable(StreamCable):
-    """A passt of our own. Raises UserError."""
+    """A passt of our own. Raises UserError, and OSError where there is no descriptor left."""
 
     most_unsent = MAX_UNSENT
 
@@ -108,7 +109,7 @@ class UserCable(StreamCable):
     def _start(self, command: list[str], theirs: socket.socket) -> None:
         """It goes into the background when it is ready, and what we have started ends; it has a session of its own, so
         that a Ctrl-C in our terminal is not for it."""
-        with tempfile.TemporaryFile() as errors:
+        with open(os.memfd_create("passt"), "w+b") as errors:
             try:
                 process = subprocess.Popen(
                     command,
@@ -119,6 +120,8 @@ class UserCable(StreamCable):
                     start_new_session=True,
                 )
             except OSError as error:
+                if error.errno == errno.EMFILE:
+                    raise
                 raise UserError(f"{self.name}: {command[0]}: {error.strerror}") from None
             try:
                 status = process.wait(PATIENCE)

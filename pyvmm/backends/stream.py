@@ -165,6 +165,8 @@ class SocketCable(StreamCable):
         try:
             self._meet()
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise
             cure = "name a socket in a folder that you may write to" if error.strerror else "name another"
             raise UserError(f"{self.name}: {error.strerror or error}: {cure}") from None
 

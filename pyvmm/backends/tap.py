@@ -79,6 +79,8 @@ class TapCable(Cable):
         try:
             return TapInterface(name, headers=self.headers, queues=self.several)
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise
             raise self._error(_why(error, name, self.several)) from None
 
     def _prepare(self, mtu: int | None) -> None:
@@ -97,6 +99,8 @@ class TapCable(Cable):
                     cure = f"as root, ip link set {tap.name} up"
                     raise self._error(f"it is down: {error.strerror}: {cure}") from None
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise
             raise self._error(error.strerror or str(error)) from None
 
     def _take(self) -> bool:

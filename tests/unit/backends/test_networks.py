@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import resource
 import select
 import socket
 import stat
@@ -82,6 +84,23 @@ def frames(*lengths: int) -> list[bytes]:
 
 def framed(*whole: bytes) -> bytes:
     return b"".join(len(one).to_bytes(4, "big") + one for one in whole)
+
+
+@pytest.mark.parametrize("kind", ["socket", "user", "tap"])
+def test_where_no_descriptor_is_left_nothing_of_the_network_is_blamed(rig: Rig, path: Path, kind: str) -> None:
+    """Whoever makes the machine says it, with the limit."""
+    to = f"socket:{path}" if kind == "socket" else kind
+    with contextlib.suppress(UserError):
+        rig.networks.open(to).close()  # what is imported then is there
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    first_free = os.dup(0)
+    os.close(first_free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            rig.networks.open(to)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 # Unix sockets
