@@ -11,6 +11,7 @@ import ctypes
 import errno
 import mmap
 import os
+import shlex
 import stat
 import threading
 from collections.abc import Sequence
@@ -161,7 +162,7 @@ class FileImage:
             raise self.error(self._why(error, write)) from None
 
     def _why(self, error: OSError | ValueError, write: bool) -> str:
-        quoted = _quoted(self.name)
+        quoted = shlex.quote(self.name)
         match getattr(error, "errno", None):
             case errno.ENOENT if self._asked_size is not None:
                 made = f"truncate -s {printable(self._asked_size)} {quoted}"
@@ -195,10 +196,10 @@ class FileImage:
         kind = None if raw else self._format()
         if kind is not None:
             suffix = ".img" if self.path.suffix == ".raw" else ".raw"
-            converted = _quoted(printable(str(self.path.with_suffix(suffix))))
+            converted = shlex.quote(printable(str(self.path.with_suffix(suffix))))
             raise self.error(
                 f"it is a {kind} image, and only raw ones can be used: qemu-img convert -O raw "
-                f"{_quoted(self.name)} {converted}; or add format=raw, if the guest has written it"
+                f"{shlex.quote(self.name)} {converted}; or add format=raw, if the guest has written it"
             )
 
     def _measure(self) -> int:
@@ -368,11 +369,6 @@ class FileImage:
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
-
-
-def _quoted(name: str) -> str:
-    """As a shell wants it."""
-    return name if " " not in name else f"'{name}'"
 
 
 def rest_of(views: Views, done: int) -> list[memoryview]:
