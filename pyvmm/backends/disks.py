@@ -62,6 +62,11 @@ class Request:
         """Why it failed, once it has."""
 
 
+def _is_long(request: Request) -> bool:
+    """Whether the host's disk is waited for in any case."""
+    return request.operation >= FLUSH or request.through
+
+
 class Disk:
     """An image with threads that serve it. All of it under the machine lock, but portable()."""
 
@@ -89,7 +94,9 @@ class Disk:
         self._file = file
         self._tell = tell
         self._told: set[tuple[int, int | None]] = set()
-        self._worker: Worker[Request] = Worker(self.name, self._work, self._ended, post, run_here=run_here)
+        self._worker: Worker[Request] = Worker(
+            self.name, self._work, self._ended, post, run_here=run_here, is_long=_is_long
+        )
         self._given_up = False
         """Nobody waits any more for what is under way."""
         self._opened = os.urandom(16)

@@ -8,6 +8,10 @@
 Where that lock is free, the thread itself calls *ended* and *look* under it: the loop need not wake up for that, and of
 what *look* submits the thread does the first. Items end in any order. Those that end close together are given to
 *ended* as one batch. Every method is called under the machine lock, which is what keeps the counts right.
+
+Of short items one thread does one after the other, and listens in between: others, which want the interpreter too,
+would only slow it down, and stand by. Where items take long all listen, and share them out. Where one does not end that
+nobody expected to, another thread notices after SLOW_NS.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Final, Generic, TypeVar
 
 from pyvmm import threads
 from pyvmm.backends.polling import AdaptivePolling
+from pyvmm.clock import NS_PER_SECOND
 from pyvmm.errors import UserError
 
 T = TypeVar("T")
@@ -30,9 +36,12 @@ RunHere = Callable[[Callable[[], None]], bool]
 """Runs a call under the machine lock, if that is free, and says whether it did."""
 MOST_THREADS: Final = 4
 """Of one worker. Python runs one of them at a time; more only wait for one another once their files are cached."""
+LONG_NS: Final = 50_000
+"""Nanoseconds of an item that is no short one; what is cached takes less, and to wake another thread about as much."""
+LONG_FOR_NS: Final = 100_000_000
+"""Nanoseconds after a long item for which others are expected to be."""
 SLOW_NS: Final = 10_000_000
-"""Nanoseconds: who rings is not to wait for what may take as long. Before there was such a thing one thread does: each
-that waits is woken by a ring, also while another waits for that awake."""
+"""Nanoseconds after which another thread listens; once something has taken so long, there is one more for that."""
 PATIENCE: Final = 10.0
 """Seconds that what has begun gets to end; more takes only a file that does not answer."""
 
@@ -49,7 +58,9 @@ class Worker(Generic[T]):
         post: Callable[[Callable[[], None]], None],
         most: int = MOST_THREADS,
         run_here: RunHere | None = None,
+        is_long: Callable[[T], bool] = lambda item: False,
     ) -> None:
+        """*is_long* says of what is known to take longer than others that it does."""
         self.name = name
         self.pending = 0
         """Items that were submitted and that `ended` has not been told of."""
@@ -59,14 +70,26 @@ class Worker(Generic[T]):
         self._run_here = run_here
         self._most = most
         self._todo: deque[T] = deque()
+        self._is_long = is_long
         self._bell = -1
-        """An eventfd that wakes a thread. Who rings lets the interpreter go, so the thread need not wait for that."""
+        """An eventfd that wakes a thread which listens. Who rings lets the interpreter go, so the thread need not wait
+        for that."""
         self._watched: dict[int, Callable[[], None]] = {}
         self._epoll: select.epoll | None = None
-        """What a thread waits for that has nothing to do; each ring wakes one of them."""
+        """What a thread that listens waits for; each ring wakes one."""
         self._polling = AdaptivePolling()
+        self._listener: threading.Thread | None = None
+        """Who listens also while items are short."""
+        self._helpers_bell = -1
+        self._helpers_epoll: select.epoll | None = None
+        """What those who stand by wait for."""
+        self._began: dict[threading.Thread, int] = {}
+        """When each began what it does."""
+        self._lookers: set[threading.Thread] = set()
+        """Those who stand by and look whether the listener comes to an end."""
+        self._long_until = 0
         self._slow = False
-        """Something took SLOW_NS: a thread more is there to hear who rings meanwhile."""
+        """Something took SLOW_NS: a thread more is there, to listen meanwhile."""
         self._looking = False
         """A thread calls what it watches, and then does what that submits."""
         self._ended: deque[T] = deque()
@@ -81,9 +104,12 @@ class Worker(Generic[T]):
         """Have them done. RuntimeError where this host gives no thread and there is none."""
         if self._closed or not items:
             return
-        while self.pending + len(items) + self._slow > len(self._threads) < self._most:
-            self._start()
-        self.pending += len(items)
+        pending = self.pending + len(items)
+        if any(map(self._is_long, items)):
+            self._start_for(pending + 1)
+        else:
+            self._start_for(pending if self._long else min(pending, 2))
+        self.pending = pending
         self._todo.extend(items)
         if not self._looking:
             os.eventfd_write(self._bell, 1)
@@ -103,53 +129,125 @@ class Worker(Generic[T]):
         self._watched[fd] = look
         return fd
 
+    def _start_for(self, pending: int) -> None:
+        while pending + self._slow > len(self._threads) < self._most:
+            self._start()
+
     def _start(self) -> None:
-        if self._epoll is None:
-            epoll = select.epoll()
-            try:
-                self._bell = _eventfd(epoll)
-            except OSError:
-                epoll.close()
-                raise
-            self._epoll = epoll
-        thread = threading.Thread(target=self._main, name=self.name, daemon=True)
         try:
+            if self._epoll is None:
+                self._epoll, self._bell = _epoll()
+            elif self._helpers_epoll is None:
+                self._helpers_epoll, self._helpers_bell = _epoll()
+            thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+            if self._listener is None:
+                self._listener = thread
             threads.start(thread)
-        except RuntimeError:  # there are too many; one does
+        except (OSError, RuntimeError):  # there are too many; one does
             if not self._threads:
+                self._listener = None
                 raise
             self._most = len(self._threads)
             return
         self._threads.append(thread)
 
-    def _main(self) -> None:
-        while True:
-            try:
-                item = self._todo.popleft()
-            except IndexError:
-                if self._closed:
-                    os.eventfd_write(self._bell, 1)
-                    return
-                self._wait()
-                continue
-            if self._todo:  # another thread may do that meanwhile
-                os.eventfd_write(self._bell, 1)
-            began = time.monotonic_ns()
-            try:
-                self._work(item)
-            except BaseException as error:
-                self._post(_raiser(error))
-            if self._watched and time.monotonic_ns() - began > SLOW_NS:
-                self._slow = True
-            self._ended.append(item)
-            del item  # and with it guest RAM, while there is nothing to do
-            if not self._told:
-                self._tell_here_or_post()
-            if self._awaited:
-                self._event.set()
+    @property
+    def _long(self) -> bool:
+        """Whether items take so long that several threads are faster."""
+        return self._long_until > time.monotonic_ns()
 
-    def _wait(self) -> None:
-        """For a ring."""
+    def _main(self) -> None:
+        me = threading.current_thread()
+        heard = False
+        """Somebody rang, and nobody else may know what there is to do since."""
+        while True:
+            listens = me is self._listener or self._long
+            if self._todo and (heard or listens):
+                self._do_next(me)
+            elif self._closed:
+                self._wake_all()
+                return
+            elif listens:
+                self._listen()
+                heard = True
+            else:
+                heard = False
+                self._stand_by(me)
+
+    def _do_next(self, me: threading.Thread) -> None:
+        try:
+            item = self._todo.popleft()
+        except IndexError:
+            return
+        self._do(me, item)
+        del item  # and with it guest RAM, while there is nothing to do
+        if not self._told:
+            self._tell_here_or_post()
+        if self._awaited:
+            self._event.set()
+
+    def _do(self, me: threading.Thread, item: T) -> None:
+        began = self._began[me] = time.monotonic_ns()
+        if self._is_long(item):
+            self._expect_long(began)
+        expected_short = self._long_until <= began
+        if expected_short and not self._lookers:
+            self._wake_helper()
+        if self._todo and not (expected_short and self._lookers):  # another thread may do that meanwhile
+            os.eventfd_write(self._bell, 1)
+        try:
+            self._work(item)
+        except BaseException as error:
+            self._post(_raiser(error))
+        ended = time.monotonic_ns()
+        del self._began[me]
+        if ended - began > LONG_NS:
+            self._expect_long(ended)
+        if self._watched and ended - began > SLOW_NS:
+            self._slow = True
+        self._ended.append(item)
+
+    def _expect_long(self, now: int) -> None:
+        were_short = self._long_until <= now
+        self._long_until = now + LONG_FOR_NS
+        if were_short:
+            self._wake_helper()
+
+    def _wake_helper(self) -> None:
+        if self._helpers_epoll is not None:
+            os.eventfd_write(self._helpers_bell, 1)
+
+    def _wake_all(self) -> None:
+        os.eventfd_write(self._bell, 1)
+        self._wake_helper()
+
+    def _stand_by(self, me: threading.Thread) -> None:
+        """Until items are long, or the listener does not end what it does."""
+        assert self._helpers_epoll is not None
+        looks = self.pending > 0
+        if looks:  # else whoever begins something from now on finds nobody who looks, and wakes us
+            self._lookers.add(me)
+        rings = self._helpers_epoll.poll(SLOW_NS / NS_PER_SECOND if looks else None, 1)
+        self._lookers.discard(me)
+        if rings:
+            with suppress(BlockingIOError):
+                os.eventfd_read(self._helpers_bell)
+            if self._long:
+                self._wake_helper()  # the others too
+            return
+        began, now = self._began.get(self._listener or me), time.monotonic_ns()
+        if began is not None and now - began > SLOW_NS:
+            self._listener = me
+            self._expect_long(now)
+            if not self._here(self._start_more):
+                self._post(self._start_more)
+
+    def _start_more(self) -> None:
+        """What two threads were to do takes others, too."""
+        if not self._closed:
+            self._start_for(self.pending)
+
+    def _listen(self) -> None:
         assert self._epoll is not None
         for fd, _ in self._polling.wait(self._epoll.poll):
             try:
@@ -226,7 +324,7 @@ class Worker(Generic[T]):
         self._closed = True
         self.drop()
         if self._epoll is not None:
-            os.eventfd_write(self._bell, 1)
+            self._wake_all()
         deadline = time.monotonic() + patience
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -234,12 +332,15 @@ class Worker(Generic[T]):
             raise UserError(f"{self.name} does not end within {patience:g} s: its host does not answer")
         self._threads.clear()
         self._ended.clear()
-        if self._epoll is not None:
-            self._epoll.close()
-            for fd in (self._bell, *self._watched):
+        for epoll in (self._epoll, self._helpers_epoll):
+            if epoll is not None:
+                epoll.close()
+        for fd in (self._bell, self._helpers_bell, *self._watched):
+            if fd >= 0:
                 os.close(fd)
-            self._watched.clear()
-            self._epoll = None
+        self._watched.clear()
+        self._epoll = self._helpers_epoll = None
+        self._bell = self._helpers_bell = -1
 
 
 def _eventfd(epoll: select.epoll) -> int:
@@ -251,6 +352,16 @@ def _eventfd(epoll: select.epoll) -> int:
         os.close(fd)
         raise
     return fd
+
+
+def _epoll() -> tuple[select.epoll, int]:
+    """And an eventfd whose rings it tells. Raises OSError."""
+    epoll = select.epoll()
+    try:
+        return epoll, _eventfd(epoll)
+    except OSError:
+        epoll.close()
+        raise
 
 
 def _raiser(error: BaseException) -> Callable[[], None]:

@@ -6,27 +6,37 @@ import errno
 import gc
 import os
 import queue
+import random
 import select
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from pyvmm.backends import worker
 from pyvmm.backends.worker import RunHere, Worker
+from pyvmm.clock import NS_PER_SECOND
 from pyvmm.errors import UserError
+from pyvmm.testing.patience import Patience
 
 
 class Rig:
     """A worker whose items are calls; the loop is run by hand."""
 
-    def __init__(self, run_here: RunHere | None = None) -> None:
+    def __init__(self, run_here: RunHere | None = None, is_long: bool = False) -> None:
         self.posted: list[Callable[[], None]] = []
         self.batches: list[list[Callable[[], object]]] = []
         self.on_ended: Callable[[], None] = lambda: None
         self.worker: Worker[Callable[[], object]] = Worker(
-            "disk x", lambda item: void(item()), self._ended, self.posted.append, run_here=run_here
-        )
+            "disk x", lambda item: void(item()), self._ended, self.posted.append, run_here=run_here,
+            is_long=lambda item: is_long,
+        )  # fmt: skip
+
+    def run_posted(self) -> None:
+        while self.posted:
+            self.posted.pop(0)()
 
     def _ended(self, batch: list[Callable[[], object]]) -> None:
         self.batches.append(batch)
@@ -49,15 +59,34 @@ def test_items_are_done_in_threads_and_told_in_batches() -> None:
     assert sum(map(len, rig.batches)) == 50
 
 
-def test_items_that_come_together_are_shared_out() -> None:
-    rig, meet = Rig(), threading.Barrier(4)
-    rig.worker.submit()
-    assert rig.worker.pending == 0 and not rig.worker._threads
-    rig.worker.submit(*[lambda: meet.wait(60)] * 8)
-    rig.worker.drain()
-    assert sum(map(len, rig.batches)) == 8 and len(rig.worker._threads) == 4
-    rig.worker.submit(*[lambda: meet.wait(60)] * 4)  # all of them are woken, by one another
-    rig.worker.drain()
+def test_long_items_that_come_together_are_shared_out() -> None:
+    """Also where nobody said that they are."""
+    for is_long in (True, False):
+        rig, meet = Rig(is_long=is_long), threading.Barrier(4)
+        rig.worker.submit()
+        assert rig.worker.pending == 0 and not rig.worker._threads
+        rig.worker.submit(*[lambda meet=meet: meet.wait(60)] * 8)
+        while rig.worker.pending:
+            rig.run_posted()
+        assert sum(map(len, rig.batches)) == 8 and len(rig.worker._threads) == 4
+        rig.worker.submit(*[lambda meet=meet: meet.wait(60)] * 4)  # all of them are woken, by one another
+        rig.worker.drain()
+        rig.worker.close()
+
+
+def test_of_short_items_one_thread_does_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LONG_NS", 60 * NS_PER_SECOND)
+    monkeypatch.setattr(worker, "SLOW_NS", 60 * NS_PER_SECOND)
+    rig, order, did = Rig(), list[int](), set[threading.Thread]()
+
+    def do(number: int) -> None:
+        order.append(number)
+        did.add(threading.current_thread())
+
+    for _ in range(20):
+        rig.worker.submit(*[partial(do, number) for number in range(10)])
+        rig.worker.drain()
+    assert order == [*range(10)] * 20 and len(did) == 1 and len(rig.worker._threads) == 2
     rig.worker.close()
 
 
@@ -142,9 +171,13 @@ def test_a_thread_hears_who_rings_and_does_what_that_submits() -> None:
         os.eventfd_write(fd, 1)
 
 
-def test_who_rings_is_heard_while_a_thread_has_something_slow_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where something had been slow: a flush of the host's must not keep reads waiting that come one by one."""
-    monkeypatch.setattr(worker, "SLOW_NS", -1)
+@pytest.mark.parametrize("long_ns", [0, 60 * NS_PER_SECOND])
+def test_who_rings_is_heard_while_a_thread_has_something_slow_to_do(
+    monkeypatch: pytest.MonkeyPatch, long_ns: int
+) -> None:
+    """Where something had been slow: what does not end must not keep reads waiting that come one by one."""
+    monkeypatch.setattr(worker, "SLOW_NS", 1_000_000)
+    monkeypatch.setattr(worker, "LONG_NS", long_ns)
     lock, slow, done = threading.Lock(), threading.Event(), queue.SimpleQueue[int]()
 
     def run_here(call: Callable[[], None]) -> bool:
@@ -162,7 +195,11 @@ def test_who_rings_is_heard_while_a_thread_has_something_slow_to_do(monkeypatch:
         done.put(1)
         slow.wait()
 
-    items = iter([lambda: done.put(0), wait, lambda: done.put(2), lambda: done.put(3)])
+    def slowly() -> None:
+        time.sleep(0.002)
+        done.put(0)
+
+    items = iter([slowly, wait, lambda: done.put(2), lambda: done.put(3)])
     fd = rig.worker.watch(lambda: rig.worker.submit(next(items)))
     assert fd is not None
     try:
@@ -221,7 +258,7 @@ def test_draining_waits_for_what_is_submitted_meanwhile() -> None:
 
 
 def test_what_does_not_end_is_named_and_the_rest_can_be_taken_back() -> None:
-    rig, go_on = Rig(), threading.Event()
+    rig, go_on = Rig(is_long=True), threading.Event()
     for _ in range(6):
         rig.worker.submit(lambda: go_on.wait(60))
     with pytest.raises(UserError, match=r"^disk x does not come to rest within 0 s: its host does not answer$"):
@@ -302,3 +339,61 @@ def test_a_closed_one_takes_nothing() -> None:
     rig.worker.submit(lambda: None)
     rig.worker.close()
     assert threading.active_count() >= 1 and not rig.worker._threads
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nothing_is_left_lying_however_long_things_take(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """A guest that rings at any time and others that submit, while threads come to listen and go to stand by."""
+    monkeypatch.setattr(worker, "LONG_FOR_NS", 500_000)
+    monkeypatch.setattr(worker, "SLOW_NS", 2_000_000)
+    dice, lock, done = random.Random(seed), threading.Lock(), list[int]()
+    added: list[int] = []
+    """What the guest has added to its ring."""
+
+    def run_here(call: Callable[[], None]) -> bool:
+        if not lock.acquire(blocking=False):
+            return False
+        try:
+            call()
+        finally:
+            lock.release()
+        return True
+
+    def do(number: int, seconds: float) -> None:
+        if seconds:
+            time.sleep(seconds)
+        done.append(number)
+
+    rig = Rig(run_here)
+    rig.worker._is_long = lambda item: dice.random() < 0.05
+
+    def look() -> None:
+        while added:
+            rig.worker.submit(item(added.pop(0)))
+
+    def item(number: int) -> Callable[[], object]:
+        return partial(do, number, dice.choice((0, 0, 0, 0, 0, 0, 0.0001, 0.0005, 0.003)))
+
+    fds = [rig.worker.watch(look) for _ in range(2)]
+    patience = Patience(60, os.getpid(), lambda: len(done))
+    number = 0
+    while number < 1500:
+        together = dice.choice((1, 1, 1, 2, 8, 32))
+        for _ in range(together):
+            if dice.random() < 0.8:
+                added.append(number)
+                os.eventfd_write(dice.choice(fds), 1)  # type: ignore[arg-type]
+            else:
+                with lock:
+                    rig.worker.submit(item(number))
+            number += 1
+        most = dice.choice((0, 1, 40)) if number < 1500 else 0  # that are under way when more come
+        while number - len(done) > most:
+            with lock:
+                rig.run_posted()
+            assert not patience.is_over, f"{number - len(done)} of {number}"
+            time.sleep(0)
+    with lock:
+        rig.worker.drain()
+    assert sorted(done) == list(range(number))
+    rig.worker.close()
