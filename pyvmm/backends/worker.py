@@ -39,7 +39,13 @@ MOST_THREADS: Final = 4
 LONG_NS: Final = 50_000
 """Nanoseconds of an item that is no short one; what is cached takes less, and to wake another thread about as much."""
 LONG_FOR_NS: Final = 100_000_000
-"""Nanoseconds after a long item for which others are expected to be."""
+"""Nanoseconds after one that is known to be long for which others are expected to be."""
+LONG_WEIGHT: Final = 8
+"""One long item counts as so many short ones: where more than one in nine is long, threads side by side are faster. One
+alone may have waited for the interpreter, or for a processor."""
+MOST_WEIGHT: Final = 4 * LONG_WEIGHT
+VERY_LONG_NS: Final = 1_000_000
+"""Nanoseconds of an item after which others are taken for long at once."""
 SLOW_NS: Final = 10_000_000
 """Nanoseconds after which another thread listens; once something has taken so long, there is one more for that."""
 PATIENCE: Final = 10.0
@@ -85,8 +91,12 @@ class Worker(Generic[T]):
         """What those who stand by wait for."""
         self._began: dict[threading.Thread, int] = {}
         """When each began what it does."""
+        self._parked: set[threading.Thread] = set()
+        """Those who stand by."""
         self._lookers: set[threading.Thread] = set()
-        """Those who stand by and look whether the listener comes to an end."""
+        """Those of them who look now and then whether the listener comes to an end."""
+        self._weight = 0
+        """More than LONG_WEIGHT: of the last items many were long."""
         self._long_until = 0
         self._slow = False
         """Something took SLOW_NS: a thread more is there, to listen meanwhile."""
@@ -105,10 +115,7 @@ class Worker(Generic[T]):
         if self._closed or not items:
             return
         pending = self.pending + len(items)
-        if any(map(self._is_long, items)):
-            self._start_for(pending + 1)
-        else:
-            self._start_for(pending if self._long else min(pending, 2))
+        self._start_for(pending + any(map(self._is_long, items)))
         self.pending = pending
         self._todo.extend(items)
         if not self._looking:
@@ -131,30 +138,37 @@ class Worker(Generic[T]):
 
     def _start_for(self, pending: int) -> None:
         while pending + self._slow > len(self._threads) < self._most:
-            self._start()
+            if not self._start():
+                break
 
-    def _start(self) -> None:
+    def _start(self) -> bool:
+        """Whether there is one thread more. Raises OSError or RuntimeError where there is none at all."""
         try:
             if self._epoll is None:
-                self._epoll, self._bell = _epoll()
+                self._bell, self._epoll = _epoll()
             elif self._helpers_epoll is None:
-                self._helpers_epoll, self._helpers_bell = _epoll()
-            thread = threading.Thread(target=self._main, name=self.name, daemon=True)
-            if self._listener is None:
-                self._listener = thread
-            threads.start(thread)
-        except (OSError, RuntimeError):  # there are too many; one does
+                self._helpers_bell, self._helpers_epoll = _epoll()
+        except OSError:
             if not self._threads:
-                self._listener = None
+                raise
+            return False
+        thread = threading.Thread(target=self._main, name=self.name, daemon=True)
+        if not self._threads:
+            self._listener = thread
+        try:
+            threads.start(thread)
+        except RuntimeError:  # there are too many; one does
+            if not self._threads:
                 raise
             self._most = len(self._threads)
-            return
+            return False
         self._threads.append(thread)
+        return True
 
     @property
     def _long(self) -> bool:
         """Whether items take so long that several threads are faster."""
-        return self._long_until > time.monotonic_ns()
+        return self._weight > LONG_WEIGHT or self._long_until > time.monotonic_ns()
 
     def _main(self) -> None:
         me = threading.current_thread()
@@ -189,28 +203,29 @@ class Worker(Generic[T]):
     def _do(self, me: threading.Thread, item: T) -> None:
         began = self._began[me] = time.monotonic_ns()
         if self._is_long(item):
-            self._expect_long(began)
-        expected_short = self._long_until <= began
-        if expected_short and not self._lookers:
+            self._long_until = began + LONG_FOR_NS
+        long = self._long
+        if self._parked and (long or not self._lookers):
             self._wake_helper()
-        if self._todo and not (expected_short and self._lookers):  # another thread may do that meanwhile
+        if self._todo and (long or not self._lookers or me is not self._listener):  # another may do that meanwhile
             os.eventfd_write(self._bell, 1)
         try:
             self._work(item)
         except BaseException as error:
             self._post(_raiser(error))
-        ended = time.monotonic_ns()
+        self._weigh(time.monotonic_ns() - began)
         del self._began[me]
-        if ended - began > LONG_NS:
-            self._expect_long(ended)
-        if self._watched and ended - began > SLOW_NS:
-            self._slow = True
         self._ended.append(item)
 
-    def _expect_long(self, now: int) -> None:
-        were_short = self._long_until <= now
-        self._long_until = now + LONG_FOR_NS
-        if were_short:
+    def _weigh(self, took: int) -> None:
+        if self._watched and took > SLOW_NS:
+            self._slow = True
+        if took <= LONG_NS:
+            self._weight = max(self._weight - 1, 0)
+            return
+        weight = MOST_WEIGHT if took > VERY_LONG_NS else self._weight + LONG_WEIGHT
+        self._weight = min(weight, MOST_WEIGHT)
+        if self._parked and self._long:
             self._wake_helper()
 
     def _wake_helper(self) -> None:
@@ -224,28 +239,38 @@ class Worker(Generic[T]):
     def _stand_by(self, me: threading.Thread) -> None:
         """Until items are long, or the listener does not end what it does."""
         assert self._helpers_epoll is not None
-        looks = self.pending > 0
-        if looks:  # else whoever begins something from now on finds nobody who looks, and wakes us
-            self._lookers.add(me)
-        rings = self._helpers_epoll.poll(SLOW_NS / NS_PER_SECOND if looks else None, 1)
-        self._lookers.discard(me)
+        self._parked.add(me)
+        try:
+            if self._long:  # who has found that just now may not have seen us here
+                return
+            if self.pending:  # else whoever begins something from now on finds nobody who looks, and wakes us
+                self._lookers.add(me)
+            looks = me in self._lookers
+            rings = self._helpers_epoll.poll(SLOW_NS / NS_PER_SECOND if looks else None, 1)
+        finally:
+            self._lookers.discard(me)
+            self._parked.discard(me)
         if rings:
             with suppress(BlockingIOError):
                 os.eventfd_read(self._helpers_bell)
-            if self._long:
-                self._wake_helper()  # the others too
-            return
+        else:
+            self._stand_in(me)
+        if self._parked and self._long:
+            self._wake_helper()  # the others too
+
+    def _stand_in(self, me: threading.Thread) -> None:
+        """For a listener that does not end what it does."""
         began, now = self._began.get(self._listener or me), time.monotonic_ns()
         if began is not None and now - began > SLOW_NS:
             self._listener = me
-            self._expect_long(now)
+            self._long_until = now + LONG_FOR_NS
             if not self._here(self._start_more):
                 self._post(self._start_more)
 
     def _start_more(self) -> None:
         """What two threads were to do takes others, too."""
         if not self._closed:
-            self._start_for(self.pending)
+            self._start_for(self.pending + 1)
 
     def _listen(self) -> None:
         assert self._epoll is not None
@@ -354,11 +379,11 @@ def _eventfd(epoll: select.epoll) -> int:
     return fd
 
 
-def _epoll() -> tuple[select.epoll, int]:
-    """And an eventfd whose rings it tells. Raises OSError."""
+def _epoll() -> tuple[int, select.epoll]:
+    """An eventfd, and what tells of its rings. Raises OSError."""
     epoll = select.epoll()
     try:
-        return epoll, _eventfd(epoll)
+        return _eventfd(epoll), epoll
     except OSError:
         epoll.close()
         raise

@@ -86,7 +86,7 @@ def test_of_short_items_one_thread_does_one_after_the_other(monkeypatch: pytest.
     for _ in range(20):
         rig.worker.submit(*[partial(do, number) for number in range(10)])
         rig.worker.drain()
-    assert order == [*range(10)] * 20 and len(did) == 1 and len(rig.worker._threads) == 2
+    assert order == [*range(10)] * 20 and len(did) == 1 and len(rig.worker._threads) == 4
     rig.worker.close()
 
 
@@ -202,10 +202,15 @@ def test_who_rings_is_heard_while_a_thread_has_something_slow_to_do(
     items = iter([slowly, wait, lambda: done.put(2), lambda: done.put(3)])
     fd = rig.worker.watch(lambda: rig.worker.submit(next(items)))
     assert fd is not None
+    patience = Patience(60, os.getpid())
     try:
         for number in range(4):
             os.eventfd_write(fd, 1)
-            assert done.get(timeout=60) == number
+            while done.empty():  # two threads may want the lock at once, and the loop is asked then
+                with lock:
+                    rig.run_posted()
+                assert not patience.is_over, number
+            assert done.get() == number
     finally:
         slow.set()
     with lock:
