@@ -11,7 +11,7 @@ from pyvmm.cli.stdio import complain
 from pyvmm.device_spec import DeviceSpec
 from pyvmm.errors import UserError, printable
 
-_OF_WHAT: Final = re.compile("(device|disk|floppy|net) .*?: ")
+_OF_WHAT: Final = re.compile("^(device|disk|floppy|net) .*?: ")
 """How an error begins: as `pyvmm run`, which has other flags, shows it."""
 
 
