@@ -243,9 +243,9 @@ class Worker(Generic[T]):
         try:
             if self._long:  # who has found that just now may not have seen us here
                 return
-            if self.pending:  # else whoever begins something from now on finds nobody who looks, and wakes us
+            looks = self.pending > 0
+            if looks:  # else whoever begins something from now on finds nobody who looks, and wakes us
                 self._lookers.add(me)
-            looks = me in self._lookers
             rings = self._helpers_epoll.poll(SLOW_NS / NS_PER_SECOND if looks else None, 1)
         finally:
             self._lookers.discard(me)

@@ -46,6 +46,21 @@ class Rig:
 def void(value: object) -> None: ...
 
 
+def under(lock: threading.Lock) -> RunHere:
+    """As the loop runs a call here, if *lock* is free."""
+
+    def run_here(call: Callable[[], None]) -> bool:
+        if not lock.acquire(blocking=False):
+            return False
+        try:
+            call()
+        finally:
+            lock.release()
+        return True
+
+    return run_here
+
+
 def test_items_are_done_in_threads_and_told_in_batches() -> None:
     rig, names = Rig(), set[str]()
     for _ in range(50):
@@ -180,16 +195,7 @@ def test_who_rings_is_heard_while_a_thread_has_something_slow_to_do(
     monkeypatch.setattr(worker, "LONG_NS", long_ns)
     lock, slow, done = threading.Lock(), threading.Event(), queue.SimpleQueue[int]()
 
-    def run_here(call: Callable[[], None]) -> bool:
-        if not lock.acquire(blocking=False):
-            return False
-        try:
-            call()
-        finally:
-            lock.release()
-        return True
-
-    rig = Rig(run_here)
+    rig = Rig(under(lock))
 
     def wait() -> None:
         done.put(1)
@@ -333,6 +339,42 @@ def test_what_no_descriptor_is_left_for_is_not_begun(short: str, monkeypatch: py
     assert len(os.listdir("/proc/self/fd")) <= open_before
 
 
+def test_what_no_descriptor_was_left_for_is_had_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread does it meanwhile."""
+    rig = Rig()
+    with monkeypatch.context() as patch:
+        rig.worker.submit(lambda: None)
+        rig.worker.drain()
+        patch.setattr(select, "epoll", no_descriptor)
+        rig.worker.submit(*[lambda: None] * 4)
+        rig.worker.drain()
+        assert len(rig.worker._threads) == 1
+    rig.worker.submit(*[lambda: None] * 4)
+    rig.worker.drain()
+    assert len(rig.worker._threads) == 4 and sum(map(len, rig.batches)) == 9
+    rig.worker.close()
+
+
+def test_threads_help_where_many_items_are_long() -> None:
+    """One has perhaps waited for a processor."""
+    worked = Rig().worker
+    weigh = worked._weigh
+    long, short, very_long = worker.LONG_NS + 1, 1000, worker.VERY_LONG_NS + 1
+    weigh(long)
+    assert not worked._long
+    weigh(long)
+    assert worked._long
+    for _ in range(worker.LONG_WEIGHT):
+        weigh(short)
+    assert not worked._long
+    weigh(very_long)
+    assert worked._long
+    for _ in range(worker.MOST_WEIGHT):
+        weigh(short)
+    assert not worked._long
+    worked.close()
+
+
 def no_descriptor(*arguments: object) -> int:
     raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -355,21 +397,12 @@ def test_nothing_is_left_lying_however_long_things_take(monkeypatch: pytest.Monk
     added: list[int] = []
     """What the guest has added to its ring."""
 
-    def run_here(call: Callable[[], None]) -> bool:
-        if not lock.acquire(blocking=False):
-            return False
-        try:
-            call()
-        finally:
-            lock.release()
-        return True
-
     def do(number: int, seconds: float) -> None:
         if seconds:
             time.sleep(seconds)
         done.append(number)
 
-    rig = Rig(run_here)
+    rig = Rig(under(lock))
     rig.worker._is_long = lambda item: dice.random() < 0.05
 
     def look() -> None:
