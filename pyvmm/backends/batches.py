@@ -18,7 +18,7 @@ from pyvmm.units import KIB
 TOGETHER: Final = 32 * KIB
 """Bytes of frames that go together."""
 MOST_CALLS: Final = 32
-"""One after the other: a few milliseconds with the machine lock."""
+"""One after the other: a partner that reads as fast as we send does not keep the machine lock."""
 
 
 class Batches:
